@@ -1,0 +1,304 @@
+//! What an engine is: the trait that every kind of service implements, and the types it speaks.
+//!
+//! The division of work with `operations`: the operation owns *atomicity* (staging, exchange of
+//! directories, journal, start gate), the engine owns *meaning* (what to read, how to make restored
+//! files a working service, how to start, stop, promote and judge it).
+
+use crate::Error;
+use jiff::Timestamp;
+use model::config::Service;
+use model::{CancelToken, Generation, MemberName, Position, Progress, ServiceName};
+use serde::{Deserialize, Serialize};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// What every call to an engine is given.
+pub struct Context<'a> {
+    /// Checked wherever the engine waits or copies.
+    pub cancel: &'a CancelToken,
+    /// Where it reports.
+    pub progress: &'a dyn Progress,
+    /// A directory of this operation, empty at first, removed afterwards.
+    pub scratch: &'a Path,
+    /// How the engine's server calls us back to fetch its log: the words of
+    /// `mainstay --config FILE`, without a command.
+    pub callback: &'a [String],
+}
+
+/// What an engine can do. What it has not is refused with its name, never ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Abilities {
+    /// Captures a running service without stopping it.
+    pub live_capture: bool,
+    /// Can start and stop the service.
+    pub start_stop: bool,
+    /// A standby of it runs, and is promoted.
+    pub promote: bool,
+    /// Keeps a continuous log, so that points between snapshots can be reached.
+    pub log: bool,
+    /// Has a checker of its own.
+    pub check: bool,
+}
+
+/// How a standby of this engine is brought from one point to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refresh {
+    /// The new copy is built beside the old one and exchanged with it in one step.
+    Exchange,
+    /// The copy is filled, then the engine loads it ([`Engine::activate`]).
+    Import,
+    /// The copy runs and replays the log by itself; a snapshot is only needed to seed it.
+    Follow,
+}
+
+/// One tree or file that is the service's data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Root {
+    /// Where it is inside snapshots: an absolute slash path, `/srv/docs` or `/postgres/data`.
+    pub in_snapshot: String,
+    /// Where it is on this host.
+    pub on_host: PathBuf,
+    /// Tree or single file.
+    pub kind: RootKind,
+}
+
+/// What a root is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RootKind {
+    /// A directory and everything below.
+    Tree,
+    /// One regular file.
+    File,
+}
+
+/// How a tree is read.
+#[derive(Clone, Debug, Default)]
+pub struct TreeOptions {
+    /// Patterns of what is left out, in gitignore's style of matching: a pattern without a slash
+    /// matches a name anywhere, one with a slash is anchored at the root of the tree or, where it
+    /// begins with a slash, is a path on the host.
+    pub exclude: Vec<String>,
+    /// Leave out the content of directories with a valid `CACHEDIR.TAG`.
+    pub exclude_caches: bool,
+    /// Leave out regular files larger than this.
+    pub exclude_larger_than: Option<u64>,
+    /// Do not cross into other file systems.
+    pub one_file_system: bool,
+    /// Files that change or vanish while they are read are what the engine expects (it has a log
+    /// that repairs them). Without this, each is named and makes the point incomplete.
+    pub changes_expected: bool,
+    /// Empty directories are written for these names at the top of the tree, whatever they hold
+    /// (`pg_wal`, `pg_replslot`).
+    pub emptied: Vec<String>,
+    /// Never reuse a file of the previous point on the word of its size and times: read it.
+    pub distrust_times: bool,
+}
+
+/// Attributes of a file that is not on disk but streamed.
+#[derive(Clone, Copy, Debug)]
+pub struct FileMeta {
+    /// Permission bits, `0o600`.
+    pub mode: u32,
+    /// Modification time.
+    pub mtime: Timestamp,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// Receives what an engine captures. A call that returns an error has failed the capture: the
+/// engine passes it on, and no point comes of it.
+pub trait CaptureSink {
+    /// Adds the tree (or single file) at `source` to the snapshot as `at`.
+    fn tree(&mut self, at: &str, source: &Path, options: &TreeOptions) -> Result<(), Error>;
+
+    /// Adds one streamed file as `at`. A reader that fails fails the capture.
+    fn file(&mut self, at: &str, meta: &FileMeta, content: &mut dyn Read) -> Result<(), Error>;
+}
+
+/// What a capture tells about the point it captured.
+#[derive(Clone, Debug)]
+pub struct Captured {
+    /// Consistency time on the source. Only data from before it is surely in.
+    pub source_time: Timestamp,
+    /// Position in the engine's log.
+    pub position: Option<Position>,
+    /// Version of the engine's server or library.
+    pub engine_version: Option<String>,
+    /// What the engine wants to find again at restore.
+    pub detail: serde_json::Value,
+}
+
+/// What is written into every snapshot as `/.mainstay/snapshot.json`, so that a restore needs
+/// nothing but the snapshot.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SnapshotMeta {
+    /// Format number, 1.
+    pub format: u32,
+    /// The service.
+    pub service: ServiceName,
+    /// Its definition, without secrets.
+    pub definition: Service,
+    /// Generation at capture.
+    pub generation: Generation,
+    /// The member that captured.
+    pub member: MemberName,
+    /// Consistency time.
+    pub source_time: Timestamp,
+    /// Log position.
+    #[serde(default)]
+    pub position: Option<Position>,
+    /// Version of the engine's server.
+    #[serde(default)]
+    pub engine_version: Option<String>,
+    /// Where the data is in the snapshot and was on the host.
+    pub roots: Vec<Root>,
+    /// The engine's own notes.
+    #[serde(default)]
+    pub detail: serde_json::Value,
+}
+
+/// A root whose content was restored, but is not in place yet.
+#[derive(Clone, Debug)]
+pub struct Staged {
+    /// The root as the snapshot describes it.
+    pub root: Root,
+    /// Where its content is now.
+    pub staged: PathBuf,
+    /// Where it will be.
+    pub target: PathBuf,
+}
+
+/// What a restored copy is for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Purpose {
+    /// To serve, at this point or (with a log) at `until` in source time.
+    Primary {
+        /// Stop replay here; the end of the log without it.
+        until: Option<Timestamp>,
+    },
+    /// To follow the primary and be ready.
+    Standby,
+    /// To be looked at in an isolated place: nothing of it may reach production.
+    Scratch {
+        /// As for `Primary`.
+        until: Option<Timestamp>,
+    },
+}
+
+/// Whether the service runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Running {
+    /// It does.
+    Yes,
+    /// It does not.
+    No,
+    /// There is no way to tell (no unit, no status command).
+    Unknown,
+}
+
+/// What an engine sees of the service on this host.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Inspection {
+    /// Whether it runs.
+    pub running: Running,
+    /// Whether there is data at all.
+    pub has_data: bool,
+    /// Version of the server.
+    pub version: Option<String>,
+    /// Bytes of its data, where that is cheap to know.
+    pub size_bytes: Option<u64>,
+    /// Where it is in its log.
+    pub position: Option<Position>,
+    /// Source time of the newest transaction it has replayed (a following standby).
+    pub replayed: Option<Timestamp>,
+    /// It follows a primary and refuses writes.
+    pub following: bool,
+    /// One sentence for people.
+    pub summary: String,
+}
+
+/// What a promotion did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Promoted {
+    /// Where the new primary's own history begins.
+    pub position: Option<Position>,
+}
+
+/// An engine's judgement of a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Verdict {
+    /// No error was found.
+    pub sound: bool,
+    /// What was checked, by what, and what it said.
+    pub findings: Vec<String>,
+}
+
+/// A kind of service.
+pub trait Engine: Send + Sync {
+    /// Its name in configurations.
+    fn name(&self) -> &str;
+
+    /// What it can do.
+    fn abilities(&self) -> Abilities;
+
+    /// How its standbys are refreshed.
+    fn refresh(&self) -> Refresh;
+
+    /// Where the service's data is.
+    fn roots(&self) -> Vec<Root>;
+
+    /// Looks at the service without changing it.
+    fn inspect(&self, cx: &Context<'_>) -> Result<Inspection, Error>;
+
+    /// Hands the service at one consistent point to the sink. Whatever it had to change in the
+    /// service (backup mode, a slot) is undone before it returns, and by the server itself if the
+    /// process dies.
+    fn capture(&self, cx: &Context<'_>, sink: &mut dyn CaptureSink) -> Result<Captured, Error>;
+
+    /// Makes restored files into what `purpose` needs, while they are still staged.
+    fn prepare(
+        &self,
+        cx: &Context<'_>,
+        meta: &SnapshotMeta,
+        staged: &[Staged],
+        purpose: &Purpose,
+    ) -> Result<(), Error>;
+
+    /// Refuses to let `target` be replaced if something there would make the restored copy wrong
+    /// (a journal of the old copy, an open database). Called just before the exchange.
+    fn ready_to_replace(&self, cx: &Context<'_>, root: &Root, target: &Path) -> Result<(), Error>;
+
+    /// Brings what is in place to life where starting is not enough (an import script).
+    fn activate(
+        &self,
+        cx: &Context<'_>,
+        meta: &SnapshotMeta,
+        purpose: &Purpose,
+    ) -> Result<(), Error>;
+
+    /// Whether the service runs.
+    fn running(&self, cx: &Context<'_>) -> Result<Running, Error>;
+
+    /// Starts the service and returns when it accepts work.
+    fn start(&self, cx: &Context<'_>) -> Result<(), Error>;
+
+    /// Stops the service and returns when it has stopped. Stopping a stopped one is no error.
+    fn stop(&self, cx: &Context<'_>) -> Result<(), Error>;
+
+    /// Makes a following copy the primary. Promoting a primary is no error: the step is repeated
+    /// after a crash.
+    fn promote(&self, cx: &Context<'_>) -> Result<Promoted, Error>;
+
+    /// Judges the copy whose root files are at these places. Must not change it.
+    fn check(&self, cx: &Context<'_>, copy: &[Staged]) -> Result<Verdict, Error>;
+}

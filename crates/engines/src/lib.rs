@@ -1,0 +1,22 @@
+//! How each kind of service is captured and revived. One folder per engine, one contract for all.
+//!
+//! Engines know nothing of repositories: they hand what they capture to a [`CaptureSink`] and are
+//! handed back what was restored as files. `operations` pipes one into the other.
+
+pub mod command;
+pub mod contract;
+mod error;
+
+pub use contract::{
+    Abilities, CaptureSink, Captured, Context, Engine, FileMeta, Inspection, Promoted, Purpose,
+    Refresh, Root, RootKind, Running, SnapshotMeta, Staged, TreeOptions, Verdict,
+};
+pub use error::Error;
+
+use model::config::Service;
+
+/// The engine of a service, as its configuration describes it.
+pub fn open(name: &model::ServiceName, service: &Service) -> Result<Box<dyn Engine>, Error> {
+    let _ = (name, service);
+    todo!()
+}

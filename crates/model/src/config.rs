@@ -1,0 +1,249 @@
+//! The configuration file: its shape, its schema, and everything about it that can be judged
+//! without looking at the machine.
+//!
+//! Unknown keys are errors, because a misspelt `keep` is a history that is not kept.
+
+use crate::{MemberName, ServiceName};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// A whole configuration file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Config {
+    /// This host.
+    pub host: Host,
+    /// Where the history is.
+    pub vault: Vault,
+    /// Who is told when something fails.
+    #[serde(default)]
+    pub alerts: Alerts,
+    /// The services this host has a member of, by name.
+    #[serde(default)]
+    pub service: BTreeMap<ServiceName, Service>,
+}
+
+/// This host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Host {
+    /// Its name: what members on it are called.
+    pub name: MemberName,
+    /// Where this host keeps locks, journals and logs. Not on the vault.
+    pub state_dir: PathBuf,
+}
+
+/// Where the history is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Vault {
+    /// A directory. The repository of service `docs` is `URL/docs`.
+    pub url: String,
+    /// File with the password of the repositories.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// Environment variable with the password.
+    #[serde(default)]
+    pub password_env: Option<String>,
+    /// Command that prints the password.
+    #[serde(default)]
+    pub password_command: Option<String>,
+    /// What the start gate does when the vault cannot be reached.
+    #[serde(default)]
+    pub when_unreachable: WhenUnreachable,
+}
+
+/// What `may-start` answers when it cannot ask the vault.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenUnreachable {
+    /// The service does not start: two primaries are worse than none.
+    #[default]
+    Refuse,
+    /// The service starts if this member was the primary when the vault was last seen.
+    LastKnown,
+}
+
+/// Who is told when something fails.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Alerts {
+    /// Run by `/bin/sh -c` with the alert as JSON on standard input and in `MAINSTAY_ALERT_*`.
+    #[serde(default)]
+    pub command: Option<String>,
+    /// Receives the alert as a JSON `POST`.
+    #[serde(default)]
+    pub webhook: Option<String>,
+}
+
+/// One service on this host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Service {
+    /// `files`, `sqlite`, `postgres`, `script`, or NAME of a `mainstay-engine-NAME` on PATH.
+    pub engine: String,
+    /// The first role of this host's member. After that the vault's state rules.
+    #[serde(default)]
+    pub role: FirstRole,
+
+    /// What is protected: a tree (`files`), a database file (`sqlite`), the backup directory
+    /// (`script`). On a standby, where its copy is.
+    #[serde(default)]
+    pub path: Option<PathBuf>,
+    /// Several trees (`files`) instead of one.
+    #[serde(default)]
+    pub paths: Vec<PathBuf>,
+    /// Patterns of what is left out (`files`): `*.tmp`, `cache/`, `/absolute`, `**`.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// Leave out directories that hold a `CACHEDIR.TAG` (`files`).
+    #[serde(default)]
+    pub exclude_caches: bool,
+    /// Leave out files larger than this, e.g. `"2 GiB"` (`files`).
+    #[serde(default)]
+    pub exclude_larger_than: Option<String>,
+    /// Do not cross into other file systems (`files`).
+    #[serde(default)]
+    pub one_file_system: bool,
+
+    /// How to connect, e.g. `postgres://backup@/postgres?host=/run/postgresql`.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// The server's data directory (`postgres`).
+    #[serde(default)]
+    pub data_dir: Option<PathBuf>,
+    /// Where the server's programs are, if not on PATH (`postgres`).
+    #[serde(default)]
+    pub bin_dir: Option<PathBuf>,
+    /// Executable that fills `path` (`script`).
+    #[serde(default)]
+    pub exporter: Option<PathBuf>,
+    /// Executable that loads `path` (`script`).
+    #[serde(default)]
+    pub importer: Option<PathBuf>,
+
+    /// systemd unit of the service; gives `start`, `stop` and `status`.
+    #[serde(default)]
+    pub unit: Option<String>,
+    /// Command that starts the service.
+    #[serde(default)]
+    pub start: Option<String>,
+    /// Command that stops the service and returns when it is stopped.
+    #[serde(default)]
+    pub stop: Option<String>,
+    /// Command that exits 0 if the service runs and 3 if it does not.
+    #[serde(default)]
+    pub status: Option<String>,
+    /// What is done to the service while it is captured.
+    #[serde(default)]
+    pub quiesce: Quiesce,
+
+    /// When a backup is due, in cron syntax.
+    #[serde(default)]
+    pub schedule: Option<String>,
+    /// Time zone of `schedule` (IANA name); the host's own without it.
+    #[serde(default)]
+    pub time_zone: Option<String>,
+    /// Which points are kept; all without it.
+    #[serde(default)]
+    pub keep: Option<Keep>,
+    /// The oldest that the newest point may get before it alarms, e.g. `"5m"`.
+    #[serde(default)]
+    pub rpo: Option<String>,
+
+    /// File with this service's password, else the vault's.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// Environment variable with this service's password.
+    #[serde(default)]
+    pub password_env: Option<String>,
+    /// Command that prints this service's password.
+    #[serde(default)]
+    pub password_command: Option<String>,
+    /// Commands that run around operations.
+    #[serde(default)]
+    pub hooks: Hooks,
+}
+
+/// The first role of a member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum FirstRole {
+    /// The active copy.
+    #[default]
+    Primary,
+    /// A copy that is kept ready.
+    Standby,
+}
+
+/// What is done to a service while it is captured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Quiesce {
+    /// Nothing: the engine captures a live service.
+    #[default]
+    None,
+    /// The service is stopped and started again.
+    Stop,
+    /// The `freeze` hook runs before and the `thaw` hook after.
+    Freeze,
+}
+
+/// Which points are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Keep {
+    /// The newest so many.
+    #[serde(default)]
+    pub last: u32,
+    /// The newest of each of the last so many hours that have one.
+    #[serde(default)]
+    pub hourly: u32,
+    /// Likewise days.
+    #[serde(default)]
+    pub daily: u32,
+    /// Likewise ISO weeks.
+    #[serde(default)]
+    pub weekly: u32,
+    /// Likewise months.
+    #[serde(default)]
+    pub monthly: u32,
+    /// Likewise years.
+    #[serde(default)]
+    pub yearly: u32,
+    /// Everything younger than this, e.g. `"14d"`.
+    #[serde(default)]
+    pub within: Option<String>,
+}
+
+/// Commands that run around operations, each by `/bin/sh -c` with `MAINSTAY_*` set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Hooks {
+    /// Before a backup reads anything. Nonzero: the backup fails.
+    #[serde(default)]
+    pub before_backup: Option<String>,
+    /// After a backup, with its outcome in `MAINSTAY_OUTCOME`.
+    #[serde(default)]
+    pub after_backup: Option<String>,
+    /// Makes what is on disk consistent (`quiesce = "freeze"`).
+    #[serde(default)]
+    pub freeze: Option<String>,
+    /// Undoes `freeze`. Runs whatever happens.
+    #[serde(default)]
+    pub thaw: Option<String>,
+    /// Takeover: makes sure that the old primary does not serve. Exit 0 is taken as proof.
+    #[serde(default)]
+    pub fence: Option<String>,
+    /// Takeover: inside the service, after it was promoted (adapt URLs, flush caches).
+    #[serde(default)]
+    pub promoted: Option<String>,
+    /// Takeover: moves clients to the new primary (DNS, virtual IP, proxy).
+    #[serde(default)]
+    pub route: Option<String>,
+    /// After a refresh.
+    #[serde(default)]
+    pub after_refresh: Option<String>,
+}

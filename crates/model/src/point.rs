@@ -1,0 +1,155 @@
+//! Recovery points: what a restore can reach. One model over all engines.
+
+use crate::{Generation, MemberName};
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// The SHA-256 of a snapshot file, as restic names it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnapshotId(pub [u8; 32]);
+
+impl SnapshotId {
+    /// The first eight hex digits, enough for people.
+    pub fn short(&self) -> String {
+        hex::encode(&self.0[..4])
+    }
+}
+
+impl fmt::Display for SnapshotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for SnapshotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SnapshotId({self})")
+    }
+}
+
+impl FromStr for SnapshotId {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut id = [0; 32];
+        hex::decode_to_slice(text, &mut id)
+            .map_err(|_| format!("{text:?} is not a snapshot id of 64 hex digits"))?;
+        Ok(SnapshotId(id))
+    }
+}
+
+impl Serialize for SnapshotId {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SnapshotId {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A place in the engine's own log that a copy can catch up from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Position {
+    /// A PostgreSQL timeline and log sequence number.
+    Lsn {
+        /// Timeline, from 1.
+        timeline: u32,
+        /// Byte position in the log.
+        lsn: u64,
+    },
+    /// A MariaDB global transaction id set.
+    Gtid {
+        /// As the server prints it.
+        set: String,
+    },
+    /// Anything else: what the engine prints, opaque to everybody but itself.
+    Other {
+        /// The engine's own words.
+        text: String,
+    },
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // PostgreSQL's own notation: the halves of the 64 bits, in hex.
+            Position::Lsn { timeline, lsn } => {
+                write!(f, "{timeline}/{:X}/{:X}", lsn >> 32, lsn & 0xffff_ffff)
+            }
+            Position::Gtid { set } => f.write_str(set),
+            Position::Other { text } => f.write_str(text),
+        }
+    }
+}
+
+/// One point of a service's history, as the vault's state records it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RecoveryPoint {
+    /// The snapshot that holds it.
+    pub snapshot: SnapshotId,
+    /// The engine that captured it.
+    pub engine: String,
+    /// The generation of the primary that captured it.
+    pub generation: Generation,
+    /// The member that captured it.
+    pub member: MemberName,
+    /// Consistency time on the source: the state of the service at this instant is what the
+    /// snapshot holds.
+    pub source_time: Timestamp,
+    /// When the vault had all of it.
+    pub received: Timestamp,
+    /// When a drill last proved it restorable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drilled: Option<Timestamp>,
+    /// Log position, where the engine has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
+    /// Bytes of the service at this point.
+    pub size_bytes: u64,
+    /// Bytes that this point added to the vault.
+    pub added_bytes: u64,
+    /// Something of the source could not be read: listed and restorable by name, never the head.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub incomplete: bool,
+    /// Kept whatever the retention says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
+}
+
+impl RecoveryPoint {
+    /// The name that people see and type.
+    pub fn name(&self) -> PointName {
+        PointName::of(self.source_time, &self.engine, self.snapshot)
+    }
+}
+
+/// `20261121T010442Z-files-1a2b3c4d`: sorts by age, tells the engine, and ends in the short
+/// snapshot id.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PointName(String);
+
+impl PointName {
+    /// Builds the name from its three parts.
+    pub fn of(source_time: Timestamp, engine: &str, snapshot: SnapshotId) -> Self {
+        let time = source_time.strftime("%Y%m%dT%H%M%SZ");
+        PointName(format!("{time}-{engine}-{}", snapshot.short()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PointName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

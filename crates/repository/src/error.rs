@@ -1,0 +1,91 @@
+//! What can go wrong with a repository.
+
+use model::{Class, Classify};
+
+/// A repository call that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no repository at this place.
+    #[error("there is no repository at {0}")]
+    NoRepository(String),
+    /// There is one already.
+    #[error("there is a repository at {0} already")]
+    Exists(String),
+    /// The password opens none of the keys.
+    #[error("the password opens no key of the repository at {0}")]
+    WrongPassword(String),
+    /// Somebody holds a lock that excludes ours.
+    #[error("the repository is locked: {0}")]
+    Locked(String),
+    /// Stored bytes are not what was written.
+    #[error("{object} is damaged: {what}")]
+    Damaged {
+        /// Which object (file, blob or path).
+        object: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Something that should be there is not.
+    #[error("{0}")]
+    Missing(String),
+    /// The format is not one that we know.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The storage failed.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+    /// A file or directory of this machine could not be read or written.
+    #[error("cannot {what} {path}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The request makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// Somebody asked for it to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Error {
+    /// Shorthand for damage.
+    pub fn damaged(object: impl ToString, what: impl ToString) -> Self {
+        Error::Damaged { object: object.to_string(), what: what.to_string() }
+    }
+
+    /// Shorthand for an operating system error.
+    pub fn io(
+        what: &'static str,
+        path: impl AsRef<std::path::Path>,
+        source: std::io::Error,
+    ) -> Self {
+        Error::Io { what, path: path.as_ref().display().to_string(), source }
+    }
+}
+
+impl Classify for Error {
+    fn class(&self) -> Class {
+        match self {
+            Error::NoRepository(_) => Class::NoRepository,
+            Error::WrongPassword(_) => Class::WrongPassword,
+            Error::Locked(_) => Class::Locked,
+            Error::Damaged { .. } => Class::Corrupt,
+            Error::Missing(_) | Error::Invalid(_) | Error::Unsupported(_) => Class::Invalid,
+            Error::Exists(_) => Class::Refused,
+            Error::Storage(e) => e.class(),
+            Error::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                    Class::NoSpace
+                }
+                _ => Class::Failed,
+            },
+            Error::Cancelled => Class::Cancelled,
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Snapshot files.
+
+use serde::{Deserialize, Serialize};
+
+/// One snapshot file, as JSON. Times are RFC 3339 text, kept as they were written.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// When it was made.
+    pub time: String,
+    /// The snapshot it is the successor of (64 hex digits).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// Root tree (64 hex digits).
+    pub tree: String,
+    /// The paths that were asked for.
+    pub paths: Vec<String>,
+    /// Host.
+    pub hostname: String,
+    /// User.
+    #[serde(default)]
+    pub username: String,
+    /// User id.
+    #[serde(default)]
+    pub uid: u32,
+    /// Group id.
+    #[serde(default)]
+    pub gid: u32,
+    /// Patterns that were left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excludes: Vec<String>,
+    /// Tags.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// What wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program_version: Option<String>,
+    /// Fields of other writers, kept.
+    #[serde(flatten)]
+    pub other: serde_json::Map<String, serde_json::Value>,
+}

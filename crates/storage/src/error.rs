@@ -1,0 +1,80 @@
+//! What can go wrong with a storage, split by what the caller does next.
+
+use model::{Class, Classify};
+use std::io;
+
+/// What the caller does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// No such object.
+    NotFound,
+    /// The object is shorter than what was asked of it.
+    Truncated,
+    /// The other side refuses us.
+    Permission,
+    /// No space, or over quota.
+    NoSpace,
+    /// No answer; trying again may help.
+    Unavailable,
+    /// The request makes no sense.
+    Invalid,
+    /// Anything else.
+    Failed,
+}
+
+/// A storage call that failed, with the object it failed on.
+#[derive(Debug, thiserror::Error)]
+#[error("{object}: {message}")]
+pub struct Error {
+    kind: ErrorKind,
+    object: String,
+    message: String,
+    #[source]
+    source: Option<io::Error>,
+}
+
+impl Error {
+    /// An error with no cause of its own.
+    pub fn new(kind: ErrorKind, object: impl ToString, message: impl ToString) -> Self {
+        Error { kind, object: object.to_string(), message: message.to_string(), source: None }
+    }
+
+    /// An error of the operating system, while doing `what` with `object`.
+    pub fn io(object: impl ToString, what: &str, source: io::Error) -> Self {
+        let kind = match source.kind() {
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                ErrorKind::Permission
+            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+            io::ErrorKind::UnexpectedEof => ErrorKind::Truncated,
+            io::ErrorKind::TimedOut | io::ErrorKind::StaleNetworkFileHandle => {
+                ErrorKind::Unavailable
+            }
+            _ => ErrorKind::Failed,
+        };
+        Error {
+            kind,
+            object: object.to_string(),
+            message: format!("cannot {what}"),
+            source: Some(source),
+        }
+    }
+
+    /// What the caller does next.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}
+
+impl Classify for Error {
+    fn class(&self) -> Class {
+        match self.kind {
+            ErrorKind::NoSpace => Class::NoSpace,
+            ErrorKind::Unavailable => Class::Unavailable,
+            ErrorKind::Truncated => Class::Corrupt,
+            ErrorKind::Invalid => Class::Invalid,
+            _ => Class::Failed,
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Where the bytes rest. Knows keys and bytes, and nothing of what they mean.
+//!
+//! Every write is durable when the call returns: a caller that orders its calls (packs, then index,
+//! then snapshot) has ordered what a crash can leave behind.
+
+mod error;
+mod key;
+mod local;
+mod prefixed;
+
+pub use error::{Error, ErrorKind};
+pub use key::{Key, KeyError};
+pub use local::Local;
+pub use prefixed::Prefixed;
+
+use std::fmt;
+use std::sync::Arc;
+
+/// One stored object in a listing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// Its key, whole (not relative to the prefix that was listed).
+    pub key: Key,
+    /// Its length.
+    pub size_bytes: u64,
+}
+
+/// What a put-if-absent did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// The object is there now, with our bytes.
+    Created,
+    /// There was one already; it was not touched.
+    Exists,
+}
+
+/// A place that holds objects by key.
+pub trait Storage: Send + Sync + fmt::Debug {
+    /// Where this is, for messages; never shows a secret.
+    fn location(&self) -> String;
+
+    /// The whole object.
+    fn read(&self, key: &Key) -> Result<Vec<u8>, Error>;
+
+    /// Exactly `length` bytes from `offset`; a shorter object is an error (`ErrorKind::Truncated`).
+    fn read_range(&self, key: &Key, offset: u64, length: usize) -> Result<Vec<u8>, Error>;
+
+    /// The object's length.
+    fn size(&self, key: &Key) -> Result<u64, Error>;
+
+    /// Stores an object, durable on return, replacing one of the same key atomically.
+    fn put(&self, key: &Key, bytes: &[u8]) -> Result<(), Error>;
+
+    /// Stores an object unless there is one: of several callers exactly one is told `Created`.
+    fn put_if_absent(&self, key: &Key, bytes: &[u8]) -> Result<Put, Error>;
+
+    /// All objects whose key begins with `prefix` and a slash (or all, for an empty one), in the
+    /// order of their keys. A prefix that holds nothing is an empty list.
+    fn list(&self, prefix: &str) -> Result<Vec<Entry>, Error>;
+
+    /// Removes an object. One that is not there is no error.
+    fn delete(&self, key: &Key) -> Result<(), Error>;
+
+    /// Bytes that can still be stored, where that can be known.
+    fn free_bytes(&self) -> Result<Option<u64>, Error>;
+}
+
+/// Opens the storage that a vault URL names.
+pub fn open(url: &str) -> Result<Arc<dyn Storage>, Error> {
+    let path = url.strip_prefix("file://").unwrap_or(url);
+    if path.contains("://") {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            url,
+            "this kind of vault is not supported; use a directory",
+        ));
+    }
+    Ok(Arc::new(Local::open(path)?))
+}

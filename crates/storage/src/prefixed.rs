@@ -1,0 +1,74 @@
+//! A part of a storage, seen as a storage of its own.
+
+use crate::{Entry, Error, ErrorKind, Key, Put, Storage};
+use std::sync::Arc;
+
+/// Everything below one prefix of another storage.
+#[derive(Clone, Debug)]
+pub struct Prefixed {
+    inner: Arc<dyn Storage>,
+    prefix: Key,
+}
+
+impl Prefixed {
+    /// The part of `inner` below `prefix`.
+    pub fn new(inner: Arc<dyn Storage>, prefix: Key) -> Self {
+        Prefixed { inner, prefix }
+    }
+
+    fn full(&self, key: &Key) -> Result<Key, Error> {
+        let text = format!("{}/{}", self.prefix, key);
+        Key::new(text).map_err(|e| Error::new(ErrorKind::Invalid, key, e))
+    }
+}
+
+impl Storage for Prefixed {
+    fn location(&self) -> String {
+        format!("{}/{}", self.inner.location().trim_end_matches('/'), self.prefix)
+    }
+
+    fn read(&self, key: &Key) -> Result<Vec<u8>, Error> {
+        self.inner.read(&self.full(key)?)
+    }
+
+    fn read_range(&self, key: &Key, offset: u64, length: usize) -> Result<Vec<u8>, Error> {
+        self.inner.read_range(&self.full(key)?, offset, length)
+    }
+
+    fn size(&self, key: &Key) -> Result<u64, Error> {
+        self.inner.size(&self.full(key)?)
+    }
+
+    fn put(&self, key: &Key, bytes: &[u8]) -> Result<(), Error> {
+        self.inner.put(&self.full(key)?, bytes)
+    }
+
+    fn put_if_absent(&self, key: &Key, bytes: &[u8]) -> Result<Put, Error> {
+        self.inner.put_if_absent(&self.full(key)?, bytes)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<Entry>, Error> {
+        let full = match prefix {
+            "" => self.prefix.to_string(),
+            _ => format!("{}/{prefix}", self.prefix),
+        };
+        let strip = self.prefix.as_str().len() + 1;
+        let entries = self.inner.list(&full)?;
+        entries
+            .into_iter()
+            .map(|entry| {
+                let key = Key::new(&entry.key.as_str()[strip..])
+                    .map_err(|e| Error::new(ErrorKind::Failed, &entry.key, e))?;
+                Ok(Entry { key, size_bytes: entry.size_bytes })
+            })
+            .collect()
+    }
+
+    fn delete(&self, key: &Key) -> Result<(), Error> {
+        self.inner.delete(&self.full(key)?)
+    }
+
+    fn free_bytes(&self) -> Result<Option<u64>, Error> {
+        self.inner.free_bytes()
+    }
+}
