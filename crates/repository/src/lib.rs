@@ -12,6 +12,6 @@ pub mod restore;
 pub use archive::{Archiver, Finished, Problem, Summary, TreeOptions};
 pub use error::Error;
 pub use format::snapshot::Snapshot;
-pub use format::tree::{Node, NodeKind};
+pub use format::tree::{Node, NodeKind, NodeTime, Tree, TreeEncoder, Xattr};
 pub use reader::SnapshotReader;
 pub use repository::{Kdf, LockKind, Repository, RepositoryLock};
