@@ -2,6 +2,7 @@
 
 use model::state::Refusal;
 use model::{Class, Classify, Generation};
+use std::io;
 
 /// A state call that failed.
 #[derive(Debug, thiserror::Error)]
@@ -27,12 +28,48 @@ pub enum Error {
         /// Remembered here.
         seen: Generation,
     },
+    /// The vault shows an older state of the same generation than this member has seen before.
+    #[error(
+        "the vault shows state number {shown} of this service, but this host has seen {seen}: the vault was restored from an older copy, or is another one"
+    )]
+    StateWentBack {
+        /// In the vault.
+        shown: u64,
+        /// Remembered here.
+        seen: u64,
+    },
+    /// The vault shows another state of the same number, or another primary of the same generation,
+    /// than this member has seen.
+    #[error(
+        "the vault shows {shown}, but this host has seen {seen}: the vault was copied, and both copies were used"
+    )]
+    Forked {
+        /// In the vault.
+        shown: String,
+        /// Remembered here.
+        seen: String,
+    },
+    /// State that was there a moment ago is not there any more.
+    #[error(
+        "{place} shows state number {shown}, but held {seen} before: its disk was unmounted, or somebody removed state"
+    )]
+    Vanished {
+        /// The storage.
+        place: String,
+        /// The highest number there now; 0 for none.
+        shown: u64,
+        /// The one that was there.
+        seen: u64,
+    },
     /// Too many others changed the state at the same time.
     #[error("the state kept changing under this update; gave up after {0} attempts")]
     Contended(u32),
     /// A later version of the program wrote this.
     #[error("the state has format {0}; this version of mainstay knows formats up to {known}", known = model::state::STATE_FORMAT)]
     TooNew(u32),
+    /// The operating system gave no random bytes.
+    #[error("no random bytes: {0}")]
+    Random(String),
     /// The storage failed.
     #[error(transparent)]
     Storage(#[from] storage::Error),
@@ -45,8 +82,15 @@ pub enum Error {
         path: String,
         /// Why not.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
+}
+
+impl Error {
+    /// Shorthand for damage.
+    pub(crate) fn damaged(object: &str, what: impl ToString) -> Error {
+        Error::Damaged { object: object.to_owned(), what: what.to_string() }
+    }
 }
 
 impl Classify for Error {
@@ -54,11 +98,38 @@ impl Classify for Error {
         match self {
             Error::Refused(refusal) => refusal.class(),
             Error::Damaged { .. } => Class::Corrupt,
-            Error::WentBack { .. } => Class::Refused,
-            Error::Contended(_) => Class::Unavailable,
+            Error::WentBack { .. } | Error::StateWentBack { .. } | Error::Forked { .. } => {
+                Class::Refused
+            }
+            Error::Vanished { .. } | Error::Contended(_) => Class::Unavailable,
             Error::TooNew(_) => Class::Invalid,
             Error::Storage(e) => e.class(),
-            Error::Io { .. } => Class::Failed,
+            Error::Io { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Class::NoSpace,
+                _ => Class::Failed,
+            },
+            Error::Random(_) => Class::Failed,
         }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Error::Refused(refusal) => return refusal.hint(),
+            Error::Storage(e) => return e.hint(),
+            Error::Damaged { .. } => {
+                "Restore this object from a copy of the vault; the one before it may know nothing of a takeover."
+            }
+            Error::WentBack { .. } | Error::StateWentBack { .. } => {
+                "Connect the vault that was used last, or decide that this one holds from now on."
+            }
+            Error::Forked { .. } => {
+                "Decide which of the two vaults holds; only one of the two primaries may serve."
+            }
+            Error::Vanished { .. } => "Check that the disk of the vault is mounted.",
+            Error::Contended(_) => "Try again.",
+            Error::TooNew(_) => "Update mainstay on this host.",
+            Error::Random(_) | Error::Io { .. } => return None,
+        };
+        Some(hint.to_owned())
     }
 }

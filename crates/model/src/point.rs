@@ -54,7 +54,7 @@ impl<'de> Deserialize<'de> for SnapshotId {
 
 /// A place in the engine's own log that a copy can catch up from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Position {
     /// A PostgreSQL timeline and log sequence number.
     Lsn {
@@ -90,7 +90,7 @@ impl fmt::Display for Position {
 
 /// One point of a service's history, as the vault's state records it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct RecoveryPoint {
     /// The snapshot that holds it.
     pub snapshot: SnapshotId,

@@ -32,7 +32,7 @@ pub enum Role {
 
 /// A copy of the service on a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Member {
     /// What it is now.
     pub role: Role,
@@ -54,7 +54,7 @@ pub struct Member {
 
 /// The point that a standby holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Applied {
     /// The snapshot that it was last brought to.
     pub snapshot: SnapshotId,
@@ -69,7 +69,7 @@ pub struct Applied {
 
 /// A member's word that its service is stopped and everything of it is in the vault.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Stopped {
     /// The generation at which it stopped.
     pub generation: Generation,
@@ -85,7 +85,7 @@ pub struct Stopped {
 
 /// The newest committed point: what a restore takes by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Head {
     /// The snapshot.
     pub snapshot: SnapshotId,
@@ -105,7 +105,7 @@ pub enum TakeoverKind {
 
 /// A takeover that was claimed and is not finished. While it stands nobody else can claim one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Intent {
     /// The operation that claimed it.
     pub id: String,
@@ -132,7 +132,7 @@ pub struct Intent {
 
 /// Why it is believed that the old primary does not serve.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "by", rename_all = "kebab-case")]
+#[serde(tag = "by", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum FenceProof {
     /// The old primary recorded that it is stopped.
     Stopped,
@@ -152,7 +152,7 @@ pub enum FenceProof {
 
 /// A takeover that was finished.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct PastTakeover {
     /// The generation that it began.
     pub generation: Generation,
@@ -167,7 +167,7 @@ pub struct PastTakeover {
 
 /// Everything the vault knows of one service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ServiceState {
     /// Format number of this object.
     pub format: u32,
