@@ -1,1 +1,19 @@
-fn main() {}
+//! The `mainstay` command: reads the command line, runs one command, and says how it went.
+//!
+//! One file per command below `commands/`; everything that a terminal sees goes through `ui/`.
+
+mod app;
+mod cli;
+mod commands;
+mod config;
+mod failure;
+mod signals;
+mod ui;
+mod units;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let code = std::panic::catch_unwind(cli::main).unwrap_or(failure::BUG);
+    ExitCode::from(code)
+}

@@ -1,0 +1,114 @@
+//! The command line's shape, and the way from its words to an exit code.
+
+use crate::app::App;
+use crate::commands::Command;
+use crate::failure::{Failure, panic_hook};
+use crate::ui::color::{Color, Paint};
+use crate::units;
+use clap::{CommandFactory, FromArgMatches, Parser};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 1 failed, 2 a bug, 3 done but something could not be read,
+10 no repository, 11 locked, 12 wrong password, 130 cancelled.";
+
+/// Keeps a service standing: backup, history, warm standbys and takeover.
+#[derive(Debug, Parser)]
+#[command(name = "mainstay", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
+#[command(max_term_width = 100, subcommand_required = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options that every command has.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Globals {
+    /// Configuration file [default: /etc/mainstay/mainstay.toml, else the user's own].
+    #[arg(long, global = true, value_name = "FILE", env = "MAINSTAY_CONFIG")]
+    #[arg(hide_env_values = true)]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Print the result as one JSON document on standard output, errors as JSON on standard error.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// Say nothing unless something is wrong.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+
+    /// Say more; twice for details.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+
+    /// Colours. `auto`, the default: on a terminal, and not if NO_COLOR is set.
+    #[arg(long, global = true, value_enum, value_name = "auto|always|never")]
+    #[arg(default_value = "auto", hide_possible_values = true, hide_default_value = true)]
+    pub(crate) color: Color,
+
+    /// How long to wait for another operation on the same service to end, e.g. `30s` or `5m`.
+    #[arg(long, global = true, value_name = "DURATION", value_parser = units::parse_duration)]
+    pub(crate) wait: Option<Duration>,
+}
+
+/// The whole program, from its words to its exit code.
+pub(crate) fn main() -> u8 {
+    panic_hook();
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let parsed = definition(&words)
+        .try_get_matches_from(&words)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => return usage(&words, &error),
+    };
+    let json = cli.globals.json;
+    let paint = Paint::for_stderr(cli.globals.color);
+    let outcome = App::new(cli.globals).and_then(|app| {
+        let exit = cli.command.run(&app)?;
+        app.out.finish()?;
+        Ok(exit)
+    });
+    match outcome {
+        Ok(exit) => exit.0,
+        Err(failure) => failure.report(json, &paint),
+    }
+}
+
+/// The command line as clap knows it. Help is printed before `--color` is parsed, so the words are
+/// looked through for it.
+fn definition(words: &[OsString]) -> clap::Command {
+    let choice = match Color::among(words) {
+        Color::Auto => clap::ColorChoice::Auto,
+        Color::Always => clap::ColorChoice::Always,
+        Color::Never => clap::ColorChoice::Never,
+    };
+    Cli::command().color(choice)
+}
+
+/// Help and version are what was asked for; everything else is a mistake in the words.
+fn usage(words: &[OsString], error: &clap::Error) -> u8 {
+    use clap::error::ErrorKind;
+    let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if error.kind() == ErrorKind::MissingSubcommand && words.len() == 1 {
+        let _ = definition(words).print_help();
+        return 1;
+    }
+    let json = words.iter().any(|word| word == "--json");
+    if json && !asked {
+        let text = error.render().to_string();
+        let message = text.lines().next().unwrap_or_default();
+        let message = message.trim_start_matches("error: ").to_owned();
+        return Failure::invalid(message)
+            .hint("Run the command with `--help`.")
+            .report(true, &Paint::plain());
+    }
+    // A closed pipe is no reason to complain about.
+    let _ = error.print();
+    if asked { 0 } else { 1 }
+}

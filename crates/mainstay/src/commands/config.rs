@@ -1,0 +1,87 @@
+use crate::app::App;
+use crate::failure::{Exit, Failure, Outcome};
+use model::Class;
+use model::config::Config;
+
+/// Check, show or describe the configuration.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConfigArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Judge the configuration file; every error is told with its line.
+    Check,
+    /// Show the configuration as it is understood, without passwords.
+    Show,
+    /// Print the JSON schema of the configuration, for editors.
+    Schema,
+}
+
+pub(crate) fn run(app: &App, args: &ConfigArgs) -> Outcome {
+    match args.what {
+        What::Check => check(app),
+        What::Show => show(app),
+        What::Schema => app.out.document(&schemars::schema_for!(Config)).map(|()| Exit::DONE),
+    }
+}
+
+fn check(app: &App) -> Outcome {
+    let loaded = app.load_config()?;
+    if app.out.json {
+        app.out.document(&serde_json::json!({
+            "file": loaded.file,
+            "valid": true,
+            "warnings": loaded.warnings,
+            "services": loaded.config.service.keys().collect::<Vec<_>>(),
+        }))?;
+        return Ok(Exit::DONE);
+    }
+    for warning in &loaded.warnings {
+        app.out.warn(warning);
+    }
+    let services: Vec<&str> = loaded.config.service.keys().map(|name| name.as_str()).collect();
+    let services = match services.len() {
+        0 => "no service yet".to_owned(),
+        1 => format!("one service, {}", services.join("")),
+        n => format!("{n} services: {}", services.join(", ")),
+    };
+    app.out.say(format_args!("{} is valid: {services}.", loaded.file.display()))?;
+    Ok(Exit::DONE)
+}
+
+fn show(app: &App) -> Outcome {
+    let mut config = app.load_config()?.config;
+    for service in config.service.values_mut() {
+        if let Some(url) = &mut service.url {
+            *url = crate::config::without_password(url);
+        }
+    }
+    let mut value = serde_json::to_value(&config).map_err(unprintable)?;
+    drop_unset(&mut value);
+    if app.out.json {
+        app.out.document(&value)?;
+    } else {
+        app.out.text(&toml::to_string(&value).map_err(unprintable)?)?;
+    }
+    Ok(Exit::DONE)
+}
+
+/// Keys that were not set say nothing; they only hide those that were.
+fn drop_unset(value: &mut serde_json::Value) {
+    if let serde_json::Value::Object(map) = value {
+        map.values_mut().for_each(drop_unset);
+        map.retain(|_, value| match value {
+            serde_json::Value::Null => false,
+            serde_json::Value::Array(list) => !list.is_empty(),
+            serde_json::Value::Object(map) => !map.is_empty(),
+            _ => true,
+        });
+    }
+}
+
+fn unprintable(error: impl std::error::Error + 'static) -> Failure {
+    Failure::new(Class::Failed, "cannot print the configuration").because(&error)
+}

@@ -1,0 +1,38 @@
+//! SIGINT and SIGTERM ask the running operation to stop; it cleans up by itself.
+
+use crate::failure::Failure;
+use model::CancelToken;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::io::{self, Write};
+
+/// Sets the token at the first signal. Further ones do nothing: an undo must not be interrupted.
+pub(crate) fn watch(token: CancelToken, quiet: bool) -> Result<(), Failure> {
+    let mut caught = vec![SIGINT, SIGTERM];
+    if !hangup_is_ignored() {
+        caught.push(SIGHUP);
+    }
+    let mut signals = Signals::new(caught).map_err(|e| Failure::io("wait for", "signals", &e))?;
+    let watcher = move || {
+        for _ in signals.forever() {
+            if !token.is_cancelled() && !quiet {
+                // Told before the token is set, so that it comes before what the undo says.
+                let _ = writeln!(io::stderr().lock(), "Stopping; this cleans up first.");
+            }
+            token.cancel();
+        }
+    };
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(watcher)
+        .map_err(|e| Failure::io("start", "the thread that waits for signals", &e))?;
+    Ok(())
+}
+
+/// Whether `nohup` or the like asked for a hang-up to be ignored: bit 0 of `SigIgn` (proc(5)).
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 == 1)
+}

@@ -1,0 +1,106 @@
+//! Help, completions, manual pages, exit codes, and how errors are told.
+
+use crate::rig::{Rig, mainstay, run};
+
+/// Every command that the help lists.
+fn commands() -> Vec<String> {
+    let help = run(mainstay().arg("--help")).code(0);
+    let list = help.out.split("Commands:").nth(1).expect("a list of commands");
+    let list = list.split("\n\n").next().unwrap_or_default();
+    list.lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn every_command_has_help() {
+    let commands = commands();
+    assert!(commands.contains(&"config".to_owned()), "{commands:?}");
+    for command in commands {
+        let help = run(mainstay().args([&command, "--help"])).code(0);
+        assert!(help.out.contains("Usage: mainstay"), "{command}: {}", help.out);
+        assert!(help.out.contains("--config <FILE>"), "{command}: {}", help.out);
+        let first = help.out.lines().next().unwrap_or_default();
+        assert!(
+            first.len() > 10 && !first.starts_with("Usage"),
+            "{command} says nothing of itself"
+        );
+        assert_eq!(help.err, "", "{command}");
+    }
+    let version = run(mainstay().arg("--version")).code(0);
+    assert_eq!(version.out, format!("mainstay {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn wrong_words_are_told_on_standard_error() {
+    for words in [
+        &["bakcup"][..],
+        &["config"],
+        &["config", "check", "--nonsense"],
+        &["-q", "-v", "config", "check"],
+    ] {
+        let said = run(mainstay().args(words));
+        assert_eq!((said.code, said.out.as_str()), (1, ""), "{words:?}: {said:#?}");
+        assert!(!said.err.is_empty(), "{words:?}");
+    }
+    let said = run(mainstay().args(["--json", "config", "chekc"])).code(1);
+    let error = said.error_json();
+    assert_eq!(error["class"], "invalid");
+    assert!(error["message"].as_str().unwrap().contains("chekc"), "{error}");
+    run(mainstay().args(["--wait", "5", "config", "check"])).code(1).complains("30s");
+}
+
+#[test]
+fn completions_for_every_shell() {
+    for (shell, mark) in
+        [("bash", "complete -F"), ("zsh", "#compdef mainstay"), ("fish", "complete -c mainstay")]
+    {
+        run(mainstay().args(["completions", shell])).code(0).says(mark);
+    }
+    // The shell itself finds no fault with it.
+    let rig = Rig::new();
+    let script = run(mainstay().args(["completions", "bash"])).out;
+    let script = rig.write("completions.bash", script);
+    run(std::process::Command::new("bash").arg("-n").arg(script)).code(0);
+}
+
+#[test]
+fn manual_pages_for_every_command() {
+    let rig = Rig::new();
+    let dir = rig.path("man/man1");
+    rig.run(&["man", dir.to_str().unwrap()]).code(0).says("manual pages");
+    for command in commands() {
+        let page = std::fs::read_to_string(dir.join(format!("mainstay-{command}.1"))).unwrap();
+        assert!(page.contains(".SH SYNOPSIS"), "{command}");
+    }
+    assert!(dir.join("mainstay.1").is_file());
+    let file = rig.write("file", "");
+    rig.run(&["man", file.to_str().unwrap()]).code(1).complains("cannot make the directory");
+}
+
+#[test]
+fn colours_only_where_they_are_wanted() {
+    let rig = Rig::new();
+    let words = ["config", "check"];
+    assert!(!rig.run(&words).code(1).err.contains('\x1b'));
+    let coloured = run(rig.command(&words).arg("--color=always")).code(1);
+    assert!(coloured.err.contains('\x1b'), "{coloured:#?}");
+    let never = run(rig.command(&words).args(["--color", "never"])).code(1);
+    assert!(!never.err.contains('\x1b'));
+}
+
+#[test]
+fn a_reader_who_goes_away_is_no_error_message() {
+    use std::process::Stdio;
+    let mut child = mainstay()
+        .args(["config", "schema"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}

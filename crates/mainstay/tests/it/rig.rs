@@ -1,0 +1,124 @@
+//! A machine in a temporary directory: configuration, vault, and the real binary.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What a run of the binary said.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Said {
+    /// Fails the test unless the exit code is this.
+    #[track_caller]
+    pub(crate) fn code(self, expected: i32) -> Said {
+        assert_eq!(self.code, expected, "{self:#?}");
+        self
+    }
+
+    /// Fails the test unless standard error holds this.
+    #[track_caller]
+    pub(crate) fn complains(self, text: &str) -> Said {
+        assert!(self.err.contains(text), "no {text:?} in {self:#?}");
+        self
+    }
+
+    /// Fails the test unless standard output holds this.
+    #[track_caller]
+    pub(crate) fn says(self, text: &str) -> Said {
+        assert!(self.out.contains(text), "no {text:?} in {self:#?}");
+        self
+    }
+
+    /// Standard output as one JSON document.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {self:#?}"))
+    }
+
+    /// Standard error as one JSON document.
+    #[track_caller]
+    pub(crate) fn error_json(&self) -> Value {
+        serde_json::from_str(&self.err).unwrap_or_else(|e| panic!("{e}: {self:#?}"))
+    }
+}
+
+/// The binary, with nothing of the tester's surroundings.
+pub(crate) fn mainstay() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("LC_ALL", "C.UTF-8")
+        .env("TZ", "UTC")
+        .stdin(Stdio::null());
+    command
+}
+
+/// Runs a command to its end.
+#[track_caller]
+pub(crate) fn run(command: &mut Command) -> Said {
+    let output = command.output().expect("the program starts");
+    Said {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// The machine.
+pub(crate) struct Rig {
+    dir: tempfile::TempDir,
+}
+
+impl Rig {
+    /// An empty machine.
+    pub(crate) fn new() -> Rig {
+        Rig { dir: tempfile::tempdir().expect("a temporary directory") }
+    }
+
+    /// A place on it.
+    pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a file, with the directories above it.
+    pub(crate) fn write(&self, name: impl AsRef<Path>, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir).expect("a directory");
+        }
+        std::fs::write(&path, content).expect("a file");
+        path
+    }
+
+    /// Writes the configuration: host and vault, then these lines.
+    pub(crate) fn configure(&self, services: &str) {
+        let text = format!(
+            "[host]\nname = \"here\"\nstate-dir = \"{}\"\n\n[vault]\nurl = \"{}\"\n\
+             password-file = \"{}\"\n\n{services}",
+            self.path("state").display(),
+            self.path("vault").display(),
+            self.path("password").display(),
+        );
+        self.write("mainstay.toml", text);
+    }
+
+    /// The binary with this machine's configuration and these words.
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
+        let mut command = mainstay();
+        command.env("MAINSTAY_CONFIG", self.path("mainstay.toml"));
+        command.env("HOME", self.path("home")).args(words);
+        command
+    }
+
+    /// Runs the binary with these words.
+    #[track_caller]
+    pub(crate) fn run(&self, words: &[&str]) -> Said {
+        run(&mut self.command(words))
+    }
+}
