@@ -5,7 +5,9 @@
 
 pub mod command;
 pub mod contract;
+pub mod control;
 mod error;
+pub mod files;
 
 pub use contract::{
     Abilities, CaptureSink, Captured, Context, Engine, FileMeta, Inspection, Promoted, Purpose,
@@ -15,8 +17,12 @@ pub use error::Error;
 
 use model::config::Service;
 
-/// The engine of a service, as its configuration describes it.
+/// The engine of a service, as its configuration describes it. Judges the definition only, and
+/// looks at nothing on the host.
 pub fn open(name: &model::ServiceName, service: &Service) -> Result<Box<dyn Engine>, Error> {
-    let _ = (name, service);
-    todo!()
+    match service.engine.as_str() {
+        "files" => Ok(Box::new(files::Files::new(name, service)?)),
+        other => Err(Error::invalid(format!("service {name}: there is no engine {other:?}"))
+            .hinting("Use `files`, `sqlite`, `postgres` or `script`.")),
+    }
 }

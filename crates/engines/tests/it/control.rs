@@ -1,0 +1,94 @@
+//! Starting and stopping a service by its configured commands.
+
+use crate::support::{Bench, service};
+use mainstay_engines::Running;
+use mainstay_engines::control::Control;
+use model::ServiceName;
+use std::fs;
+
+/// A "service" that is a file: it runs while the file is there. Each start and stop leaves a line
+/// in a journal.
+fn control(bench: &Bench, start: &str, stop: &str) -> Control {
+    let (flag, journal) = (bench.path("runs"), bench.path("journal"));
+    let (flag, journal) = (flag.display(), journal.display());
+    let toml = format!(
+        "engine = 'files'\npath = '/srv/docs'\n\
+         start = '''echo start >> {journal}; {start}'''\n\
+         stop = '''echo stop >> {journal}; {stop}'''\n\
+         status = '''test -e {flag} || exit 3'''\n"
+    )
+    .replace("FLAG", &flag.to_string())
+    .replace("JOURNAL", &journal.to_string());
+    Control::of(&ServiceName::new("docs").expect("name"), &service(&toml))
+}
+
+fn journal(bench: &Bench) -> Vec<String> {
+    let text = fs::read_to_string(bench.path("journal")).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn start_and_stop_act_only_when_there_is_something_to_do() {
+    let bench = Bench::new();
+    let control = control(&bench, "touch FLAG", "rm FLAG");
+    assert_eq!(control.running(&bench.cx()).expect("status"), Running::No);
+    control.stop(&bench.cx()).expect("stopping a stopped one");
+    control.start(&bench.cx()).expect("start");
+    control.start(&bench.cx()).expect("starting a running one");
+    assert_eq!(control.running(&bench.cx()).expect("status"), Running::Yes);
+    control.stop(&bench.cx()).expect("stop");
+    assert_eq!(control.running(&bench.cx()).expect("status"), Running::No);
+    assert_eq!(journal(&bench), ["start", "stop"]);
+}
+
+#[test]
+fn start_is_tried_again_and_then_fails_with_the_reason() {
+    let bench = Bench::new();
+    let twice = "test $(grep -c start JOURNAL) -lt 3 && { echo not yet >&2; exit 1; }; touch FLAG";
+    control(&bench, twice, "rm FLAG").start(&bench.cx()).expect("the third try works");
+    assert_eq!(journal(&bench), ["start", "start", "start"]);
+    assert!(bench.notes.all().contains("not yet"), "{}", bench.notes.all());
+
+    let bench = Bench::new();
+    let error = control(&bench, "echo no license >&2; exit 4", "true")
+        .start(&bench.cx())
+        .expect_err("never works");
+    assert!(error.to_string().contains("the start command ended with exit code 4"), "{error}");
+    assert!(error.to_string().contains("no license"), "{error}");
+    assert_eq!(journal(&bench), ["start", "start", "start"]);
+}
+
+#[test]
+fn a_command_that_fails_although_the_service_is_as_wanted_is_a_warning() {
+    let bench = Bench::new();
+    control(&bench, "touch FLAG; echo odd >&2; exit 1", "true")
+        .start(&bench.cx())
+        .expect("it runs");
+    assert_eq!(journal(&bench), ["start"]);
+    assert!(bench.notes.all().contains("odd"), "{}", bench.notes.all());
+}
+
+#[test]
+fn a_service_without_commands_says_what_is_missing() {
+    let bench = Bench::new();
+    let bare = Control::of(
+        &ServiceName::new("docs").expect("name"),
+        &service("engine = 'files'\npath = '/srv/docs'"),
+    );
+    assert!(!bare.can_start_stop());
+    assert_eq!(bare.running(&bench.cx()).expect("status"), Running::Unknown);
+    let error = bare.stop(&bench.cx()).expect_err("cannot");
+    assert!(error.to_string().contains("neither a `stop` command nor a `unit`"), "{error}");
+}
+
+#[test]
+fn a_status_command_that_answers_neither_is_an_error_but_keeps_nobody_from_starting() {
+    let bench = Bench::new();
+    let toml = "engine = 'files'\npath = '/srv/docs'\nstart = 'true'\nstop = 'true'\n\
+                status = 'echo broken >&2; exit 9'";
+    let control = Control::of(&ServiceName::new("docs").expect("name"), &service(toml));
+    let error = control.running(&bench.cx()).expect_err("no answer");
+    assert!(error.to_string().contains("broken"), "{error}");
+    control.start(&bench.cx()).expect("the start command's word counts");
+    assert!(bench.notes.all().contains("broken"), "{}", bench.notes.all());
+}
