@@ -87,6 +87,14 @@ impl Command {
         self
     }
 
+    /// Sets several variables.
+    pub fn envs(mut self, variables: &[(String, String)]) -> Self {
+        for (name, value) in variables {
+            self = self.env(name, value);
+        }
+        self
+    }
+
     /// Removes a variable that it would inherit.
     pub fn without_env(mut self, name: impl AsRef<OsStr>) -> Self {
         self.env.push((name.as_ref().to_owned(), None));

@@ -23,6 +23,10 @@ pub struct Context<'a> {
     /// How the engine's server calls us back to fetch its log: the words of
     /// `mainstay --config FILE`, without a command.
     pub callback: &'a [String],
+    /// What every command, exporter and importer that is run for this operation finds in its
+    /// environment, besides what the engine itself tells it: `MAINSTAY_MEMBER`,
+    /// `MAINSTAY_OPERATION`, `MAINSTAY_GENERATION`.
+    pub variables: &'a [(String, String)],
 }
 
 /// What an engine can do. What it has not is refused with its name, never ignored.
@@ -275,7 +279,11 @@ pub trait Engine: Send + Sync {
     ) -> Result<(), Error>;
 
     /// Refuses to let `target` be replaced if something there would make the restored copy wrong
-    /// (a journal of the old copy, an open database). Called just before the exchange.
+    /// (an open database). Called just before the exchange, with the start gate closed and the
+    /// service stopped; `target` may not exist. What lies beside an old copy and must not survive
+    /// beside a new one (a database's journal) is settled into the old copy and removed here, so
+    /// that at every instant the old copy is whole and afterwards one exchange is all there is to
+    /// do. May be called again after a crash.
     fn ready_to_replace(&self, cx: &Context<'_>, root: &Root, target: &Path) -> Result<(), Error>;
 
     /// Brings what is in place to life where starting is not enough (an import script).

@@ -84,7 +84,7 @@ impl Control {
 
     /// Whether the service runs.
     pub fn running(&self, cx: &Context<'_>) -> Result<Running, Error> {
-        Ok(match self.look(cx.cancel)? {
+        Ok(match self.look(cx)? {
             // What is starting or stopping has its files open.
             Seen::Runs | Seen::Between => Running::Yes,
             Seen::Stopped => Running::No,
@@ -142,7 +142,7 @@ impl Control {
         step: &Step,
         wanted: Seen,
     ) -> Result<(), Error> {
-        let output = self.step(verb, step).timeout(ACTION_TIMEOUT).ask(cx.cancel)?;
+        let output = self.step(cx, verb, step).timeout(ACTION_TIMEOUT).ask(cx.cancel)?;
         if !output.success() {
             // Some commands fail when there is nothing to do. What counts is the service.
             if self.look_quietly(cx)? == wanted {
@@ -166,22 +166,25 @@ impl Control {
         Err(output.failure_as(&format!("succeeded, but after {:?} the service {is}", self.settle)))
     }
 
-    fn step(&self, verb: &str, step: &Step) -> Command {
-        self.command(match step {
-            Step::Line(line) => Command::shell(format!("the {verb} command"), line),
-            Step::Systemctl { verb, unit } => {
-                Command::program(format!("`systemctl {verb} {unit}`"), "systemctl").args([
-                    verb,
-                    "--",
-                    unit.as_str(),
-                ])
-            }
-        })
+    fn step(&self, cx: &Context<'_>, verb: &str, step: &Step) -> Command {
+        self.command(
+            cx,
+            match step {
+                Step::Line(line) => Command::shell(format!("the {verb} command"), line),
+                Step::Systemctl { verb, unit } => {
+                    Command::program(format!("`systemctl {verb} {unit}`"), "systemctl").args([
+                        verb,
+                        "--",
+                        unit.as_str(),
+                    ])
+                }
+            },
+        )
     }
 
     /// Every command of a service knows its name, and none inherits its password.
-    fn command(&self, command: Command) -> Command {
-        let command = command.env("MAINSTAY_SERVICE", self.service.as_str());
+    fn command(&self, cx: &Context<'_>, command: Command) -> Command {
+        let command = command.envs(cx.variables).env("MAINSTAY_SERVICE", self.service.as_str());
         match &self.password_env {
             Some(name) => command.without_env(name),
             None => command,
@@ -190,7 +193,7 @@ impl Control {
 
     /// As [`Control::look`], where not being able to tell must not keep anybody from trying.
     fn look_quietly(&self, cx: &Context<'_>) -> Result<Seen, Error> {
-        match self.look(cx.cancel) {
+        match self.look(cx) {
             Err(error) if error.class() == Class::Cancelled => Err(error),
             Err(error) => {
                 cx.progress.warn(&error.to_string());
@@ -200,12 +203,12 @@ impl Control {
         }
     }
 
-    fn look(&self, cancel: &CancelToken) -> Result<Seen, Error> {
+    fn look(&self, cx: &Context<'_>) -> Result<Seen, Error> {
         match &self.status {
             None => Ok(Seen::Unknown),
             Some(Status::Line(line)) => {
-                let command = self.command(Command::shell("the status command", line));
-                let output = command.timeout(STATUS_TIMEOUT).ask(cancel)?;
+                let command = self.command(cx, Command::shell("the status command", line));
+                let output = command.timeout(STATUS_TIMEOUT).ask(cx.cancel)?;
                 match output.code() {
                     Some(0) => Ok(Seen::Runs),
                     Some(3) => Ok(Seen::Stopped),
@@ -218,7 +221,7 @@ impl Control {
             Some(Status::Unit(unit)) => {
                 let command = Command::program(format!("`systemctl show {unit}`"), "systemctl")
                     .args(["show", "--property=LoadState,ActiveState", "--", unit]);
-                let output = self.command(command).timeout(STATUS_TIMEOUT).run(cancel)?;
+                let output = self.command(cx, command).timeout(STATUS_TIMEOUT).run(cx.cancel)?;
                 unit_state(&output, unit)
             }
         }

@@ -1,5 +1,8 @@
 //! Tests of the engines against the real things they drive.
 
+// Helpers outside of #[test] functions are tests as well.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod command;
 mod control;
 mod support;

@@ -36,6 +36,7 @@ impl Bench {
             progress: &self.notes,
             scratch: &self.scratch,
             callback: &[],
+            variables: &[],
         }
     }
 
