@@ -42,7 +42,8 @@ impl Error {
     /// An error of the operating system, while doing `what` with `object`.
     pub fn io(object: impl ToString, what: &str, source: io::Error) -> Self {
         let kind = match source.kind() {
-            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ErrorKind::NotFound,
+            io::ErrorKind::InvalidInput | io::ErrorKind::IsADirectory => ErrorKind::Invalid,
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                 ErrorKind::Permission
             }
@@ -75,6 +76,13 @@ impl Classify for Error {
             ErrorKind::Truncated => Class::Corrupt,
             ErrorKind::Invalid => Class::Invalid,
             _ => Class::Failed,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self.kind {
+            ErrorKind::NoSpace => Some("Free space there, or remove history.".to_owned()),
+            _ => None,
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Object keys: relative paths that cannot leave their root.
 
+use crate::local::TEMPORARY;
+use crate::{Error, ErrorKind};
 use std::fmt;
 
 /// `data/1a/1a2b…`: parts of letters, digits, `.`, `_`, `-`, `+`, `=`, `@`, parted by slashes; no
-/// part is empty, `.` or `..`.
+/// part is empty, `.` or `..`, has more than 255 bytes, or looks like a temporary file of ours.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(String);
 
@@ -17,8 +19,13 @@ impl Key {
     pub fn new(text: impl Into<String>) -> Result<Key, KeyError> {
         let text = text.into();
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-+=@".contains(&b);
-        let good_part =
-            |part: &str| !part.is_empty() && part != "." && part != ".." && part.bytes().all(plain);
+        let good_part = |part: &str| {
+            (1..=255).contains(&part.len())
+                && part != "."
+                && part != ".."
+                && !part.starts_with(TEMPORARY)
+                && part.bytes().all(plain)
+        };
         if text.len() <= 512 && text.split('/').all(good_part) {
             Ok(Key(text))
         } else {
@@ -41,4 +48,12 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// What a listing may be asked for: nothing, or a key.
+pub(crate) fn check_prefix(prefix: &str) -> Result<(), Error> {
+    if prefix.is_empty() {
+        return Ok(());
+    }
+    Key::new(prefix).map(|_| ()).map_err(|e| Error::new(ErrorKind::Invalid, "list", e))
 }

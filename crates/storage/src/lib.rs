@@ -3,6 +3,8 @@
 //! Every write is durable when the call returns: a caller that orders its calls (packs, then index,
 //! then snapshot) has ordered what a crash can leave behind.
 
+#[cfg(feature = "doubles")]
+pub mod doubles;
 mod error;
 mod key;
 mod local;
@@ -34,7 +36,7 @@ pub enum Put {
     Exists,
 }
 
-/// A place that holds objects by key.
+/// A place that holds objects by key. No key may be the directory of another.
 pub trait Storage: Send + Sync + fmt::Debug {
     /// Where this is, for messages; never shows a secret.
     fn location(&self) -> String;
@@ -55,7 +57,13 @@ pub trait Storage: Send + Sync + fmt::Debug {
     fn put_if_absent(&self, key: &Key, bytes: &[u8]) -> Result<Put, Error>;
 
     /// All objects whose key begins with `prefix` and a slash (or all, for an empty one), in the
-    /// order of their keys. A prefix that holds nothing is an empty list.
+    /// order of their keys. A prefix that holds nothing is an empty list. A storage that is not
+    /// there at all (a directory that does not exist, a disk that was unmounted since) is an error:
+    /// `ErrorKind::NotFound` if it never was there, `ErrorKind::Unavailable` if it is gone. What
+    /// an unmounted disk looks like to a newcomer, an empty directory, nobody can tell from an
+    /// empty vault; that is why state is compared with what each member remembers.
+    ///
+    /// Shows every object that is there from the begin of the call to its end.
     fn list(&self, prefix: &str) -> Result<Vec<Entry>, Error>;
 
     /// Removes an object. One that is not there is no error.
@@ -63,12 +71,21 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
     /// Bytes that can still be stored, where that can be known.
     fn free_bytes(&self) -> Result<Option<u64>, Error>;
+
+    /// Removes what writers that died left behind below `prefix`, if nothing was written to it for
+    /// a day; says how many. Nothing of it was ever listed. A writer that is merely that slow has
+    /// its put fail.
+    fn remove_leftovers(&self, _prefix: &str) -> Result<u64, Error> {
+        Ok(0)
+    }
 }
 
 /// Opens the storage that a vault URL names.
 pub fn open(url: &str) -> Result<Arc<dyn Storage>, Error> {
     let path = url.strip_prefix("file://").unwrap_or(url);
-    if path.contains("://") {
+    // `s3://…`, and restic's own `sftp:…`: never a directory of that name by accident.
+    let scheme = path.split('/').next().is_some_and(|first| first.contains(':'));
+    if scheme {
         return Err(Error::new(
             ErrorKind::Invalid,
             url,

@@ -1,21 +1,37 @@
 //! A directory of this machine.
 
+use crate::key::check_prefix;
 use crate::{Entry, Error, ErrorKind, Key, Put, Storage};
-use std::fs::{self, File};
+use rustix::fs::OFlags;
+use std::collections::HashSet;
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Temporary files carry this in their name and are never listed.
-const TEMPORARY: &str = ".mainstay-tmp-";
+pub(crate) const TEMPORARY: &str = ".mainstay-tmp-";
+
+/// A temporary file that was not written to for so long has lost its writer.
+const LEFTOVER_AGE_SECS: i64 = 24 * 60 * 60;
 
 /// Objects as files below a root directory.
 ///
 /// A put writes a temporary file beside its target, syncs it, renames it, and syncs the directory;
-/// directories that had to be made are synced into their parents first. So after a crash an object
-/// is there whole or not at all, and one that was reported stored is there.
+/// directories are synced into their parents first. So after a crash an object is there whole or
+/// not at all, and one that was reported stored is there.
+///
+/// The root may be where a disk is mounted. Once it was seen, it must stay there and on the same
+/// device: when it is unmounted under us, what is left is an error and not an empty vault, and
+/// nothing is written to the disk beneath.
 #[derive(Debug)]
 pub struct Local {
     root: PathBuf,
+    /// The device of the root when it was first seen.
+    device: OnceLock<u64>,
+    /// Directories whose names are known to be durable, so that each is synced once.
+    durable: Mutex<HashSet<PathBuf>>,
 }
 
 impl Local {
@@ -27,50 +43,165 @@ impl Local {
         }
         let root =
             std::path::absolute(root).map_err(|e| Error::io(root.display(), "resolve", e))?;
-        Ok(Local { root })
+        let local = Local { root, device: OnceLock::new(), durable: Mutex::default() };
+        local.root_exists()?;
+        Ok(local)
+    }
+
+    /// Whether the root is there; an error if it was, and is not any more.
+    fn root_exists(&self) -> Result<bool, Error> {
+        let gone = |what: &str| {
+            let message = format!("{what}; is its disk still mounted?");
+            Err(Error::new(ErrorKind::Unavailable, self.root.display(), message))
+        };
+        match fs::metadata(&self.root) {
+            Ok(meta) if !meta.is_dir() => {
+                Err(Error::new(ErrorKind::Invalid, self.root.display(), "not a directory"))
+            }
+            Ok(meta) if *self.device.get_or_init(|| meta.dev()) == meta.dev() => Ok(true),
+            Ok(_) => gone("this directory is on another device than before"),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => match self.device.get() {
+                None => Ok(false),
+                Some(_) => gone("this directory has vanished"),
+            },
+            Err(e) => Err(Error::io(self.root.display(), "look at", e)),
+        }
     }
 
     fn path(&self, key: &Key) -> PathBuf {
         self.root.join(key.as_str())
     }
 
-    /// Makes the directory and each missing one above it, and syncs every new name.
+    fn open_file(&self, path: &Path) -> io::Result<(File, Metadata)> {
+        // Without O_NONBLOCK, a FIFO that somebody put there would hold us for ever.
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let file = File::options().read(true).custom_flags(flags).open(path)?;
+        let meta = file.metadata()?;
+        if meta.is_file() {
+            Ok((file, meta))
+        } else {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
+        }
+    }
+
+    /// Makes the directory and each missing one above it, and syncs every name that this instance
+    /// has not synced yet: another process may have made it and not have come to that.
     fn make_dir(&self, dir: &Path) -> Result<(), Error> {
-        if dir.is_dir() {
+        if self.durable().contains(dir) {
             return Ok(());
         }
-        let parent = dir.parent();
-        if let Some(parent) = parent {
-            self.make_dir(parent)?;
+        let below_root = dir != self.root && dir.starts_with(&self.root);
+        if !below_root && dir.is_dir() {
+            return Ok(());
         }
+        let Some(parent) = dir.parent() else { return Ok(()) };
+        self.make_dir(parent)?;
         match fs::create_dir(dir) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(Error::io(dir.display(), "make this directory", e)),
         }
-        if let Some(parent) = parent {
-            sync_dir(parent)?;
-        }
+        sync_dir(parent)?;
+        self.durable().insert(dir.to_owned());
         Ok(())
+    }
+
+    fn durable(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes the bytes, durable, under a temporary name beside `path`.
     fn stage(&self, path: &Path, bytes: &[u8]) -> Result<Staged, Error> {
+        self.root_exists()?;
         let dir = path.parent().unwrap_or(&self.root);
         self.make_dir(dir)?;
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|e| {
             Error::new(ErrorKind::Failed, path.display(), format!("no random bytes: {e}"))
         })?;
-        let staged = Staged(dir.join(format!("{TEMPORARY}{}", hex::encode(random))));
-        let write = || -> io::Result<()> {
-            let mut file = File::options().write(true).create_new(true).open(&staged.0)?;
-            file.write_all(bytes)?;
-            file.sync_all()
-        };
-        write().map_err(|e| Error::io(path.display(), "write", e))?;
+        let name = dir.join(format!("{TEMPORARY}{}", hex::encode(random)));
+        let create = || File::options().write(true).create_new(true).open(&name);
+        let mut file = match create() {
+            // Somebody removed the directory since we made it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.durable().clear();
+                self.make_dir(dir)?;
+                create()
+            }
+            result => result,
+        }
+        .map_err(|e| Error::io(path.display(), "write", e))?;
+        let staged = Staged(name);
+        file.write_all(bytes)
+            .and_then(|()| file.sync_all())
+            .map_err(|e| Error::io(path.display(), "write", e))?;
         Ok(staged)
     }
+
+    /// All regular files below a prefix, ours or not.
+    fn walk(&self, prefix: &str) -> Result<Vec<Found>, Error> {
+        check_prefix(prefix)?;
+        if !self.root_exists()? {
+            let message = "there is no vault: this directory does not exist; is its disk mounted?";
+            return Err(Error::new(ErrorKind::NotFound, self.root.display(), message));
+        }
+        let mut found = Vec::new();
+        // Each directory once, and none above the prefix: links can make loops.
+        let start = self.root.join(prefix);
+        let above = start.ancestors().skip(1).take_while(|dir| dir.starts_with(&self.root));
+        let mut seen: HashSet<(u64, u64)> =
+            above.filter_map(|dir| fs::metadata(dir).ok()).map(|m| (m.dev(), m.ino())).collect();
+        let mut open = vec![(start, prefix.to_owned())];
+        while let Some((dir, name)) = open.pop() {
+            let opened = fs::metadata(&dir).and_then(|meta| Ok((fs::read_dir(&dir)?, meta)));
+            let (items, meta) = match opened {
+                Ok(opened) => opened,
+                Err(e) if is_absence(&e) => continue,
+                Err(e) => return Err(Error::io(dir.display(), "list", e)),
+            };
+            if !seen.insert((meta.dev(), meta.ino())) {
+                continue;
+            }
+            for item in items {
+                let item = item.map_err(|e| Error::io(dir.display(), "list", e))?;
+                let (path, file_name) = (item.path(), item.file_name());
+                let Some(file_name) = file_name.to_str() else { continue };
+                let name = if name.is_empty() {
+                    file_name.to_owned()
+                } else {
+                    format!("{name}/{file_name}")
+                };
+                // Followed, because people move parts of a vault to other disks by symbolic links.
+                let meta = match fs::metadata(&path) {
+                    Ok(meta) => meta,
+                    // Removed by somebody else since the directory was read.
+                    Err(e) if is_absence(&e) => continue,
+                    Err(e) => return Err(Error::io(path.display(), "look at", e)),
+                };
+                if meta.is_file() {
+                    found.push(Found { name, size_bytes: meta.len(), mtime: meta.mtime() });
+                } else if meta.is_dir() && Key::new(&name).is_ok() {
+                    open.push((path, name));
+                }
+            }
+        }
+        // Unmounted while we looked: then what was seen is not all there is.
+        self.root_exists()?;
+        Ok(found)
+    }
+}
+
+/// A file in a walk.
+struct Found {
+    /// Path below the root.
+    name: String,
+    size_bytes: u64,
+    /// Seconds, by the clock of the file system.
+    mtime: i64,
+}
+
+fn is_absence(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// A temporary file, removed unless it was renamed away.
@@ -95,14 +226,21 @@ impl Storage for Local {
 
     fn read(&self, key: &Key) -> Result<Vec<u8>, Error> {
         let path = self.path(key);
-        fs::read(&path).map_err(|e| Error::io(path.display(), "read", e))
+        let read = || -> io::Result<Vec<u8>> {
+            let (mut file, meta) = self.open_file(&path)?;
+            let mut bytes = Vec::new();
+            bytes.try_reserve_exact(usize::try_from(meta.len()).unwrap_or(usize::MAX))?;
+            file.read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        read().map_err(|e| Error::io(path.display(), "read", e))
     }
 
     fn read_range(&self, key: &Key, offset: u64, length: usize) -> Result<Vec<u8>, Error> {
         let path = self.path(key);
         let read = || -> io::Result<Vec<u8>> {
-            let mut file = File::open(&path)?;
-            let size = file.metadata()?.len();
+            let (mut file, meta) = self.open_file(&path)?;
+            let size = meta.len();
             // Asked before allocating: a length that comes from damaged bytes may be anything.
             if offset.checked_add(length as u64).is_none_or(|end| end > size) {
                 return Err(io::Error::new(
@@ -146,39 +284,14 @@ impl Storage for Local {
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<Entry>, Error> {
-        let mut entries = Vec::new();
-        let mut open = vec![(self.root.join(prefix), prefix.to_owned())];
-        while let Some((dir, name)) = open.pop() {
-            let items = match fs::read_dir(&dir) {
-                Ok(items) => items,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                Err(e) => return Err(Error::io(dir.display(), "list", e)),
-            };
-            for item in items {
-                let item = item.map_err(|e| Error::io(dir.display(), "list", e))?;
-                let file_name = item.file_name();
-                let Some(file_name) = file_name.to_str() else { continue };
-                if file_name.starts_with(TEMPORARY) {
-                    continue;
-                }
-                let full = if name.is_empty() {
-                    file_name.to_owned()
-                } else {
-                    format!("{name}/{file_name}")
-                };
-                let meta = match item.metadata() {
-                    Ok(meta) => meta,
-                    // Removed by somebody else since the directory was read.
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                    Err(e) => return Err(Error::io(item.path().display(), "look at", e)),
-                };
-                if meta.is_dir() {
-                    open.push((item.path(), full));
-                } else if let Ok(key) = Key::new(full) {
-                    entries.push(Entry { key, size_bytes: meta.len() });
-                }
-            }
-        }
+        let mut entries: Vec<Entry> = self
+            .walk(prefix)?
+            .into_iter()
+            .filter_map(|found| {
+                let key = Key::new(found.name).ok()?;
+                Some(Entry { key, size_bytes: found.size_bytes })
+            })
+            .collect();
         entries.sort();
         Ok(entries)
     }
@@ -187,7 +300,7 @@ impl Storage for Local {
         let path = self.path(key);
         match fs::remove_file(&path) {
             Ok(()) => sync_dir(path.parent().unwrap_or(&self.root)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) if is_absence(&e) => Ok(()),
             Err(e) => Err(Error::io(path.display(), "remove", e)),
         }
     }
@@ -197,5 +310,32 @@ impl Storage for Local {
         let stat = rustix::fs::statvfs(existing)
             .map_err(|e| Error::io(existing.display(), "ask for free space of", e.into()))?;
         Ok(Some(stat.f_bavail.saturating_mul(stat.f_frsize)))
+    }
+
+    fn remove_leftovers(&self, prefix: &str) -> Result<u64, Error> {
+        let found = self.walk(prefix)?;
+        let is_temporary = |found: &&Found| {
+            found.name.rsplit('/').next().is_some_and(|name| name.starts_with(TEMPORARY))
+        };
+        let mut temporaries = found.iter().filter(is_temporary).peekable();
+        if temporaries.peek().is_none() {
+            return Ok(0);
+        }
+        // The time of a file that is made now: the clock of a network disk is not ours.
+        let probe = self.stage(&self.root.join("probe"), b"")?;
+        let now =
+            fs::metadata(&probe.0).map_err(|e| Error::io(probe.0.display(), "look at", e))?.mtime();
+        let mut removed = 0;
+        for found in temporaries {
+            if now.saturating_sub(found.mtime) >= LEFTOVER_AGE_SECS {
+                let path = self.root.join(&found.name);
+                match fs::remove_file(&path) {
+                    Ok(()) => removed += 1,
+                    Err(e) if is_absence(&e) => {}
+                    Err(e) => return Err(Error::io(path.display(), "remove", e)),
+                }
+            }
+        }
+        Ok(removed)
     }
 }

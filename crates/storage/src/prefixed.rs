@@ -20,6 +20,13 @@ impl Prefixed {
         let text = format!("{}/{}", self.prefix, key);
         Key::new(text).map_err(|e| Error::new(ErrorKind::Invalid, key, e))
     }
+
+    fn full_prefix(&self, prefix: &str) -> String {
+        match prefix {
+            "" => self.prefix.to_string(),
+            _ => format!("{}/{prefix}", self.prefix),
+        }
+    }
 }
 
 impl Storage for Prefixed {
@@ -48,10 +55,7 @@ impl Storage for Prefixed {
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<Entry>, Error> {
-        let full = match prefix {
-            "" => self.prefix.to_string(),
-            _ => format!("{}/{prefix}", self.prefix),
-        };
+        let full = self.full_prefix(prefix);
         let strip = self.prefix.as_str().len() + 1;
         let entries = self.inner.list(&full)?;
         entries
@@ -70,5 +74,9 @@ impl Storage for Prefixed {
 
     fn free_bytes(&self) -> Result<Option<u64>, Error> {
         self.inner.free_bytes()
+    }
+
+    fn remove_leftovers(&self, prefix: &str) -> Result<u64, Error> {
+        self.inner.remove_leftovers(&self.full_prefix(prefix))
     }
 }

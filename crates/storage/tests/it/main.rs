@@ -1,0 +1,11 @@
+//! Storages against one contract, and a directory against what directories go through.
+
+// A test says what is wrong by panicking, and its helper processes speak by printing.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+mod contract;
+mod crash;
+mod doubles;
+mod keys;
+mod local;
+mod processes;
