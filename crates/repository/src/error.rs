@@ -25,6 +25,14 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// Something else is stored under the name already.
+    #[error("{object}: {what}")]
+    Conflict {
+        /// Which object.
+        object: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// Something that should be there is not.
     #[error("{0}")]
     Missing(String),
@@ -77,7 +85,7 @@ impl Classify for Error {
             Error::Locked(_) => Class::Locked,
             Error::Damaged { .. } => Class::Corrupt,
             Error::Missing(_) | Error::Invalid(_) | Error::Unsupported(_) => Class::Invalid,
-            Error::Exists(_) => Class::Refused,
+            Error::Exists(_) | Error::Conflict { .. } => Class::Refused,
             Error::Storage(e) => e.class(),
             Error::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {

@@ -278,7 +278,12 @@ impl Storage for Local {
                 sync_dir(path.parent().unwrap_or(&self.root))?;
                 Ok(Put::Created)
             }
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(Put::Exists),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                // Whoever made it may have died before the name was durable; who is told that it
+                // exists counts on it.
+                sync_dir(path.parent().unwrap_or(&self.root))?;
+                Ok(Put::Exists)
+            }
             Err(e) => Err(Error::io(path.display(), "put in place", e)),
         }
     }

@@ -2,8 +2,15 @@
 //!
 //! The format is described byte by byte in `docs/formats/log-store.md`.
 
+mod name;
+mod object;
+
 use crate::{Error, Repository};
-use model::Generation;
+use model::{Generation, Seal};
+use name::LogKey;
+use std::fmt;
+use std::sync::Arc;
+use storage::{ErrorKind, Key, Put, Storage};
 
 /// What a push did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,32 +22,129 @@ pub enum Pushed {
 }
 
 /// The log of one service.
-pub struct LogStore {}
+#[derive(Clone)]
+pub struct LogStore {
+    storage: Arc<dyn Storage>,
+    seal: Arc<dyn Seal>,
+}
 
 impl LogStore {
-    /// The log beside this repository.
-    pub fn new(_repository: &Repository) -> LogStore {
-        todo!()
+    /// The log beside this repository. Touches neither the repository's index nor the log.
+    pub fn new(repository: &Repository) -> LogStore {
+        LogStore::on(repository.storage().clone(), repository.seal())
+    }
+
+    /// The log on the storage of a repository, with that repository's key.
+    pub fn on(storage: Arc<dyn Storage>, seal: Arc<dyn Seal>) -> LogStore {
+        LogStore { storage, seal }
     }
 
     /// Stores one segment or history file, durable on return. The same name with other bytes is
-    /// refused.
-    pub fn push(
-        &self,
-        _generation: Generation,
-        _name: &str,
-        _bytes: &[u8],
-    ) -> Result<Pushed, Error> {
-        todo!()
+    /// refused, whatever the generations.
+    pub fn push(&self, generation: Generation, name: &str, bytes: &[u8]) -> Result<Pushed, Error> {
+        let key = LogKey::new(name, generation)?;
+        let sealed = object::encode(self.seal.as_ref(), &key, bytes)?;
+        for other in self.generations(name)? {
+            if other != generation {
+                self.compare(&LogKey::new(name, other)?, bytes)?;
+            }
+        }
+        // Ours is put even if the listing showed it: only a put makes sure that what another
+        // process left there, perhaps just before it died, is durable.
+        match self.storage.put_if_absent(&key.storage_key()?, &sealed)? {
+            Put::Created => Ok(Pushed::Stored),
+            Put::Exists => self.compare(&key, bytes).map(|()| Pushed::Already),
+        }
     }
 
     /// The bytes of a segment, from the newest generation that has it; none if none has.
-    pub fn fetch(&self, _name: &str) -> Result<Option<Vec<u8>>, Error> {
-        todo!()
+    pub fn fetch(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        match self.generations(name)?.pop() {
+            Some(generation) => self.fetch_from(name, generation).map(Some),
+            None => {
+                self.require_repository()?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The bytes that this generation stored under this name.
+    pub fn fetch_from(&self, name: &str, generation: Generation) -> Result<Vec<u8>, Error> {
+        self.read(&LogKey::new(name, generation)?)
     }
 
     /// All names with their generation, in the order of (name, generation).
     pub fn list(&self) -> Result<Vec<(String, Generation)>, Error> {
-        todo!()
+        self.list_below(name::ROOT)
+    }
+
+    /// As [`LogStore::list`], of the names that lie in the same shard as this one: for a segment,
+    /// its neighbours on the timeline.
+    pub fn list_near(&self, name: &str) -> Result<Vec<(String, Generation)>, Error> {
+        self.list_below(&LogKey::new(name, Generation::FIRST)?.shard())
+    }
+
+    /// Removes one object. One that is not there is no error.
+    pub fn remove(&self, name: &str, generation: Generation) -> Result<(), Error> {
+        Ok(self.storage.delete(&LogKey::new(name, generation)?.storage_key()?)?)
+    }
+
+    fn list_below(&self, prefix: &str) -> Result<Vec<(String, Generation)>, Error> {
+        let entries = self.storage.list(prefix)?;
+        let mut names: Vec<(String, Generation)> = entries
+            .iter()
+            .filter_map(|entry| LogKey::parse(&entry.key))
+            .map(LogKey::into_parts)
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The generations that have this name, oldest first.
+    fn generations(&self, name: &str) -> Result<Vec<Generation>, Error> {
+        let near = self.list_near(name)?;
+        Ok(near.into_iter().filter(|(n, _)| n == name).map(|(_, generation)| generation).collect())
+    }
+
+    fn read(&self, key: &LogKey) -> Result<Vec<u8>, Error> {
+        let at = key.storage_key()?;
+        // Asked first, so that a damaged or planted object cannot fill the memory.
+        let size = self.storage.size(&at)?;
+        if size > object::MAX_OBJECT {
+            return Err(Error::damaged(&at, format!("it has {size} bytes, too many for a log")));
+        }
+        let stored = self.storage.read(&at)?;
+        object::decode(self.seal.as_ref(), key, &stored)
+    }
+
+    /// Refuses unless what is stored is these bytes.
+    fn compare(&self, key: &LogKey, bytes: &[u8]) -> Result<(), Error> {
+        if self.read(key)? == bytes {
+            return Ok(());
+        }
+        Err(Error::Conflict {
+            object: key.storage_key()?.to_string(),
+            what: "the log has other bytes under this name: another server has pushed to it, on \
+                   the same timeline"
+                .to_owned(),
+        })
+    }
+
+    /// A vault that is not mounted is not an empty log.
+    fn require_repository(&self) -> Result<(), Error> {
+        let config = Key::new("config").map_err(|e| Error::Invalid(e.to_string()))?;
+        match self.storage.size(&config) {
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                Err(Error::NoRepository(self.storage.location()))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+impl fmt::Debug for LogStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogStore").field("storage", &self.storage).finish_non_exhaustive()
     }
 }

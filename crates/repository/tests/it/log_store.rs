@@ -1,0 +1,337 @@
+//! The log store against its format page: `docs/formats/log-store.md`.
+
+use mainstay_repository::Error;
+use mainstay_repository::log::{LogStore, Pushed};
+use model::{Class, Classify, Generation, Seal, SealError};
+use proptest::prelude::*;
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use storage::{Key, Local, Storage};
+
+const SEGMENT: &str = "000000010000000A000000FF";
+const AT: &str = "mainstay/log/000000010000000A/000000010000000A000000FF@0000000003";
+
+/// Authenticates and hides nothing, so that a test can build records of its own.
+struct Glass;
+
+impl Seal for Glass {
+    fn seal(&self, plain: &[u8]) -> Vec<u8> {
+        [&Sha256::digest(plain)[..], plain].concat()
+    }
+
+    fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+        let (tag, plain) = sealed.split_at_checked(32).ok_or(SealError)?;
+        if Sha256::digest(plain)[..] == *tag { Ok(plain.to_vec()) } else { Err(SealError) }
+    }
+}
+
+struct Bench {
+    _dir: tempfile::TempDir,
+    storage: Arc<dyn Storage>,
+    log: LogStore,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let storage: Arc<dyn Storage> = Arc::new(Local::open(dir.path()).expect("open"));
+        storage.put(&key("config"), b"a repository").expect("config");
+        let log = LogStore::on(storage.clone(), Arc::new(Glass));
+        Bench { _dir: dir, storage, log }
+    }
+
+    fn push(&self, generation: u64, name: &str, bytes: &[u8]) -> Result<Pushed, Error> {
+        self.log.push(Generation(generation), name, bytes)
+    }
+
+    fn objects(&self) -> Vec<String> {
+        let entries = self.storage.list("mainstay/log").expect("list");
+        entries.iter().map(|entry| entry.key.to_string()).collect()
+    }
+}
+
+fn key(text: &str) -> Key {
+    Key::new(text).expect("a key")
+}
+
+/// A record as the format page describes it, field by field.
+struct Parts {
+    clear: [u8; 8],
+    magic: [u8; 8],
+    compression: u16,
+    name_length: u16,
+    generation: u64,
+    length: u64,
+    digest: Vec<u8>,
+    name: Vec<u8>,
+    frame: Vec<u8>,
+}
+
+impl Parts {
+    fn of(content: &[u8]) -> Parts {
+        Parts {
+            clear: *b"MSTYLOG\x01",
+            magic: *b"MSTYLOG\x01",
+            compression: 1,
+            name_length: 24,
+            generation: 3,
+            length: content.len() as u64,
+            digest: Sha256::digest(content).to_vec(),
+            name: SEGMENT.as_bytes().to_vec(),
+            frame: zstd::bulk::compress(content, 1).expect("compress"),
+        }
+    }
+
+    fn object(&self) -> Vec<u8> {
+        let record = [
+            &self.magic[..],
+            &self.compression.to_le_bytes(),
+            &self.name_length.to_le_bytes(),
+            &self.generation.to_le_bytes(),
+            &self.length.to_le_bytes(),
+            &self.digest,
+            &self.name,
+            &self.frame,
+        ]
+        .concat();
+        [&self.clear[..], &Glass.seal(&record)].concat()
+    }
+}
+
+#[test]
+fn an_object_of_version_1_is_read() {
+    // Written down once: "twelve bytes", in one zstd frame without compression.
+    let record = concat!(
+        "4d5354594c4f4701", // magic, version
+        "0100",             // zstd
+        "1800",             // 24 bytes of name
+        "0300000000000000", // generation 3
+        "0c00000000000000", // 12 bytes
+        "d4ce2c527afe674c7a086bd74e256019e3d5dcdb31eeb6eaadef5ada8c4383b9",
+        "303030303030303130303030303030413030303030304646",
+        "28b52ffd200c610000",
+        "7477656c7665206279746573",
+    );
+    let record = hex::decode(record).expect("hex");
+    let bench = Bench::new();
+    let object = [b"MSTYLOG\x01".to_vec(), Glass.seal(&record)].concat();
+    bench.storage.put(&key(AT), &object).expect("put");
+    assert_eq!(bench.log.fetch(SEGMENT).expect("fetch"), Some(b"twelve bytes".to_vec()));
+}
+
+#[test]
+fn an_object_is_written_as_the_page_says() {
+    let bench = Bench::new();
+    let content = vec![7; 100_000];
+    bench.push(3, SEGMENT, &content).expect("push");
+    assert_eq!(bench.objects(), [AT]);
+    let stored = bench.storage.read(&key(AT)).expect("read");
+    let mut parts = Parts::of(&content);
+    let record = Glass.open(&stored[8..]).expect("open");
+    // Which bytes zstd makes is its own business; that they are one frame at the end is ours.
+    parts.frame = record[84..].to_vec();
+    assert_eq!(stored, parts.object());
+    assert_eq!(zstd::bulk::decompress(&parts.frame, 100_000).expect("a frame"), content);
+    assert!(stored.len() < 1000, "{} bytes are not compressed", stored.len());
+}
+
+#[test]
+fn what_was_pushed_is_fetched() {
+    let bench = Bench::new();
+    for (name, bytes) in [
+        (SEGMENT, vec![1; 1 << 20]),
+        ("00000002.history", b"1\t0/3000000\tno recovery target specified\n".to_vec()),
+        ("000000010000000A000000FE.00000028.backup", b"START WAL LOCATION".to_vec()),
+        ("000000010000000A000000FF.partial", vec![2; 4096]),
+        ("empty", Vec::new()),
+    ] {
+        assert_eq!(bench.push(1, name, &bytes).expect(name), Pushed::Stored);
+        assert_eq!(bench.log.fetch(name).expect(name), Some(bytes), "{name}");
+    }
+    assert_eq!(bench.log.fetch("000000010000000B00000000").expect("fetch"), None);
+    assert_eq!(bench.log.fetch("00000003.history").expect("fetch"), None);
+}
+
+#[test]
+fn the_same_bytes_again_are_success_and_others_are_refused() {
+    let bench = Bench::new();
+    assert_eq!(bench.push(1, SEGMENT, b"one").expect("push"), Pushed::Stored);
+    assert_eq!(bench.push(1, SEGMENT, b"one").expect("again"), Pushed::Already);
+    for other in [&b"two"[..], b"one!", b"on", b""] {
+        let error = bench.push(1, SEGMENT, other).expect_err("other bytes");
+        assert_eq!(error.class(), Class::Refused, "{error}");
+    }
+    assert_eq!(bench.log.fetch(SEGMENT).expect("fetch"), Some(b"one".to_vec()));
+}
+
+#[test]
+fn a_name_has_one_content_over_all_generations() {
+    let bench = Bench::new();
+    bench.push(2, SEGMENT, b"one").expect("push");
+    for generation in [1, 3] {
+        let error = bench.push(generation, SEGMENT, b"two").expect_err("other bytes");
+        assert_eq!(error.class(), Class::Refused, "{error}");
+    }
+    assert_eq!(bench.objects().len(), 1);
+    bench.push(3, SEGMENT, b"one").expect("the same bytes");
+    assert_eq!(bench.objects().len(), 2);
+}
+
+#[test]
+fn the_newest_generation_is_fetched_and_all_are_listed_in_order() {
+    let bench = Bench::new();
+    // Two that pushed at the same instant: neither saw the other's.
+    let mut old = Parts::of(b"old");
+    old.generation = 3;
+    bench.storage.put(&key(AT), &old.object()).expect("put");
+    let mut new = Parts::of(b"new");
+    new.generation = 12;
+    bench.storage.put(&key(&AT.replace("03", "12")), &new.object()).expect("put");
+    bench.push(4, "00000002.history", b"h").expect("push");
+    bench.push(4, "000000010000000A00000001", b"s").expect("push");
+    // Not of the log.
+    bench.storage.put(&key("mainstay/log/other/README"), b"?").expect("put");
+
+    assert_eq!(bench.log.fetch(SEGMENT).expect("fetch"), Some(b"new".to_vec()));
+    assert_eq!(bench.log.fetch_from(SEGMENT, Generation(3)).expect("fetch"), b"old");
+    let names: Vec<(String, u64)> =
+        bench.log.list().expect("list").into_iter().map(|(name, g)| (name, g.0)).collect();
+    let expected =
+        [("000000010000000A00000001", 4), (SEGMENT, 3), (SEGMENT, 12), ("00000002.history", 4)];
+    assert_eq!(names, expected.map(|(name, g)| (name.to_owned(), g)));
+
+    let near = bench.log.list_near("000000010000000A00000007").expect("near");
+    assert_eq!(near.len(), 3);
+    bench.log.remove(SEGMENT, Generation(12)).expect("remove");
+    bench.log.remove(SEGMENT, Generation(12)).expect("again");
+    assert_eq!(bench.log.fetch(SEGMENT).expect("fetch"), Some(b"old".to_vec()));
+}
+
+#[test]
+fn names_that_are_none_are_refused() {
+    let bench = Bench::new();
+    for bad in ["", "a/b", "../config", ".hidden", "-x", "a@1", "a b", "ä"] {
+        assert_eq!(bench.push(1, bad, b"x").expect_err(bad).class(), Class::Invalid, "{bad:?}");
+        assert_eq!(bench.log.fetch(bad).expect_err(bad).class(), Class::Invalid, "{bad:?}");
+    }
+    assert_eq!(bench.objects(), Vec::<String>::new());
+}
+
+#[test]
+fn a_vault_that_is_not_there_is_not_an_empty_log() {
+    let bench = Bench::new();
+    bench.storage.delete(&key("config")).expect("delete");
+    let error = bench.log.fetch(SEGMENT).expect_err("no repository");
+    assert_eq!(error.class(), Class::NoRepository, "{error}");
+}
+
+#[test]
+fn an_object_under_another_key_is_refused() {
+    let bench = Bench::new();
+    bench.push(3, SEGMENT, b"content").expect("push");
+    let stored = bench.storage.read(&key(AT)).expect("read");
+    let other_name = AT.replace("000000FF@", "000000FE@");
+    let other_generation = AT.replace("@0000000003", "@0000000004");
+    bench.storage.put(&key(&other_name), &stored).expect("put");
+    bench.storage.put(&key(&other_generation), &stored).expect("put");
+    for name in ["000000010000000A000000FE", SEGMENT] {
+        let error = bench.log.fetch(name).expect_err(name);
+        assert_eq!(error.class(), Class::Corrupt, "{error}");
+        assert!(error.to_string().contains("instead"), "{error}");
+    }
+}
+
+#[test]
+fn every_kind_of_damage_is_refused() {
+    let bench = Bench::new();
+    let content = b"content of a segment";
+    type Change = fn(&mut Parts);
+    let changes: [(&str, Change); 13] = [
+        ("magic in the clear", |p| p.clear[0] ^= 1),
+        ("magic", |p| p.magic[3] ^= 1),
+        ("version inside", |p| p.magic[7] = 2),
+        ("compression", |p| p.compression = 0),
+        ("no name", |p| p.name_length = 0),
+        ("shorter name", |p| p.name_length = 23),
+        ("longer name", |p| p.name_length = 25),
+        ("endless name", |p| p.name_length = u16::MAX),
+        ("length less", |p| p.length -= 1),
+        ("length more", |p| p.length += 1),
+        ("length absurd", |p| p.length = u64::MAX),
+        ("digest", |p| p.digest[31] ^= 0x80),
+        ("something after the frame", |p| p.frame.push(0)),
+    ];
+    for (what, change) in changes {
+        let mut parts = Parts::of(content);
+        change(&mut parts);
+        bench.storage.put(&key(AT), &parts.object()).expect("put");
+        let error = bench.log.fetch(SEGMENT).expect_err(what);
+        assert_eq!(error.class(), Class::Corrupt, "{what}: {error}");
+    }
+    bench.storage.put(&key(AT), &Parts::of(content).object()).expect("put");
+    assert_eq!(bench.log.fetch(SEGMENT).expect("fetch"), Some(content.to_vec()));
+}
+
+#[test]
+fn a_later_version_is_named_and_not_called_damage() {
+    let bench = Bench::new();
+    let mut parts = Parts::of(b"content");
+    parts.clear[7] = 2;
+    bench.storage.put(&key(AT), &parts.object()).expect("put");
+    let error = bench.log.fetch(SEGMENT).expect_err("version 2");
+    assert_eq!(error.class(), Class::Invalid);
+    assert!(error.to_string().contains("version 2"), "{error}");
+}
+
+#[test]
+fn a_frame_that_swells_is_refused_without_its_memory() {
+    let bench = Bench::new();
+    let mut parts = Parts::of(b"");
+    // 800 MiB of zeros in 26 kB, where the record promises ten bytes.
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).expect("encoder");
+    let zeros = vec![0; 1 << 20];
+    for _ in 0..800 {
+        std::io::Write::write_all(&mut encoder, &zeros).expect("compress");
+    }
+    parts.frame = encoder.finish().expect("a frame");
+    parts.length = 10;
+    bench.storage.put(&key(AT), &parts.object()).expect("put");
+    let error = bench.log.fetch(SEGMENT).expect_err("a bomb");
+    assert_eq!(error.class(), Class::Corrupt, "{error}");
+}
+
+#[test]
+fn an_object_of_absurd_size_is_refused_before_it_is_read() {
+    let bench = Bench::new();
+    bench.push(3, SEGMENT, b"content").expect("push");
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(std::path::Path::new(&bench.storage.location()).join(AT))
+        .expect("open");
+    file.set_len(1 << 40).expect("a sparse file");
+    let error = bench.log.fetch(SEGMENT).expect_err("too large");
+    assert_eq!(error.class(), Class::Corrupt, "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_flipped_bit_or_cut_is_refused(at in 0.0..1.0f64, bit in 0..8u8, cut: bool) {
+        let bench = Bench::new();
+        bench.push(3, SEGMENT, &vec![5; 5000]).expect("push");
+        let mut stored = bench.storage.read(&key(AT)).expect("read");
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let at = (at * stored.len() as f64) as usize;
+        if cut {
+            stored.truncate(at);
+        } else {
+            stored[at] ^= 1 << bit;
+        }
+        bench.storage.put(&key(AT), &stored).expect("put");
+        let error = bench.log.fetch(SEGMENT).expect_err("damage");
+        prop_assert!(matches!(error.class(), Class::Corrupt | Class::Invalid), "{}", error);
+        // Nor does damage pass for the same bytes.
+        prop_assert!(bench.push(3, SEGMENT, &vec![5; 5000]).is_err());
+    }
+}
