@@ -1,5 +1,6 @@
 //! Writes trees of a snapshot back to this machine.
 
+pub use crate::manifest::{Difference, differences, record_manifest};
 use crate::{Error, Repository};
 use model::{CancelToken, Progress, SnapshotId};
 use std::path::Path;
@@ -48,29 +49,5 @@ pub fn restore(
     _progress: &dyn Progress,
     _cancel: &CancelToken,
 ) -> Result<Restored, Error> {
-    todo!()
-}
-
-/// How a tree on disk differs from what was last put there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// Path below the root.
-    pub path: String,
-    /// "changed", "new", "gone".
-    pub what: String,
-}
-
-/// Records size, times, inode and attributes of everything below `root` (a tree or a file), so that
-/// [`differences`] can tell later whether anybody wrote to it. Durable on return.
-pub fn record_manifest(_root: &Path, _manifest: &Path) -> Result<(), Error> {
-    todo!()
-}
-
-/// Compares `root` with a recorded manifest; at most `limit` differences are named.
-pub fn differences(
-    _root: &Path,
-    _manifest: &Path,
-    _limit: usize,
-) -> Result<Vec<Difference>, Error> {
     todo!()
 }

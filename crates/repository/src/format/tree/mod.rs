@@ -251,6 +251,16 @@ fn json_text(key: &str, value: &[u8], start: usize, out: &mut String) {
     }
 }
 
+/// A name or path as text on one line, as Go would quote it: what is no plain text is escaped.
+pub(crate) fn quoted(name: &[u8]) -> String {
+    quote::quote(name)
+}
+
+/// What [`quoted`] made of a name; none if it is nothing that it makes.
+pub(crate) fn unquoted(text: &str) -> Option<Vec<u8>> {
+    quote::unquote(text)
+}
+
 /// What is wrong with a name, if something is. Such a name could leave the directory it is in when
 /// it is restored, so it is neither written nor read.
 fn bad_name(name: &[u8]) -> Option<&'static str> {

@@ -1,0 +1,413 @@
+//! What a tree on disk looked like when we last wrote to it, so that a change by anybody else shows.
+//!
+//! A manifest is text: a first line with the format's name, a line for each file in the order of a
+//! walk (sorted by name, parents first), and a last line with the number of entries and the SHA-256
+//! of everything before. A file that does not end so was cut off or changed, and is an error: an
+//! unreadable manifest must never pass for "nothing has changed".
+
+use crate::host::{self, Stat};
+use crate::{Error, NodeKind, Xattr};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+const HEAD: &str = "mainstay manifest 1";
+
+/// How a tree on disk differs from what was last put there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Path below the root, `.` for the root itself.
+    pub path: String,
+    /// "changed", "new", "gone".
+    pub what: String,
+    /// Nothing but the time of the last change of the inode has changed. That also happens when a
+    /// hard link to the file is made or removed, as a restore with [`Reuse`](crate::restore::Reuse)
+    /// does; the content decides.
+    pub only_ctime: bool,
+}
+
+/// One line: a path below the root, and what is compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    path: Vec<u8>,
+    state: State,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct State {
+    st_mode: u32,
+    uid: u32,
+    gid: u32,
+    xattrs: String,
+    /// For all but directories, whose times change with their entries, and these have lines.
+    file: Option<FileState>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct FileState {
+    size: u64,
+    mtime: (i64, u32),
+    ctime: (i64, u32),
+    inode: u64,
+    special: u64,
+    link_target: Vec<u8>,
+}
+
+/// Records size, times, inode and attributes of everything below `root` (a tree or a file), so that
+/// [`differences`] can tell later whether anybody wrote to it. Durable on return.
+pub fn record_manifest(root: &Path, manifest: &Path) -> Result<(), Error> {
+    // What is written after this has another time stamp than what was written before.
+    std::thread::sleep(host::TICK);
+    let failed = |e| Error::io("write", manifest, e);
+    let dir = match manifest.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let mut temporary = manifest.as_os_str().to_owned();
+    temporary.push(".new");
+    let temporary = PathBuf::from(temporary);
+    let file = File::create(&temporary).map_err(failed)?;
+    let mut out = Summed { inner: BufWriter::new(file), hash: Sha256::new() };
+    writeln!(out, "{HEAD}").map_err(failed)?;
+    let mut count = 0u64;
+    let mut walk = Walk::new(root)?;
+    while let Some(entry) = walk.next()? {
+        entry.write(&mut out).map_err(failed)?;
+        count += 1;
+    }
+    let sum = hex::encode(out.hash.finalize());
+    let mut out = out.inner;
+    writeln!(out, "end {count} {sum}").map_err(failed)?;
+    let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
+    file.sync_all().map_err(failed)?;
+    std::fs::rename(&temporary, manifest).map_err(failed)?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+}
+
+/// Compares `root` with a recorded manifest; at most `limit` differences are named. A new or
+/// vanished directory is one difference, whatever it holds.
+pub fn differences(root: &Path, manifest: &Path, limit: usize) -> Result<Vec<Difference>, Error> {
+    let mut found = Vec::new();
+    let mut recorded = Recorded::open(manifest)?;
+    let mut before = recorded.next()?;
+    let mut walk = match Walk::new(root) {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Ok(vec![difference(b"", "gone")]);
+        }
+        walk => walk?,
+    };
+    let mut now = walk.next()?;
+    while found.len() < limit {
+        let order = match (&before, &now) {
+            (None, None) => break,
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (Some(before), Some(now)) => parts(&before.path).cmp(parts(&now.path)),
+        };
+        match (order, before.take(), now.take()) {
+            (std::cmp::Ordering::Equal, Some(old), Some(new)) => {
+                if let Some(difference) = compare(&old, &new) {
+                    found.push(difference);
+                }
+                before = recorded.next()?;
+                now = walk.next()?;
+            }
+            (std::cmp::Ordering::Less, Some(old), kept) => {
+                found.push(difference(&old.path, "gone"));
+                now = kept;
+                before = recorded.next()?;
+                while before.as_ref().is_some_and(|entry| below(&entry.path, &old.path)) {
+                    before = recorded.next()?;
+                }
+            }
+            (_, kept, Some(new)) => {
+                found.push(difference(&new.path, "new"));
+                before = kept;
+                if new.state.file.is_none() {
+                    walk.skip_directory();
+                }
+                now = walk.next()?;
+            }
+            _ => break,
+        }
+    }
+    Ok(found)
+}
+
+fn difference(path: &[u8], what: &str) -> Difference {
+    let path = if path.is_empty() { ".".to_owned() } else { host::shown(path) };
+    Difference { path, what: what.to_owned(), only_ctime: false }
+}
+
+fn compare(old: &Entry, new: &Entry) -> Option<Difference> {
+    if old == new {
+        return None;
+    }
+    let mut found = difference(&new.path, "changed");
+    if let (Some(old_file), Some(new_file)) = (&old.state.file, &new.state.file) {
+        let aligned = FileState { ctime: new_file.ctime, ..old_file.clone() };
+        let state = State { file: Some(aligned), ..old.state.clone() };
+        found.only_ctime = state == new.state;
+    }
+    Some(found)
+}
+
+fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|byte| *byte == b'/').filter(|part| !part.is_empty())
+}
+
+fn below(path: &[u8], dir: &[u8]) -> bool {
+    dir.is_empty() || path.strip_prefix(dir).is_some_and(|rest| rest.starts_with(b"/"))
+}
+
+/// Hashes what is written through it.
+struct Summed<W> {
+    inner: W,
+    hash: Sha256,
+}
+
+impl<W: Write> Write for Summed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl Entry {
+    /// Tabs between the fields: quoted names have none.
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let state = &self.state;
+        write!(out, "{:o}\t{}\t{}\t{}\t", state.st_mode, state.uid, state.gid, state.xattrs)?;
+        if let Some(file) = &state.file {
+            let ((ms, mn), (cs, cn)) = (file.mtime, file.ctime);
+            let (size, inode, special) = (file.size, file.inode, file.special);
+            let target = host::shown(&file.link_target);
+            write!(out, "{size}\t{ms}.{mn:09}\t{cs}.{cn:09}\t{inode}\t{special}\t{target}\t")?;
+        }
+        writeln!(out, "{}", host::shown(&self.path))
+    }
+
+    fn parse(line: &str) -> Option<Entry> {
+        let mut fields = line.split('\t');
+        let st_mode = u32::from_str_radix(fields.next()?, 8).ok()?;
+        let uid = fields.next()?.parse().ok()?;
+        let gid = fields.next()?.parse().ok()?;
+        let xattrs = fields.next()?.to_owned();
+        let file = if NodeKind::from_st_mode(st_mode) == NodeKind::Dir {
+            None
+        } else {
+            let size = fields.next()?.parse().ok()?;
+            let mut time = || -> Option<(i64, u32)> {
+                let (seconds, nanos) = fields.next()?.split_once('.')?;
+                Some((seconds.parse().ok()?, nanos.parse().ok()?))
+            };
+            let (mtime, ctime) = (time()?, time()?);
+            let inode = fields.next()?.parse().ok()?;
+            let special = fields.next()?.parse().ok()?;
+            let link_target = crate::format::tree::unquoted(fields.next()?)?;
+            Some(FileState { size, mtime, ctime, inode, special, link_target })
+        };
+        let path = crate::format::tree::unquoted(fields.next()?)?;
+        if fields.next().is_some() {
+            return None;
+        }
+        Some(Entry { path, state: State { st_mode, uid, gid, xattrs, file } })
+    }
+}
+
+/// The entries of a manifest whose sum has been verified.
+struct Recorded {
+    lines: io::Take<BufReader<File>>,
+    path: PathBuf,
+    left: u64,
+}
+
+impl Recorded {
+    fn open(path: &Path) -> Result<Recorded, Error> {
+        let failed = |e| Error::io("read", path, e);
+        let damaged = |what| Error::damaged(format!("the manifest {}", path.display()), what);
+        let mut file = match File::open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let what = "there is no manifest of the copy: nobody knows what was put there";
+                return Err(Error::Missing(format!("{what} ({})", path.display())));
+            }
+            file => file.map_err(failed)?,
+        };
+        let size = file.metadata().map_err(failed)?.len();
+        // The last line has at most 4 + 20 + 1 + 64 + 1 bytes.
+        let tail_bytes = size.min(90);
+        file.seek(SeekFrom::Start(size - tail_bytes)).map_err(failed)?;
+        let mut tail = Vec::new();
+        (&mut file).take(tail_bytes).read_to_end(&mut tail).map_err(failed)?;
+        let cut = || damaged("it was cut off");
+        let body = tail.strip_suffix(b"\n").ok_or_else(cut)?;
+        let start = body.iter().rposition(|byte| *byte == b'\n').ok_or_else(cut)? + 1;
+        let last = std::str::from_utf8(&body[start..]).map_err(|_| cut())?;
+        let (count, sum) = last
+            .strip_prefix("end ")
+            .and_then(|rest| rest.split_once(' '))
+            .and_then(|(count, sum)| Some((count.parse::<u64>().ok()?, sum)))
+            .ok_or_else(cut)?;
+        let end = size - tail_bytes + start as u64;
+        file.seek(SeekFrom::Start(0)).map_err(failed)?;
+        let mut hash = Sha256::new();
+        let mut rest = (&mut file).take(end);
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match rest.read(&mut buffer).map_err(failed)? {
+                0 => break,
+                length => hash.update(&buffer[..length]),
+            }
+        }
+        if hex::encode(hash.finalize()) != sum {
+            return Err(damaged("its sum does not fit its content"));
+        }
+        file.seek(SeekFrom::Start(0)).map_err(failed)?;
+        let mut lines = BufReader::new(file).take(end);
+        let mut head = String::new();
+        lines.read_line(&mut head).map_err(failed)?;
+        if head.trim_end_matches('\n') != HEAD {
+            return Err(damaged("it is none, or of a later version"));
+        }
+        Ok(Recorded { lines, path: path.to_owned(), left: count })
+    }
+
+    fn next(&mut self) -> Result<Option<Entry>, Error> {
+        let damaged = || {
+            let object = format!("the manifest {}", self.path.display());
+            Error::damaged(object, "it has a line that makes no sense")
+        };
+        let mut line = String::new();
+        self.lines.read_line(&mut line).map_err(|e| Error::io("read", &self.path, e))?;
+        if line.is_empty() {
+            return if self.left == 0 { Ok(None) } else { Err(damaged()) };
+        }
+        self.left = self.left.checked_sub(1).ok_or_else(damaged)?;
+        Entry::parse(line.trim_end_matches('\n')).map(Some).ok_or_else(damaged)
+    }
+}
+
+/// Everything below a root, in the order of a manifest.
+struct Walk {
+    root: PathBuf,
+    /// Directories whose names are not yet all given out.
+    open: Vec<OpenDir>,
+    /// The root, until it is given out.
+    first: Option<Entry>,
+}
+
+struct OpenDir {
+    handle: OwnedFd,
+    /// Below the root.
+    path: Vec<u8>,
+    names: std::vec::IntoIter<Box<[u8]>>,
+}
+
+impl Walk {
+    fn new(root: &Path) -> Result<Walk, Error> {
+        let failed = |e| Error::io("look at", root, e);
+        // The root's own name may be a link; nothing below is followed.
+        let real = std::fs::canonicalize(root).map_err(failed)?;
+        let (parent, name) = match (real.parent(), real.file_name()) {
+            (Some(parent), Some(name)) => (parent, name.as_bytes()),
+            _ => (Path::new("/"), &b"."[..]),
+        };
+        let parent = host::open_dir(parent).map_err(failed)?;
+        let found = look(&parent, name, Vec::new()).map_err(failed)?;
+        let mut walk = Walk { root: root.to_owned(), open: Vec::new(), first: None };
+        walk.first = found.map(|found| walk.enter(found));
+        Ok(walk)
+    }
+
+    fn next(&mut self) -> Result<Option<Entry>, Error> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        while let Some(dir) = self.open.last_mut() {
+            let Some(name) = dir.names.next() else {
+                self.open.pop();
+                continue;
+            };
+            let mut path = dir.path.clone();
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(&name);
+            match look(&dir.handle, &name, path) {
+                Ok(Some(found)) => return Ok(Some(self.enter(found))),
+                Ok(None) => {}
+                Err(e) => {
+                    let below = self.open.last().map_or(&[][..], |dir| &dir.path);
+                    let dir = self.root.join(std::ffi::OsStr::from_bytes(below));
+                    let path = dir.join(std::ffi::OsStr::from_bytes(&name));
+                    return Err(Error::io("look at", path, e));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn enter(&mut self, (entry, dir): (Entry, Option<OpenDir>)) -> Entry {
+        self.open.extend(dir);
+        entry
+    }
+
+    /// Leaves out the content of the directory that was given out last.
+    fn skip_directory(&mut self) {
+        self.open.pop();
+    }
+}
+
+/// Looks at one name, and opens it if it is a directory. None if it vanished.
+fn look(dir: &OwnedFd, name: &[u8], path: Vec<u8>) -> io::Result<Option<(Entry, Option<OpenDir>)>> {
+    let stat = match host::stat_at(dir, name) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !path.is_empty() => return Ok(None),
+        stat => stat?,
+    };
+    let (st_mode, uid, gid) = (stat.st_mode, stat.uid, stat.gid);
+    if stat.kind() == NodeKind::Dir {
+        let handle = host::open_dir_at(dir, name)?;
+        let names = host::names(&handle)?.into_iter();
+        let state = State { st_mode, uid, gid, xattrs: sum(host::xattrs(&handle)?), file: None };
+        let open = OpenDir { handle, path: path.clone(), names };
+        return Ok(Some((Entry { path, state }, Some(open))));
+    }
+    let link_target = match stat.kind() {
+        NodeKind::Symlink => host::link_target_at(dir, name)?,
+        _ => Vec::new(),
+    };
+    let xattrs = sum(host::xattrs_at(dir, name)?);
+    let state = State { st_mode, uid, gid, xattrs, file: Some(FileState::new(&stat, link_target)) };
+    Ok(Some((Entry { path, state }, None)))
+}
+
+impl FileState {
+    fn new(stat: &Stat, link_target: Vec<u8>) -> FileState {
+        let (mtime, ctime, inode) = (stat.mtime, stat.ctime, stat.inode);
+        FileState { size: stat.size, mtime, ctime, inode, special: stat.special, link_target }
+    }
+}
+
+/// A short sum of extended attributes; nothing if there are none.
+fn sum(mut xattrs: Vec<Xattr>) -> String {
+    if xattrs.is_empty() {
+        return String::new();
+    }
+    xattrs.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut hash = Sha256::new();
+    for xattr in xattrs {
+        for part in [xattr.name.as_bytes(), &xattr.value] {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+    }
+    hex::encode(&hash.finalize()[..16])
+}
