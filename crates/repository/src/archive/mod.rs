@@ -1,5 +1,7 @@
 //! Turns trees of this machine, and streams, into one tree of the repository.
 
+mod exclude;
+
 use crate::{Error, Node, Repository};
 use model::{CancelToken, Progress};
 use std::io::Read;
