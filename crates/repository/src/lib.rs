@@ -2,9 +2,9 @@
 
 pub mod archive;
 pub mod check;
+mod disk;
 mod error;
 pub mod format;
-mod host;
 pub mod log;
 pub mod manifest;
 pub mod reader;

@@ -5,7 +5,7 @@
 //! of everything before. A file that does not end so was cut off or changed, and is an error: an
 //! unreadable manifest must never pass for "nothing has changed".
 
-use crate::host::{self, Stat};
+use crate::disk::{self, Stat};
 use crate::{Error, NodeKind, Xattr};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -60,7 +60,7 @@ struct FileState {
 /// [`differences`] can tell later whether anybody wrote to it. Durable on return.
 pub fn record_manifest(root: &Path, manifest: &Path) -> Result<(), Error> {
     // What is written after this has another time stamp than what was written before.
-    std::thread::sleep(host::TICK);
+    std::thread::sleep(disk::TICK);
     let failed = |e| Error::io("write", manifest, e);
     let dir = match manifest.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
@@ -138,7 +138,7 @@ pub fn differences(root: &Path, manifest: &Path, limit: usize) -> Result<Vec<Dif
 }
 
 fn difference(path: &[u8], what: &str) -> Difference {
-    let path = if path.is_empty() { ".".to_owned() } else { host::shown(path) };
+    let path = if path.is_empty() { ".".to_owned() } else { disk::shown(path) };
     Difference { path, what: what.to_owned(), only_ctime: false }
 }
 
@@ -189,10 +189,10 @@ impl Entry {
         if let Some(file) = &state.file {
             let ((ms, mn), (cs, cn)) = (file.mtime, file.ctime);
             let (size, inode, special) = (file.size, file.inode, file.special);
-            let target = host::shown(&file.link_target);
+            let target = disk::shown(&file.link_target);
             write!(out, "{size}\t{ms}.{mn:09}\t{cs}.{cn:09}\t{inode}\t{special}\t{target}\t")?;
         }
-        writeln!(out, "{}", host::shown(&self.path))
+        writeln!(out, "{}", disk::shown(&self.path))
     }
 
     fn parse(line: &str) -> Option<Entry> {
@@ -320,7 +320,7 @@ impl Walk {
             (Some(parent), Some(name)) => (parent, name.as_bytes()),
             _ => (Path::new("/"), &b"."[..]),
         };
-        let parent = host::open_dir(parent).map_err(failed)?;
+        let parent = disk::open_dir(parent).map_err(failed)?;
         let found = look(&parent, name, Vec::new()).map_err(failed)?;
         let mut walk = Walk { root: root.to_owned(), open: Vec::new(), first: None };
         walk.first = found.map(|found| walk.enter(found));
@@ -368,23 +368,23 @@ impl Walk {
 
 /// Looks at one name, and opens it if it is a directory. None if it vanished.
 fn look(dir: &OwnedFd, name: &[u8], path: Vec<u8>) -> io::Result<Option<(Entry, Option<OpenDir>)>> {
-    let stat = match host::stat_at(dir, name) {
+    let stat = match disk::stat_at(dir, name) {
         Err(e) if e.kind() == io::ErrorKind::NotFound && !path.is_empty() => return Ok(None),
         stat => stat?,
     };
     let (st_mode, uid, gid) = (stat.st_mode, stat.uid, stat.gid);
     if stat.kind() == NodeKind::Dir {
-        let handle = host::open_dir_at(dir, name)?;
-        let names = host::names(&handle)?.into_iter();
-        let state = State { st_mode, uid, gid, xattrs: sum(host::xattrs(&handle)?), file: None };
+        let handle = disk::open_dir_at(dir, name)?;
+        let names = disk::names(&handle)?.into_iter();
+        let state = State { st_mode, uid, gid, xattrs: sum(disk::xattrs(&handle)?), file: None };
         let open = OpenDir { handle, path: path.clone(), names };
         return Ok(Some((Entry { path, state }, Some(open))));
     }
     let link_target = match stat.kind() {
-        NodeKind::Symlink => host::link_target_at(dir, name)?,
+        NodeKind::Symlink => disk::link_target_at(dir, name)?,
         _ => Vec::new(),
     };
-    let xattrs = sum(host::xattrs_at(dir, name)?);
+    let xattrs = sum(disk::xattrs_at(dir, name)?);
     let state = State { st_mode, uid, gid, xattrs, file: Some(FileState::new(&stat, link_target)) };
     Ok(Some((Entry { path, state }, None)))
 }
