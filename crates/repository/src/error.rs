@@ -59,9 +59,20 @@ pub enum Error {
     /// Somebody asked for it to stop.
     #[error("cancelled")]
     Cancelled,
+    /// What failed before, told again to everybody it concerns.
+    #[error(transparent)]
+    Earlier(std::sync::Arc<Error>),
 }
 
 impl Error {
+    /// The same failure, for another one whom it concerns.
+    pub(crate) fn earlier(failure: &std::sync::Arc<Error>) -> Self {
+        match &**failure {
+            Error::Cancelled => Error::Cancelled,
+            _ => Error::Earlier(failure.clone()),
+        }
+    }
+
     /// Shorthand for damage.
     pub fn damaged(object: impl ToString, what: impl ToString) -> Self {
         Error::Damaged { object: object.to_string(), what: what.to_string() }
@@ -94,6 +105,7 @@ impl Classify for Error {
                 _ => Class::Failed,
             },
             Error::Cancelled => Class::Cancelled,
+            Error::Earlier(failure) => failure.class(),
         }
     }
 }

@@ -1,9 +1,17 @@
 //! An open repository.
 
-use crate::{Error, Snapshot};
-use model::{CancelToken, Seal, Secret, SnapshotId};
-use std::sync::Arc;
-use storage::Storage;
+use crate::chunker::Chunker;
+use crate::files::{self, FileKind, Files};
+use crate::format::config::Config;
+use crate::format::crypto::MasterKey;
+use crate::format::keyfile::{Cost, KeyFile};
+use crate::format::{FormatError, KeyId};
+use crate::index::Live;
+use crate::locking::RepositoryLock;
+use crate::{Error, Snapshot, host, parallel};
+use model::{Seal, Secret, SnapshotId};
+use std::sync::{Arc, Mutex, PoisonError};
+use storage::{ErrorKind, Key, Put, Storage};
 
 /// How expensive the key derivation of a new key is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,97 +22,307 @@ pub enum Kdf {
     Fast,
 }
 
-/// What a repository lock excludes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LockKind {
-    /// Beside other shared ones: backup, restore, check.
-    Shared,
-    /// Alone: whatever removes data.
-    Exclusive,
-}
-
-/// A held lock; refreshed in the background, removed on drop.
-#[derive(Debug)]
-pub struct RepositoryLock {}
-
-impl RepositoryLock {
-    /// Fails if the lock lapsed (could not be refreshed in time, or was removed by somebody).
-    pub fn still_held(&self) -> Result<(), Error> {
-        todo!()
+impl Kdf {
+    fn cost(self) -> Cost {
+        match self {
+            // What restic's calibration comes to on a machine of today: 32 MiB, half a second.
+            Kdf::Slow => Cost { n: 1 << 15, r: 8, p: 5 },
+            // 1 MiB, milliseconds.
+            Kdf::Fast => Cost { n: 1 << 10, r: 8, p: 1 },
+        }
     }
 }
 
 /// An open repository. Cheap to clone; the index is loaded when first needed.
 #[derive(Clone)]
-pub struct Repository {}
+pub struct Repository(Arc<Inner>);
+
+struct Inner {
+    files: Files,
+    config: Config,
+    chunker: Chunker,
+    index: Live,
+}
+
+impl std::fmt::Debug for Repository {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Repository({} at {})", self.id(), self.storage().location())
+    }
+}
+
+/// A key of a repository, as far as anybody may see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyInfo {
+    /// The key file's name.
+    pub id: KeyId,
+    /// When it was made.
+    pub created: jiff::Timestamp,
+    /// The user who made it.
+    pub username: String,
+    /// The host it was made on.
+    pub hostname: String,
+}
 
 impl Repository {
-    /// Makes a repository: key first, config last, so that one with a config is whole.
+    /// Makes a repository: key first, config last, so that one with a config is whole. Of several
+    /// that try at once, one succeeds.
     pub fn create(
-        _storage: Arc<dyn Storage>,
-        _password: &Secret,
-        _kdf: Kdf,
+        storage: Arc<dyn Storage>,
+        password: &Secret,
+        kdf: Kdf,
     ) -> Result<Repository, Error> {
-        todo!()
+        if Repository::exists(&*storage)? {
+            return Err(Error::Exists(storage.location()));
+        }
+        for dir in ["data", "index", "snapshots"] {
+            if !storage.list(dir)?.is_empty() {
+                return Err(Error::damaged(
+                    format!("repository at {}", storage.location()),
+                    format!("it has no config, but something in {dir:?}"),
+                ));
+            }
+        }
+        // Left by attempts that did not get to the config. They wrap keys that open nothing.
+        let leftover = files::list(&*storage, FileKind::Key)?;
+        let master = MasterKey::generate().map_err(invalid("new key"))?;
+        let config = Config::generate().map_err(invalid("new config"))?;
+        let key_id = write_key(&*storage, &master, password, kdf)?;
+        let json = config.encode().map_err(invalid("new config"))?;
+        let stored = storage.put_if_absent(&config_key()?, &Seal::seal(&master, &json));
+        if !matches!(stored, Ok(Put::Created)) {
+            // Not ours: then our key must not stay. (Where the put failed but took effect, this
+            // leaves a repository that nobody can open, and nothing is in it yet.)
+            let removed = storage.delete(&FileKind::Key.key(key_id.0)?);
+            stored?;
+            removed?;
+            return Err(Error::Exists(storage.location()));
+        }
+        for key in leftover {
+            storage.delete(&FileKind::Key.key(key.id)?)?;
+        }
+        Ok(Repository::assemble(storage, master, config))
     }
 
     /// Opens a repository.
-    pub fn open(_storage: Arc<dyn Storage>, _password: &Secret) -> Result<Repository, Error> {
-        todo!()
+    pub fn open(storage: Arc<dyn Storage>, password: &Secret) -> Result<Repository, Error> {
+        let sealed = match storage.read(&config_key()?) {
+            Ok(sealed) => sealed,
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                return Err(Error::NoRepository(storage.location()));
+            }
+            Err(e) => return Err(e.into()),
+        };
+        let mut trouble = None;
+        for key in files::list(&*storage, FileKind::Key)? {
+            match unwrap_key(&*storage, key.id, password) {
+                Ok(Some(master)) => match master.open(&sealed) {
+                    Ok(json) => {
+                        let config = Config::decode(&json).map_err(unsupported)?;
+                        return Ok(Repository::assemble(storage, master, config));
+                    }
+                    // A key that was left by a `create` that came to nothing, or a damaged config.
+                    Err(e) => trouble = Some(Error::damaged("config", e)),
+                },
+                Ok(None) => {}
+                // Another key may still be whole.
+                Err(e) => trouble = trouble.or(Some(e)),
+            }
+        }
+        Err(trouble.unwrap_or_else(|| Error::WrongPassword(storage.location())))
     }
 
-    /// Whether there is a repository (a readable `config`).
-    pub fn exists(_storage: &dyn Storage) -> Result<bool, Error> {
-        todo!()
+    fn assemble(storage: Arc<dyn Storage>, master: MasterKey, config: Config) -> Repository {
+        Repository(Arc::new(Inner {
+            files: Files { storage, key: Arc::new(master), compress: config.compresses() },
+            chunker: Chunker::rabin(config.chunker_polynomial),
+            config,
+            index: Live::default(),
+        }))
+    }
+
+    /// Whether there is a repository (a `config`).
+    pub fn exists(storage: &dyn Storage) -> Result<bool, Error> {
+        match storage.size(&config_key()?) {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// The repository's id, 64 hex digits.
     pub fn id(&self) -> &str {
-        todo!()
+        &self.0.config.id
     }
 
     /// The storage it is on.
     pub fn storage(&self) -> &Arc<dyn Storage> {
-        todo!()
+        &self.0.files.storage
     }
 
     /// Seals bytes with the repository's master key.
     pub fn seal(&self) -> Arc<dyn Seal> {
-        todo!()
+        self.0.files.key.clone()
     }
 
-    /// Adds a key, so that another password opens the repository too.
-    pub fn add_key(&self, _password: &Secret, _kdf: Kdf) -> Result<String, Error> {
-        todo!()
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.0.config
     }
 
-    /// Takes a lock by restic's protocol, waiting up to `wait` for one that excludes it.
-    pub fn lock(
-        &self,
-        _kind: LockKind,
-        _wait: std::time::Duration,
-        _cancel: &CancelToken,
-    ) -> Result<RepositoryLock, Error> {
-        todo!()
+    /// Cuts content as this repository's polynomial says.
+    pub fn chunker(&self) -> &Chunker {
+        &self.0.chunker
+    }
+
+    pub(crate) fn files(&self) -> &Files {
+        &self.0.files
+    }
+
+    pub(crate) fn index(&self) -> &Live {
+        &self.0.index
+    }
+
+    /// Adds a key, so that another password opens the repository too. Returns its name.
+    pub fn add_key(&self, password: &Secret, kdf: Kdf) -> Result<String, Error> {
+        let files = self.files();
+        Ok(write_key(&*files.storage, &files.key, password, kdf)?.to_hex())
+    }
+
+    /// All keys. A damaged key file is an error that names it.
+    pub fn keys(&self) -> Result<Vec<KeyInfo>, Error> {
+        let listed = self.files().list(FileKind::Key)?;
+        listed
+            .into_iter()
+            .map(|key| {
+                let file = read_key(&**self.storage(), key.id)?;
+                Ok(KeyInfo {
+                    id: KeyId(key.id),
+                    created: file.created.timestamp(),
+                    username: file.username,
+                    hostname: file.hostname,
+                })
+            })
+            .collect()
     }
 
     /// All snapshot files, oldest first.
+    ///
+    /// The index as it is loaded later names everything that these refer to. One that was loaded
+    /// before is brought up to date when something is not found in it.
     pub fn snapshots(&self) -> Result<Vec<(SnapshotId, Snapshot)>, Error> {
-        todo!()
+        let ids = self.snapshot_ids()?;
+        let loaded = Mutex::new(Vec::with_capacity(ids.len()));
+        parallel::for_each(&ids, parallel::readers(), |id| {
+            let snapshot = match self.snapshot(*id) {
+                // Removed by somebody else since it was listed.
+                Err(Error::Missing(_)) => return Ok(()),
+                other => other?,
+            };
+            let taken =
+                snapshot.taken().map_err(|e| FileKind::Snapshot.damaged(id.0, e))?.timestamp();
+            let entry = (taken, *id, snapshot);
+            loaded.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+            Ok(())
+        })?;
+        let mut loaded = loaded.into_inner().unwrap_or_else(PoisonError::into_inner);
+        loaded.sort_by_key(|(taken, id, _)| (*taken, *id));
+        Ok(loaded.into_iter().map(|(_, id, snapshot)| (id, snapshot)).collect())
+    }
+
+    /// The ids of all snapshot files, without reading them.
+    pub fn snapshot_ids(&self) -> Result<Vec<SnapshotId>, Error> {
+        let listed = self.files().list(FileKind::Snapshot)?;
+        Ok(listed.into_iter().map(|file| SnapshotId(file.id)).collect())
+    }
+
+    /// The one snapshot whose id begins with these hex digits.
+    pub fn find_snapshot(&self, prefix: &str) -> Result<SnapshotId, Error> {
+        if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(Error::Invalid(format!("{prefix:?} is no beginning of a snapshot id")));
+        }
+        let prefix = prefix.to_ascii_lowercase();
+        let mut ids = self.snapshot_ids()?;
+        ids.retain(|id| id.to_string().starts_with(&prefix));
+        match ids.as_slice() {
+            [id] => Ok(*id),
+            [] => Err(Error::Missing(format!("there is no snapshot {prefix}"))),
+            several => Err(Error::Invalid(format!(
+                "{} snapshots begin with {prefix}; give more digits",
+                several.len()
+            ))),
+        }
     }
 
     /// One snapshot file.
-    pub fn snapshot(&self, _id: SnapshotId) -> Result<Snapshot, Error> {
-        todo!()
+    pub fn snapshot(&self, id: SnapshotId) -> Result<Snapshot, Error> {
+        let json = match self.files().read_json(FileKind::Snapshot, id.0) {
+            Err(Error::Storage(e)) if e.kind() == ErrorKind::NotFound => {
+                return Err(Error::Missing(format!("there is no snapshot {id}")));
+            }
+            other => other?,
+        };
+        Snapshot::decode(&json).map_err(|e| FileKind::Snapshot.damaged(id.0, e))
     }
 
-    /// Stores a snapshot file, durable on return. Everything it refers to must be durable before.
-    pub fn save_snapshot(&self, _snapshot: &Snapshot) -> Result<SnapshotId, Error> {
-        todo!()
+    /// Stores a snapshot file, durable on return. Everything it refers to must be durable before,
+    /// and must not have been removable since it was looked at: so this is refused if the lock has
+    /// lapsed.
+    pub fn save_snapshot(
+        &self,
+        lock: &RepositoryLock,
+        snapshot: &Snapshot,
+    ) -> Result<SnapshotId, Error> {
+        let json = snapshot.encode().map_err(invalid("new snapshot"))?;
+        snapshot.tree_id().map_err(invalid("new snapshot"))?;
+        snapshot.taken().map_err(invalid("new snapshot"))?;
+        lock.still_held()?;
+        self.files().write_json(FileKind::Snapshot, &json).map(SnapshotId)
     }
 
-    /// Removes a snapshot file (not its data).
-    pub fn remove_snapshot(&self, _id: SnapshotId) -> Result<(), Error> {
-        todo!()
+    /// Removes a snapshot file (not its data). Refused if the lock has lapsed.
+    pub fn remove_snapshot(&self, lock: &RepositoryLock, id: SnapshotId) -> Result<(), Error> {
+        lock.still_held()?;
+        self.files().delete(FileKind::Snapshot, id.0)
     }
+}
+
+fn config_key() -> Result<Key, Error> {
+    Key::new("config").map_err(|e| Error::Invalid(e.to_string()))
+}
+
+fn write_key(
+    storage: &dyn Storage,
+    master: &MasterKey,
+    password: &Secret,
+    kdf: Kdf,
+) -> Result<KeyId, Error> {
+    let now = jiff::Timestamp::now().into();
+    let (username, hostname) = (host::user_name(), host::host_name());
+    let (id, bytes) = KeyFile::wrap(master, password.expose(), kdf.cost(), now, username, hostname)
+        .and_then(|file| file.encode())
+        .map_err(invalid("new key"))?;
+    storage.put(&FileKind::Key.key(id.0)?, &bytes)?;
+    Ok(id)
+}
+
+fn read_key(storage: &dyn Storage, id: [u8; 32]) -> Result<KeyFile, Error> {
+    let bytes = files::read(storage, FileKind::Key, id)?;
+    KeyFile::decode(&bytes).map_err(|e| FileKind::Key.damaged(id, e))
+}
+
+fn unwrap_key(
+    storage: &dyn Storage,
+    id: [u8; 32],
+    password: &Secret,
+) -> Result<Option<MasterKey>, Error> {
+    read_key(storage, id)?.unwrap(password.expose()).map_err(|e| FileKind::Key.damaged(id, e))
+}
+
+fn invalid(what: &'static str) -> impl Fn(FormatError) -> Error {
+    move |e| Error::Invalid(format!("{what}: {e}"))
+}
+
+/// What was sealed with the right key is whole; if it is not understood, it is of another version.
+fn unsupported(e: FormatError) -> Error {
+    Error::Unsupported(format!("config: {e}"))
 }

@@ -1,5 +1,7 @@
 //! Snapshot files.
 
+use super::time::Time;
+use super::{FormatError, TreeId};
 use serde::{Deserialize, Serialize};
 
 /// One snapshot file, as JSON. Times are RFC 3339 text, kept as they were written.
@@ -37,4 +39,26 @@ pub struct Snapshot {
     /// Fields of other writers, kept.
     #[serde(flatten)]
     pub other: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Snapshot {
+    /// Reads the JSON.
+    pub fn decode(json: &[u8]) -> Result<Snapshot, FormatError> {
+        Ok(serde_json::from_slice(json)?)
+    }
+
+    /// The JSON.
+    pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
+        Ok(serde_json::to_vec(self)?)
+    }
+
+    /// The root tree.
+    pub fn tree_id(&self) -> Result<TreeId, FormatError> {
+        self.tree.parse()
+    }
+
+    /// When it was made.
+    pub fn taken(&self) -> Result<Time, FormatError> {
+        self.time.parse()
+    }
 }

@@ -2,4 +2,6 @@
 
 mod log_store;
 mod manifest;
+mod rig;
 mod tree_format;
+mod with_restic;

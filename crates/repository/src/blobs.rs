@@ -1,0 +1,201 @@
+//! Reads blobs, each verified by its SHA-256.
+
+use crate::files::FileKind;
+use crate::format::{BlobId, BlobKind, PackId};
+use crate::index::Location;
+use crate::pipeline::BlobDecompressor;
+use crate::{Error, Repository};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashSet};
+
+/// Gaps up to this size are read along rather than asked for in two requests.
+const GAP_BYTES: u32 = 128 << 10;
+/// No request is larger, unless a single blob is.
+const REQUEST_BYTES: u32 = 16 << 20;
+
+/// Blobs of one pack that are wanted, in the order in which they lie there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackRead {
+    /// The pack.
+    pub pack: PackId,
+    /// The kind of all of them.
+    pub kind: BlobKind,
+    /// The blobs and where they are.
+    pub blobs: Vec<(BlobId, Location)>,
+}
+
+impl PackRead {
+    /// Sealed bytes of these blobs.
+    pub fn bytes(&self) -> u64 {
+        self.blobs.iter().map(|(_, location)| u64::from(location.length)).sum()
+    }
+}
+
+thread_local! {
+    static DECOMPRESSOR: RefCell<Option<BlobDecompressor>> = const { RefCell::new(None) };
+}
+
+impl Repository {
+    /// Brings the index up to date with what others have added and removed.
+    pub fn refresh_index(&self) -> Result<(), Error> {
+        self.index().refresh(self.files())
+    }
+
+    /// Whether a durable index file names this blob.
+    pub fn contains(&self, kind: BlobKind, id: &BlobId) -> Result<bool, Error> {
+        self.index().with(self.files(), |index| index.contains(kind, id))
+    }
+
+    /// Where a blob is. If it is not in the index as loaded, the index is brought up to date, since
+    /// somebody else may have added it.
+    pub fn locate(&self, kind: BlobKind, id: &BlobId) -> Result<Location, Error> {
+        Ok(self.all_locations(kind, id)?[0])
+    }
+
+    /// All places where a blob is; at least one.
+    fn all_locations(&self, kind: BlobKind, id: &BlobId) -> Result<Vec<Location>, Error> {
+        let ask = || {
+            self.index().with(self.files(), |index| index.locations(kind, id).collect::<Vec<_>>())
+        };
+        let mut found = ask()?;
+        if found.is_empty() {
+            self.refresh_index()?;
+            found = ask()?;
+        }
+        if found.is_empty() {
+            return Err(Error::Missing(format!("{kind} blob {id} is in no index")));
+        }
+        Ok(found)
+    }
+
+    /// The plain bytes of a blob. One that is stored more than once is read from the first place
+    /// where it is whole.
+    pub fn load_blob(&self, kind: BlobKind, id: &BlobId) -> Result<Vec<u8>, Error> {
+        let mut failure = None;
+        for location in self.all_locations(kind, id)? {
+            match self.load_from(kind, id, &location) {
+                Ok(plain) => return Ok(plain),
+                Err(e) => failure = failure.or(Some(e)),
+            }
+        }
+        Err(failure.unwrap_or_else(|| Error::Missing(format!("{kind} blob {id} is in no index"))))
+    }
+
+    fn load_from(&self, kind: BlobKind, id: &BlobId, at: &Location) -> Result<Vec<u8>, Error> {
+        let offset = u64::from(at.offset);
+        let mut sealed = self.files().read_pack_range(at.pack, offset, at.length as usize)?;
+        let mut plain = Vec::new();
+        self.open_blob(kind, id, at, &mut sealed, &mut plain)?;
+        Ok(plain)
+    }
+
+    /// Groups blobs by the packs they are in, for reads that are as few and as long as possible.
+    /// A blob that is named more than once comes once.
+    pub fn plan_reads(
+        &self,
+        kind: BlobKind,
+        ids: impl IntoIterator<Item = BlobId>,
+    ) -> Result<Vec<PackRead>, Error> {
+        let mut packs: BTreeMap<PackId, Vec<(BlobId, Location)>> = BTreeMap::new();
+        let mut planned = HashSet::new();
+        for id in ids {
+            if planned.insert(id) {
+                let location = self.locate(kind, &id)?;
+                packs.entry(location.pack).or_default().push((id, location));
+            }
+        }
+        let reads = packs.into_iter().map(|(pack, mut blobs)| {
+            blobs.sort_by_key(|(_, location)| location.offset);
+            PackRead { pack, kind, blobs }
+        });
+        Ok(reads.collect())
+    }
+
+    /// Reads the blobs of a plan and calls `take` with each, in order: with its plain bytes, or
+    /// with what is wrong with it (after every other place where it is stored was tried). Ends
+    /// early only if `take` fails.
+    pub fn read_pack(
+        &self,
+        read: &PackRead,
+        take: &mut dyn FnMut(&BlobId, Result<&[u8], Error>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut plain = Vec::new();
+        let mut rest = read.blobs.as_slice();
+        while !rest.is_empty() {
+            let (request, after) = rest.split_at(first_request(rest));
+            rest = after;
+            let start = request[0].1.offset;
+            let end = request.iter().map(|(_, at)| at.offset.saturating_add(at.length)).max();
+            let length = end.unwrap_or(start) - start;
+            // If the whole request fails, some of its blobs may still be readable by themselves.
+            let mut bytes = self
+                .files()
+                .read_pack_range(read.pack, u64::from(start), length as usize)
+                .unwrap_or_default();
+            for (id, at) in request {
+                let from = (at.offset - start) as usize;
+                let opened = match bytes.get_mut(from..from + at.length as usize) {
+                    Some(sealed) => self.open_blob(read.kind, id, at, sealed, &mut plain),
+                    None => Err(Error::Missing(String::new())),
+                };
+                match opened {
+                    Ok(()) => take(id, Ok(&plain))?,
+                    Err(_) => match self.load_blob(read.kind, id) {
+                        Ok(plain) => take(id, Ok(&plain))?,
+                        Err(e) => take(id, Err(e))?,
+                    },
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Decrypts (where it stands), decompresses and verifies a blob.
+    pub(crate) fn open_blob(
+        &self,
+        kind: BlobKind,
+        id: &BlobId,
+        at: &Location,
+        sealed: &mut [u8],
+        plain: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let damaged = |what: String| {
+            Error::damaged(
+                format!("{kind} blob {id}"),
+                format!("{what} ({} at {})", FileKind::Pack.name(at.pack.0), at.offset),
+            )
+        };
+        let opened = self.files().key.open_in_place(sealed).map_err(|e| damaged(e.to_string()))?;
+        match at.plain_length {
+            None => {
+                plain.clear();
+                plain.extend_from_slice(opened);
+            }
+            Some(length) => DECOMPRESSOR.with_borrow_mut(|slot| {
+                let decompressor = match slot {
+                    Some(decompressor) => decompressor,
+                    None => slot.insert(BlobDecompressor::new()?),
+                };
+                decompressor.decompress(opened, length as usize, plain).map_err(damaged)
+            })?,
+        }
+        if BlobId::of(plain) != *id {
+            return Err(damaged("its bytes are not those it is named after".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// How many of these blobs go into one request: as long as gaps and sum are small.
+fn first_request(blobs: &[(BlobId, Location)]) -> usize {
+    let Some(((_, first), rest)) = blobs.split_first() else { return 0 };
+    let mut end = first.offset.saturating_add(first.length);
+    let more = rest.iter().take_while(|(_, at)| {
+        let next = at.offset.saturating_add(at.length);
+        let near = at.offset <= end.saturating_add(GAP_BYTES);
+        let small = next - first.offset <= REQUEST_BYTES;
+        end = end.max(next);
+        near && small
+    });
+    1 + more.count()
+}

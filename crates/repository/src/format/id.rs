@@ -1,0 +1,135 @@
+//! Names of things: SHA-256 sums, each kind its own type, so that none is taken for another.
+
+use super::FormatError;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fmt;
+use std::str::FromStr;
+
+/// The SHA-256 of some bytes.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; 32]);
+
+        impl $name {
+            /// The id of something with this content.
+            pub fn of(bytes: &[u8]) -> Self {
+                Self(sha256(bytes))
+            }
+
+            /// The 64 hex digits.
+            pub fn to_hex(self) -> String {
+                hex::encode(self.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut digits = [0; 64];
+                // 32 bytes always fit 64 digits.
+                let _ = hex::encode_to_slice(self.0, &mut digits);
+                f.write_str(std::str::from_utf8(&digits).unwrap_or_default())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({self})", stringify!($name))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = FormatError;
+            fn from_str(text: &str) -> Result<Self, FormatError> {
+                let mut id = [0; 32];
+                hex::decode_to_slice(text, &mut id)
+                    .map_err(|_| FormatError(format!("{text:?} is no id of 64 hex digits")))?;
+                Ok(Self(id))
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                struct Visitor;
+                impl serde::de::Visitor<'_> for Visitor {
+                    type Value = $name;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("64 hex digits")
+                    }
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$name, E> {
+                        text.parse().map_err(E::custom)
+                    }
+                }
+                from.deserialize_str(Visitor)
+            }
+        }
+    };
+}
+
+id! {
+    /// A blob: the SHA-256 of its plain bytes, uncompressed.
+    BlobId
+}
+id! {
+    /// A tree: the id of the blob that holds it.
+    TreeId
+}
+id! {
+    /// A pack file: the SHA-256 of the whole file.
+    PackId
+}
+id! {
+    /// An index file: the SHA-256 of the file as stored.
+    IndexId
+}
+id! {
+    /// A key file: the SHA-256 of the file.
+    KeyId
+}
+id! {
+    /// A lock file: the SHA-256 of the file as stored.
+    LockId
+}
+
+impl From<TreeId> for BlobId {
+    fn from(id: TreeId) -> BlobId {
+        BlobId(id.0)
+    }
+}
+
+impl From<BlobId> for TreeId {
+    fn from(id: BlobId) -> TreeId {
+        TreeId(id.0)
+    }
+}
+
+/// What a blob holds. The two kinds never share a pack, and have separate name spaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BlobKind {
+    /// A part of a file's content.
+    Data,
+    /// A directory.
+    Tree,
+}
+
+impl fmt::Display for BlobKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BlobKind::Data => "data",
+            BlobKind::Tree => "tree",
+        })
+    }
+}

@@ -1,0 +1,117 @@
+//! Where every blob is, in memory: 48 bytes for each.
+
+mod live;
+mod table;
+
+pub(crate) use live::Live;
+
+use crate::format::index::IndexedPack;
+use crate::format::{BlobId, BlobKind, PackId};
+use std::collections::HashMap;
+use table::{Entry, Table};
+
+/// Where a blob is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The pack.
+    pub pack: PackId,
+    /// Where the sealed blob begins.
+    pub offset: u32,
+    /// How long the sealed blob is.
+    pub length: u32,
+    /// How long the plain blob is, if it is compressed.
+    pub plain_length: Option<u32>,
+}
+
+/// All blobs of a repository by kind and id.
+#[derive(Debug, Default)]
+pub struct BlobIndex {
+    data: Table,
+    trees: Table,
+    packs: Vec<PackId>,
+    numbers: HashMap<PackId, u32>,
+}
+
+impl BlobIndex {
+    /// Adds packs. A pack may be told of more than once; its blobs count once.
+    pub fn add(&mut self, packs: &[IndexedPack]) {
+        let mut data = Vec::new();
+        let mut trees = Vec::new();
+        for pack in packs {
+            let number = self.number(pack.id);
+            for blob in &pack.blobs {
+                let entries = match blob.kind {
+                    BlobKind::Data => &mut data,
+                    BlobKind::Tree => &mut trees,
+                };
+                entries.push(Entry::new(number, blob));
+            }
+        }
+        self.data.add(data);
+        self.trees.add(trees);
+    }
+
+    /// Whether a blob is there.
+    pub fn contains(&self, kind: BlobKind, id: &BlobId) -> bool {
+        !self.table(kind).find(id).is_empty_now()
+    }
+
+    /// Where a blob is; one of several places if it was stored more than once.
+    pub fn locate(&self, kind: BlobKind, id: &BlobId) -> Option<Location> {
+        self.locations(kind, id).next()
+    }
+
+    /// All places where a blob is.
+    pub fn locations(&self, kind: BlobKind, id: &BlobId) -> impl Iterator<Item = Location> {
+        self.table(kind).find(id).filter_map(|entry| {
+            Some(Location {
+                pack: *self.packs.get(entry.pack as usize)?,
+                offset: entry.offset,
+                length: entry.length,
+                plain_length: entry.plain_length(),
+            })
+        })
+    }
+
+    /// How many blobs there are; one that was stored twice counts twice.
+    pub fn len(&self) -> usize {
+        self.data.len() + self.trees.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All packs that hold a blob.
+    pub fn packs(&self) -> &[PackId] {
+        &self.packs
+    }
+
+    /// Whether this pack is known.
+    pub fn has_pack(&self, id: &PackId) -> bool {
+        self.numbers.contains_key(id)
+    }
+
+    /// Bytes that the blobs take in memory.
+    pub fn memory_bytes(&self) -> usize {
+        self.data.memory_bytes()
+            + self.trees.memory_bytes()
+            + self.packs.capacity() * size_of::<PackId>()
+            + self.numbers.capacity() * size_of::<(PackId, u32)>()
+    }
+
+    fn table(&self, kind: BlobKind) -> &Table {
+        match kind {
+            BlobKind::Data => &self.data,
+            BlobKind::Tree => &self.trees,
+        }
+    }
+
+    fn number(&mut self, pack: PackId) -> u32 {
+        *self.numbers.entry(pack).or_insert_with(|| {
+            self.packs.push(pack);
+            u32::try_from(self.packs.len() - 1).unwrap_or(u32::MAX)
+        })
+    }
+}

@@ -1,0 +1,392 @@
+//! Locks, by restic's protocol, so that every tool respects every other.
+//!
+//! A lock is a small file. Whoever wants one looks whether another excludes it, writes its own,
+//! waits for a moment so that everybody who does the same sees it, and looks again; if there is one
+//! now, it takes its own away and tries later. A shared lock is excluded by exclusive ones, an
+//! exclusive one by any. Holders write their lock anew every five minutes.
+//!
+//! A lock is stale if its holder was a process of this machine and is dead, or if it was not
+//! refreshed for half an hour. Stale locks that are in the way are removed. The second rule trusts
+//! the clocks of two machines not to be apart by much; so a holder does not trust that its lock is
+//! there but looks ([`RepositoryLock::still_held`]) before it commits anything.
+
+use crate::files::{FileKind, Files};
+use crate::format::LockId;
+use crate::format::lock::Lock;
+use crate::{Error, Repository, host};
+use jiff::Timestamp;
+use model::CancelToken;
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use storage::ErrorKind;
+
+/// What a repository lock excludes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockKind {
+    /// Beside other shared ones: backup, restore, check.
+    Shared,
+    /// Alone: whatever removes data.
+    Exclusive,
+}
+
+/// The times of the protocol; other ones only in tests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timing {
+    /// A holder refreshes its lock this often.
+    pub(crate) refresh: Duration,
+    /// After a refresh failed, it tries again this much later.
+    pub(crate) retry: Duration,
+    /// Without a refresh for this long, others take the lock for stale.
+    pub(crate) stale: Duration,
+    /// For this long the holder trusts it: less, since refreshing takes time.
+    pub(crate) trust: Duration,
+    /// Between writing a lock and looking again.
+    pub(crate) settle: Duration,
+}
+
+impl Timing {
+    pub(crate) const PROTOCOL: Timing = Timing {
+        refresh: Duration::from_secs(5 * 60),
+        retry: Duration::from_secs(15),
+        stale: Duration::from_secs(30 * 60),
+        trust: Duration::from_secs(25 * 60),
+        settle: Duration::from_millis(200),
+    };
+}
+
+/// How often somebody who waits for a lock tries again, at least and at most.
+const TRY_AGAIN: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)];
+
+/// A held lock; refreshed in the background, removed on drop.
+#[derive(Debug)]
+pub struct RepositoryLock {
+    shared: Arc<Shared>,
+    refresher: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    files: Files,
+    kind: LockKind,
+    timing: Timing,
+    held: Mutex<Held>,
+    wake: Condvar,
+}
+
+#[derive(Debug)]
+struct Held {
+    id: LockId,
+    /// When its file was last known to be there, on the clock of [`host::boot_time`].
+    refreshed: Duration,
+    lapsed: bool,
+    released: bool,
+}
+
+impl RepositoryLock {
+    /// Fails if the lock lapsed (could not be refreshed in time, or was removed by somebody). Looks
+    /// at the storage.
+    pub fn still_held(&self) -> Result<(), Error> {
+        let held = self.shared.lock();
+        self.shared.check(&held)?;
+        // With the refresher kept out, so that the file is not replaced while we look for it.
+        let there = self.shared.files.storage.size(&FileKind::Lock.key(held.id.0)?);
+        match there {
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let mut held = held;
+                held.lapsed = true;
+                Err(lapsed("somebody has removed it"))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// What it excludes.
+    pub fn kind(&self) -> LockKind {
+        self.shared.kind
+    }
+}
+
+impl Drop for RepositoryLock {
+    fn drop(&mut self) {
+        self.shared.lock().released = true;
+        self.shared.wake.notify_all();
+        if let Some(refresher) = self.refresher.take() {
+            let _ = refresher.join();
+        }
+        let id = self.shared.lock().id;
+        // If this fails, others will find the lock stale, since this process will be gone.
+        let _ = self.shared.files.delete(FileKind::Lock, id.0);
+    }
+}
+
+impl Repository {
+    /// Takes a lock by restic's protocol, waiting up to `wait` for one that excludes it.
+    pub fn lock(
+        &self,
+        kind: LockKind,
+        wait: Duration,
+        cancel: &CancelToken,
+    ) -> Result<RepositoryLock, Error> {
+        lock(self.files(), kind, wait, cancel, Timing::PROTOCOL)
+    }
+
+    /// Removes locks whose holders are gone, and with `all` every lock. Returns what was removed,
+    /// in words. A lock that cannot be read is removed too: no living holder leaves one like that.
+    pub fn unlock(&self, all: bool) -> Result<Vec<String>, Error> {
+        let mut removed = Vec::new();
+        for (id, found) in others(self.files(), None)? {
+            let (remove, words) = match &found {
+                Found::Lock(lock) => {
+                    (all || is_stale(lock, Timing::PROTOCOL.stale), describe(lock))
+                }
+                Found::Damaged(e) => (true, e.to_string()),
+            };
+            if remove {
+                self.files().delete(FileKind::Lock, id.0)?;
+                removed.push(words);
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// Takes a lock.
+pub(crate) fn lock(
+    files: &Files,
+    kind: LockKind,
+    wait: Duration,
+    cancel: &CancelToken,
+    timing: Timing,
+) -> Result<RepositoryLock, Error> {
+    let deadline = Instant::now() + wait;
+    let mut pause = TRY_AGAIN[0];
+    loop {
+        if cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let blocked = match try_lock(files, kind, timing)? {
+            Ok(lock) => return Ok(lock),
+            Err(blocked) => blocked,
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Error::Locked(blocked));
+        }
+        sleep(jitter(pause).min(left), cancel);
+        pause = (pause * 2).min(TRY_AGAIN[1]);
+    }
+}
+
+/// One try. The inner error says in words what is in the way.
+fn try_lock(
+    files: &Files,
+    kind: LockKind,
+    timing: Timing,
+) -> Result<Result<RepositoryLock, String>, Error> {
+    if let Some(blocked) = conflict(files, kind, None, timing)? {
+        return Ok(Err(blocked));
+    }
+    let begun = host::boot_time();
+    // Removed again if anything below fails.
+    let mut ours = OwnFile { files, id: Some(write(files, kind)?) };
+    std::thread::sleep(timing.settle);
+    if let Some(blocked) = conflict(files, kind, ours.id, timing)? {
+        return Ok(Err(blocked));
+    }
+    let Some(id) = ours.id.take() else { return Ok(Err("our own lock vanished".to_owned())) };
+    let shared = Arc::new(Shared {
+        files: files.clone(),
+        kind,
+        timing,
+        held: Mutex::new(Held { id, refreshed: begun, lapsed: false, released: false }),
+        wake: Condvar::new(),
+    });
+    let mut lock = RepositoryLock { shared: shared.clone(), refresher: None };
+    let refresher = std::thread::Builder::new()
+        .name("lock".to_owned())
+        .spawn(move || shared.keep_fresh())
+        .map_err(|e| Error::io("start thread", "lock", e))?;
+    lock.refresher = Some(refresher);
+    Ok(Ok(lock))
+}
+
+struct OwnFile<'a> {
+    files: &'a Files,
+    id: Option<LockId>,
+}
+
+impl Drop for OwnFile<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            let _ = self.files.delete(FileKind::Lock, id.0);
+        }
+    }
+}
+
+impl Shared {
+    fn keep_fresh(&self) {
+        let mut pause = self.timing.refresh;
+        let mut held = self.lock();
+        loop {
+            // A suspend does not count for the pause, but `refreshed` tells how long it was.
+            let until = Instant::now() + pause;
+            while !held.released {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                held = self.wake.wait_timeout(held, left).unwrap_or_else(PoisonError::into_inner).0;
+            }
+            if held.released || self.check(&held).is_err() {
+                return;
+            }
+            pause = match self.refresh(&mut held) {
+                Ok(()) => self.timing.refresh,
+                Err(_) => self.timing.retry,
+            };
+        }
+    }
+
+    /// Writes the lock anew, then removes the old file: at every moment one is there.
+    fn refresh(&self, held: &mut Held) -> Result<(), Error> {
+        let begun = host::boot_time();
+        match self.files.storage.size(&FileKind::Lock.key(held.id.0)?) {
+            // Taken away: whoever did that may have begun to remove data.
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                held.lapsed = true;
+                return Ok(());
+            }
+            other => other?,
+        };
+        let old = std::mem::replace(&mut held.id, write(&self.files, self.kind)?);
+        held.refreshed = begun;
+        // One too many does no harm; it will be stale.
+        let _ = self.files.delete(FileKind::Lock, old.0);
+        Ok(())
+    }
+
+    fn check(&self, held: &Held) -> Result<(), Error> {
+        if held.lapsed {
+            return Err(lapsed("somebody has removed it"));
+        }
+        if host::boot_time().saturating_sub(held.refreshed) > self.timing.trust {
+            return Err(lapsed("it could not be refreshed in time"));
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn lapsed(why: &str) -> Error {
+    Error::Locked(format!("our own lock was lost: {why}"))
+}
+
+/// A lock file as found.
+enum Found {
+    Lock(Lock),
+    Damaged(Error),
+}
+
+/// All locks but `own`.
+fn others(files: &Files, own: Option<LockId>) -> Result<Vec<(LockId, Found)>, Error> {
+    let mut found = Vec::new();
+    for file in files.list(FileKind::Lock)? {
+        let id = LockId(file.id);
+        if Some(id) == own {
+            continue;
+        }
+        let lock = files
+            .read_json(FileKind::Lock, file.id)
+            .and_then(|json| Lock::decode(&json).map_err(|e| FileKind::Lock.damaged(file.id, e)));
+        match lock {
+            Ok(lock) => found.push((id, Found::Lock(lock))),
+            // Released since it was listed.
+            Err(Error::Storage(e)) if e.kind() == ErrorKind::NotFound => {}
+            Err(e @ Error::Damaged { .. }) => found.push((id, Found::Damaged(e))),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(found)
+}
+
+/// What excludes a lock of this kind, in words. Stale locks are removed.
+fn conflict(
+    files: &Files,
+    kind: LockKind,
+    own: Option<LockId>,
+    timing: Timing,
+) -> Result<Option<String>, Error> {
+    for (id, found) in others(files, own)? {
+        match found {
+            // It is not known what it excludes, so it excludes everything.
+            Found::Damaged(e) => return Ok(Some(e.to_string())),
+            Found::Lock(lock) if kind == LockKind::Shared && !lock.exclusive => {}
+            Found::Lock(lock) if is_stale(&lock, timing.stale) => {
+                files.delete(FileKind::Lock, id.0)?;
+            }
+            Found::Lock(lock) => return Ok(Some(describe(&lock))),
+        }
+    }
+    Ok(None)
+}
+
+fn is_stale(lock: &Lock, after: Duration) -> bool {
+    let age = Timestamp::now().duration_since(lock.time.timestamp());
+    let old = age > jiff::SignedDuration::try_from(after).unwrap_or(jiff::SignedDuration::MAX);
+    old || (lock.hostname == host::host_name() && !host::is_alive(lock.pid))
+}
+
+fn describe(lock: &Lock) -> String {
+    let kind = if lock.exclusive { "exclusively " } else { "" };
+    format!(
+        "{kind}by process {} of {} on {}, last refreshed {}",
+        lock.pid, lock.username, lock.hostname, lock.time
+    )
+}
+
+fn write(files: &Files, kind: LockKind) -> Result<LockId, Error> {
+    let lock = Lock {
+        time: Timestamp::now().into(),
+        exclusive: kind == LockKind::Exclusive,
+        hostname: host::host_name(),
+        username: host::user_name(),
+        pid: i64::from(std::process::id()),
+        uid: Some(host::user_id()),
+        gid: Some(host::group_id()),
+    };
+    let json = lock.encode().map_err(|e| Error::Invalid(format!("new lock: {e}")))?;
+    files.write_json(FileKind::Lock, &json).map(LockId)
+}
+
+/// Up to half as long again, so that two that wait for each other do not do so in step.
+fn jitter(pause: Duration) -> Duration {
+    let mut random = [0];
+    let _ = getrandom::fill(&mut random);
+    pause + pause * u32::from(random[0]) / 512
+}
+
+fn sleep(duration: Duration, cancel: &CancelToken) {
+    let until = Instant::now() + duration;
+    while !cancel.is_cancelled() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        std::thread::sleep(left.min(Duration::from_millis(50)));
+    }
+}
+
+impl fmt::Display for LockKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LockKind::Shared => "shared",
+            LockKind::Exclusive => "exclusive",
+        })
+    }
+}

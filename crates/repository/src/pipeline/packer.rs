@@ -1,0 +1,46 @@
+//! Packs that are being filled.
+
+use super::queue::Queue;
+use crate::format::pack::PackedBlob;
+use crate::format::{BlobId, BlobKind};
+
+/// A pack is finished at this size.
+pub(super) const TARGET_BYTES: usize = 16 << 20;
+/// A pack is finished at this many blobs, so that no index file gets much larger than the others.
+const MAX_BLOBS: usize = 16_384;
+
+/// The blobs of a pack, with no header yet.
+#[derive(Debug, Default)]
+pub(super) struct OpenPack {
+    pub(super) bytes: Vec<u8>,
+    pub(super) blobs: Vec<PackedBlob>,
+}
+
+pub(super) type PackQueue = Queue<OpenPack>;
+
+impl OpenPack {
+    /// Appends a sealed blob. False: it does not fit into a pack at all.
+    pub(super) fn append(
+        &mut self,
+        kind: BlobKind,
+        id: BlobId,
+        sealed: &[u8],
+        plain_length: Option<u32>,
+    ) -> bool {
+        let (Ok(offset), Ok(length)) =
+            (u32::try_from(self.bytes.len()), u32::try_from(sealed.len()))
+        else {
+            return false;
+        };
+        if offset.checked_add(length).is_none() {
+            return false;
+        }
+        self.bytes.extend_from_slice(sealed);
+        self.blobs.push(PackedBlob { kind, id, offset, length, plain_length });
+        true
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes.len() >= TARGET_BYTES || self.blobs.len() >= MAX_BLOBS
+    }
+}

@@ -1,0 +1,66 @@
+//! Makes packs durable, and then the index files that name them.
+
+use super::Shared;
+use super::packer::OpenPack;
+use crate::Error;
+use crate::files::FileKind;
+use crate::format::index::{Index, IndexedPack, MAX_BLOBS};
+use crate::format::{IndexId, PackId, pack};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// A long run writes what it has into an index file this often.
+const INDEX_INTERVAL: Duration = Duration::from_secs(300);
+
+pub(super) fn run(shared: &Shared) -> Result<(), Error> {
+    while let Some(pack) = shared.packs.pop() {
+        if let Err(e) = store(shared, pack) {
+            shared.fail(e);
+        }
+        shared.upload_done();
+    }
+    Ok(())
+}
+
+fn store(shared: &Shared, open: OpenPack) -> Result<(), Error> {
+    shared.check()?;
+    let files = shared.repository.files();
+    let OpenPack { mut bytes, blobs } = open;
+    pack::append_trailer(&mut bytes, &blobs, &files.key)
+        .map_err(|e| Error::Invalid(format!("new pack: {e}")))?;
+    let id = PackId::of(&bytes);
+    files.storage.put(&FileKind::Pack.key(id.0)?, &bytes)?;
+    shared.stats.stored_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    drop(bytes);
+    let due = {
+        let mut progress = shared.lock();
+        let count = blobs.len();
+        // What there is goes first if the new pack would make the file too large.
+        let full = progress.unindexed_blobs + count > MAX_BLOBS;
+        let due = (full || progress.last_index.elapsed() >= INDEX_INTERVAL)
+            .then(|| progress.take_unindexed());
+        progress.unindexed.push(IndexedPack { id, blobs });
+        progress.unindexed_blobs += count;
+        due
+    };
+    due.map_or(Ok(()), |packs| write_index(shared, packs))
+}
+
+/// Writes an index file for durable packs, durable on return; from then on their blobs are known to
+/// everybody.
+pub(super) fn write_index(shared: &Shared, packs: Vec<IndexedPack>) -> Result<(), Error> {
+    if packs.is_empty() {
+        return Ok(());
+    }
+    shared.check()?;
+    let index = Index { supersedes: Vec::new(), packs };
+    let json = index.encode().map_err(|e| Error::Invalid(format!("new index file: {e}")))?;
+    let repository = &shared.repository;
+    let id = IndexId(repository.files().write_json(FileKind::Index, &json)?);
+    repository.index().add(id, &index.packs);
+    let mut seen = shared.seen();
+    for blob in index.packs.iter().flat_map(|pack| &pack.blobs) {
+        seen.remove(&(blob.kind, blob.id));
+    }
+    Ok(())
+}
