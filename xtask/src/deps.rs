@@ -53,7 +53,8 @@ const RESERVED: &[(&str, &[&str], &str)] = &[
     ("poly1305", &["mainstay-repository"], "one place encrypts"),
     ("scrypt", &["mainstay-repository"], "one place derives keys"),
     ("zstd", &["mainstay-repository"], "one place knows the format"),
-    ("postgres", &["mainstay-engines"], "an engine's client stays in the engine"),
+    // The binary for its demo, whose shop is a client like any other.
+    ("postgres", &["mainstay-engines", "mainstay"], "an engine's client stays in the engine"),
     ("rusqlite", &["mainstay-engines", "mainstay"], "an engine's client stays in the engine"),
     ("ureq", &["mainstay-operations"], "one place speaks HTTP"),
     ("clap", &["mainstay", "xtask"], "libraries take no command lines"),

@@ -6,6 +6,7 @@ mod app;
 mod cli;
 mod commands;
 mod config;
+mod demo;
 mod failure;
 mod signals;
 mod ui;

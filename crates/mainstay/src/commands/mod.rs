@@ -13,6 +13,9 @@ pub(crate) enum Command {
     Config(config::ConfigArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
+    Demo(crate::demo::DemoArgs),
+    #[command(hide = true)]
+    DemoWriter(crate::demo::WriterArgs),
 }
 
 impl Command {
@@ -22,6 +25,8 @@ impl Command {
             Command::Config(args) => config::run(app, args),
             Command::Completions(args) => completions::run(app, args),
             Command::Man(args) => man::run(app, args),
+            Command::Demo(args) => crate::demo::run(app, args),
+            Command::DemoWriter(args) => crate::demo::run_writer(app, args),
         }
     }
 }
