@@ -1,7 +1,9 @@
 //! Reading trees.
 
-use super::{Id, Node, NodeKind, NodeTime, Tree, Xattr, check_order, quote};
+use super::{Node, NodeKind, Tree, Xattr, check_order, quote};
 use crate::Error;
+use crate::format::time::Time;
+use crate::format::{BlobId, TreeId};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -79,9 +81,9 @@ impl<'de> Visitor<'de> for NodeVisitor {
                 "name" => node.name = from.next_value::<Name>()?.0,
                 "type" => kind = Some(from.next_value::<Text<'_>>()?.0.into_owned()),
                 "mode" => node.mode = value(&mut from)?,
-                "mtime" => node.mtime = from.next_value::<Time>()?.0,
-                "atime" => node.atime = from.next_value::<Time>()?.0,
-                "ctime" => node.ctime = from.next_value::<Time>()?.0,
+                "mtime" => node.mtime = from.next_value()?,
+                "atime" => node.atime = from.next_value()?,
+                "ctime" => node.ctime = from.next_value()?,
                 "uid" => node.uid = value(&mut from)?,
                 "gid" => node.gid = value(&mut from)?,
                 "user" => node.user = value(&mut from)?,
@@ -106,11 +108,8 @@ impl<'de> Visitor<'de> for NodeVisitor {
                             .collect();
                 }
                 "device" => node.device = value(&mut from)?,
-                "content" => {
-                    node.content =
-                        value::<_, Vec<Sha>>(&mut from)?.into_iter().map(|s| s.0).collect();
-                }
-                "subtree" => node.subtree = from.next_value::<Option<Sha>>()?.map(|id| id.0),
+                "content" => node.content = value(&mut from)?,
+                "subtree" => node.subtree = from.next_value()?,
                 "error" => node.error = value(&mut from)?,
                 _ => {
                     let json: &RawValue = from.next_value()?;
@@ -175,18 +174,9 @@ macro_rules! from_text {
 struct Name(Vec<u8>);
 from_text!(Name, "a quoted name", |text| quote::unquote(text).map(Name));
 
-struct Time(NodeTime);
-from_text!(Time, "a time", |text| NodeTime::parse(text).map(Time));
-
 #[derive(Default)]
 struct Base64(Vec<u8>);
 from_text!(Base64, "base64", |text: &str| STANDARD.decode(text).ok().map(Base64));
-
-struct Sha(Id);
-from_text!(Sha, "an id of 64 hex digits", |text: &str| {
-    let mut id = [0; 32];
-    hex::decode_to_slice(text, &mut id).ok().map(|()| Sha(id))
-});
 
 /// Text that borrows from the input where it can.
 struct Text<'a>(Cow<'a, str>);

@@ -8,18 +8,14 @@ mod decode;
 mod json;
 mod mode;
 mod quote;
-mod time;
 
-pub use time::NodeTime;
-
+use super::time::Time;
+use super::{BlobId, TreeId};
 use crate::Error;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::collections::BTreeMap;
 use std::fmt::Write;
-
-/// The SHA-256 of a blob's plain bytes.
-pub type Id = [u8; 32];
 
 /// What a node is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,11 +87,11 @@ pub struct Node {
     /// Go's `FileMode`; see [`Node::set_st_mode`] and [`Node::permissions`].
     pub mode: u32,
     /// Last change of the content.
-    pub mtime: NodeTime,
+    pub mtime: Time,
     /// Last access. Set to `mtime`, as restic does, so that reading a file changes no tree.
-    pub atime: NodeTime,
+    pub atime: Time,
     /// Last change of the inode.
-    pub ctime: NodeTime,
+    pub ctime: Time,
     /// Owner.
     pub uid: u32,
     /// Group.
@@ -122,13 +118,20 @@ pub struct Node {
     /// `st_rdev` of a device.
     pub device: u64,
     /// Blobs of a regular file.
-    pub content: Vec<Id>,
+    pub content: Vec<BlobId>,
     /// Tree of a directory.
-    pub subtree: Option<Id>,
+    pub subtree: Option<TreeId>,
     /// What went wrong when another program captured this.
     pub error: String,
     /// Fields that we do not know, as JSON text, in their order.
     pub other: Vec<(String, String)>,
+}
+
+impl Default for Time {
+    /// The first instant of the year 1, as Go writes a time that was never set.
+    fn default() -> Self {
+        Time::utc(-62_135_596_800, 0)
+    }
 }
 
 impl Node {
@@ -143,7 +146,7 @@ impl Node {
     /// [`Archiver::file`](crate::Archiver::file).
     pub fn streamed(permissions: u32, mtime: jiff::Timestamp, uid: u32, gid: u32) -> Node {
         let mut node = Node::new([], 0o100_000 | (permissions & 0o7777));
-        let time = NodeTime::from(mtime);
+        let time = Time::from(mtime);
         (node.mtime, node.atime, node.ctime) = (time, time, time);
         (node.uid, node.gid, node.links) = (uid, gid, 1);
         node
@@ -172,7 +175,7 @@ impl Node {
         for (key, time) in [("mtime", self.mtime), ("atime", self.atime), ("ctime", self.ctime)] {
             json_key(key, start, out);
             out.push('"');
-            time.write(out);
+            let _ = write!(out, "{time}");
             out.push('"');
         }
         let _ = write!(out, ",\"uid\":{},\"gid\":{}", self.uid, self.gid);
@@ -212,13 +215,13 @@ impl Node {
             out.push_str(if self.kind == NodeKind::File { "[]" } else { "null" });
         } else {
             for (at, id) in self.content.iter().enumerate() {
-                let _ = write!(out, "{}\"{}\"", if at == 0 { '[' } else { ',' }, hex::encode(id));
+                let _ = write!(out, "{}\"{}\"", if at == 0 { '[' } else { ',' }, id);
             }
             out.push(']');
         }
         if let Some(id) = &self.subtree {
             json_key("subtree", start, out);
-            let _ = write!(out, "\"{}\"", hex::encode(id));
+            let _ = write!(out, "\"{id}\"");
         }
         json_text("error", self.error.as_bytes(), start, out);
         for (name, value) in &self.other {
