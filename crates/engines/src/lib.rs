@@ -8,6 +8,8 @@ pub mod contract;
 pub mod control;
 mod error;
 pub mod files;
+pub mod script;
+pub mod sqlite;
 
 pub use contract::{
     Abilities, CaptureSink, Captured, Context, Engine, FileMeta, Inspection, Promoted, Purpose,
@@ -22,6 +24,8 @@ use model::config::Service;
 pub fn open(name: &model::ServiceName, service: &Service) -> Result<Box<dyn Engine>, Error> {
     match service.engine.as_str() {
         "files" => Ok(Box::new(files::Files::new(name, service)?)),
+        "script" => Ok(Box::new(script::Script::new(name, service)?)),
+        "sqlite" => Ok(Box::new(sqlite::Sqlite::new(name, service)?)),
         other => Err(Error::invalid(format!("service {name}: there is no engine {other:?}"))
             .hinting("Use `files`, `sqlite`, `postgres` or `script`.")),
     }

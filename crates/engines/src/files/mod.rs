@@ -6,6 +6,7 @@
 mod read;
 mod size;
 
+pub(crate) use read::everything as read_everything;
 pub use size::parse_size;
 
 use crate::control::Control;
@@ -299,7 +300,7 @@ impl Engine for Files {
     }
 
     fn check(&self, cx: &Context<'_>, copy: &[Staged]) -> Result<Verdict, Error> {
-        read::everything(cx, copy)
+        read_everything(cx, copy)
     }
 }
 

@@ -12,7 +12,7 @@ const NAMED: usize = 100;
 
 /// Judges a copy by reading all of it. Looks at what is there only: whether something is missing is
 /// known to whoever restored it.
-pub(super) fn everything(cx: &Context<'_>, copy: &[Staged]) -> Result<Verdict, Error> {
+pub(crate) fn everything(cx: &Context<'_>, copy: &[Staged]) -> Result<Verdict, Error> {
     let mut reader = Reader { cx, files: 0, bytes: 0, findings: Vec::new(), unnamed: 0 };
     cx.progress.phase("reading every file");
     for root in copy {

@@ -4,5 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod command;
+mod contract;
 mod control;
+mod files;
+mod sink;
 mod support;

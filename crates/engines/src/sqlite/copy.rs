@@ -1,0 +1,296 @@
+//! Copies a live database, page by page, by SQLite's backup interface.
+//!
+//! In WAL mode readers hold nobody up: the copy is made within one read transaction, however long
+//! it takes. With a rollback journal a reader keeps writers from committing, and how long they are
+//! willing to wait is theirs to say. So a copy that holds its lock is given up after [`HOLD`], and
+//! what is too large for that is copied in slices, with room for writers between them; a write then
+//! makes SQLite begin again, and after too many beginnings the copy fails and says why.
+
+use super::beside;
+use super::failure::{failure, is_busy};
+use crate::files::not_cancelled;
+use crate::{Context, Error};
+use jiff::Timestamp;
+use model::Class;
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The longest that writers of a database with a rollback journal are held up. Below the 5 s that
+/// the common bindings wait for a lock.
+const HOLD: Duration = Duration::from_secs(2);
+/// The same for one slice.
+const SLICE: Duration = Duration::from_millis(50);
+/// What writers are given between two slices.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How often a copy in slices may begin again.
+const BEGINNINGS: u32 = 10;
+/// How long a lock of somebody else is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How much is copied between two looks at the clock and the cancel token.
+const STRIDE_BYTES: u64 = 1 << 20;
+
+/// What was copied.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Copied {
+    /// Everything committed before this is in the copy.
+    pub(super) source_time: Timestamp,
+    pub(super) wal: bool,
+    pub(super) page_size: u64,
+    pub(super) pages: u64,
+}
+
+/// Copies the database at `source` into the new file `to`.
+pub(super) fn copy(cx: &Context<'_>, source: &Path, to: &Path) -> Result<Copied, Error> {
+    cx.progress.phase("copying the database");
+    let copier = Copier { cx, source, to, connection: open(source)? };
+    let copied = match copier.held()? {
+        Some(copied) => copied,
+        None => copier.sliced()?,
+    };
+    let Copier { connection, .. } = copier;
+    connection.close().map_err(|(_, e)| failure("close", source, e))?;
+    whole(to, copied)?;
+    Ok(copied)
+}
+
+/// Opens the source as SQLite's own readers do, but never to checkpoint it.
+fn open(source: &Path) -> Result<Connection, Error> {
+    let shown = source.display();
+    let meta = fs::metadata(source).map_err(|error| {
+        let missing = error.kind() == io::ErrorKind::NotFound;
+        let error = Error::io("read", &shown, error);
+        if missing { error.hinting("Correct `path`, or mount what it is on.") } else { error }
+    })?;
+    if !meta.is_file() {
+        return Err(Error::invalid(format!("{shown} is not a file"))
+            .hinting("Set `path` to the database file itself."));
+    }
+    if meta.len() == 0 {
+        return Err(Error::failed(format!("{shown} is empty: no database was ever written there"))
+            .hinting("Correct `path`, or begin to back up when the application has run."));
+    }
+    // Where there is no write-ahead log, nobody has the database open in WAL mode, and the default
+    // at close removes the empty one that our reading makes. Where there is one, leave it be.
+    let has_wal = beside(source, "-wal").exists();
+    // Not read-only: a reader who cannot roll back what a killed writer left cannot read at all.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let opened = |e| failure("open", source, e);
+    let connection = Connection::open_with_flags(source, flags).map_err(opened)?;
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_wal)
+        .map_err(opened)?;
+    connection.execute_batch("PRAGMA query_only = ON").map_err(opened)?;
+    // We wait ourselves, to be able to stop waiting.
+    connection.busy_timeout(Duration::ZERO).map_err(opened)?;
+    Ok(connection)
+}
+
+struct Copier<'a> {
+    cx: &'a Context<'a>,
+    source: &'a Path,
+    to: &'a Path,
+    connection: Connection,
+}
+
+impl Copier<'_> {
+    /// Copies within one read transaction; `None` if that would hold writers up for too long.
+    fn held(&self) -> Result<Option<Copied>, Error> {
+        let source_time = self.begin()?;
+        let began = Instant::now();
+        let copied = self.within(source_time, began);
+        // Writers wait for this.
+        let ended = self.connection.execute_batch("ROLLBACK");
+        let copied = copied?;
+        ended.map_err(|e| self.failed(e))?;
+        Ok(copied)
+    }
+
+    fn within(&self, source_time: Timestamp, began: Instant) -> Result<Option<Copied>, Error> {
+        let copied = self.look(source_time)?;
+        let mut to = self.target(copied)?;
+        let backup = Backup::new(&self.connection, &mut to).map_err(|e| self.failed(e))?;
+        let stride = pages(STRIDE_BYTES / copied.page_size.max(1));
+        loop {
+            not_cancelled(self.cx)?;
+            match backup.step(stride).map_err(|e| self.failed(e))? {
+                StepResult::Done => return Ok(Some(copied)),
+                _ if !copied.wal && began.elapsed() > HOLD => return Ok(None),
+                _ => {}
+            }
+        }
+    }
+
+    /// Copies in slices. Each step takes and drops the lock; one that finds the database changed
+    /// begins again, so that the last one finds all that was copied still true.
+    fn sliced(&self) -> Result<Copied, Error> {
+        let seen = self.look(Timestamp::now())?;
+        let mut to = self.target(seen)?;
+        let backup = Backup::new(&self.connection, &mut to).map_err(|e| self.failed(e))?;
+        let mut stride = pages(STRIDE_BYTES / seen.page_size.max(1));
+        let mut remaining = i32::MAX;
+        let mut beginnings = 0;
+        let mut patience = Instant::now() + PATIENCE;
+        loop {
+            not_cancelled(self.cx)?;
+            let source_time = Timestamp::now();
+            let began = Instant::now();
+            match backup.step(stride).map_err(|e| self.failed(e))? {
+                StepResult::Done => {
+                    let pages = u64::try_from(backup.progress().pagecount).unwrap_or(0);
+                    return Ok(Copied { source_time, pages, ..seen });
+                }
+                StepResult::More => {
+                    patience = Instant::now() + PATIENCE;
+                    stride = match began.elapsed() {
+                        took if took > SLICE => (stride / 2).max(1),
+                        took if took < SLICE / 2 => stride.saturating_mul(2),
+                        _ => stride,
+                    };
+                }
+                _ if Instant::now() > patience => return Err(self.locked()),
+                _ => {}
+            }
+            let now = backup.progress().remaining;
+            if now > remaining {
+                beginnings += 1;
+                if beginnings > BEGINNINGS {
+                    return Err(self.too_lively());
+                }
+            }
+            remaining = now;
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Begins a read transaction and returns a time that was not later.
+    fn begin(&self) -> Result<Timestamp, Error> {
+        self.patiently(|connection| {
+            let before = Timestamp::now();
+            // BEGIN alone reads nothing and would fix nothing.
+            let begun = connection.execute_batch("BEGIN; PRAGMA schema_version");
+            if begun.is_err() && !connection.is_autocommit() {
+                connection.execute_batch("ROLLBACK")?;
+            }
+            begun.map(|()| before)
+        })
+    }
+
+    fn look(&self, source_time: Timestamp) -> Result<Copied, Error> {
+        self.patiently(|connection| {
+            let number = |sql: &str| -> rusqlite::Result<u64> {
+                let number: i64 = connection.query_row(sql, [], |row| row.get(0))?;
+                Ok(u64::try_from(number).unwrap_or(0))
+            };
+            let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+            Ok(Copied {
+                source_time,
+                wal: mode.eq_ignore_ascii_case("wal"),
+                page_size: number("PRAGMA page_size")?,
+                pages: number("PRAGMA page_count")?,
+            })
+        })
+    }
+
+    /// Tries again while somebody else holds the lock.
+    fn patiently<T>(
+        &self,
+        mut ask: impl FnMut(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, Error> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            not_cancelled(self.cx)?;
+            match ask(&self.connection) {
+                Err(error) if is_busy(&error) && Instant::now() < deadline => {
+                    std::thread::sleep(PAUSE);
+                }
+                Err(error) if is_busy(&error) => return Err(self.locked().because(error)),
+                Err(error) => return Err(self.failed(error)),
+                Ok(answer) => return Ok(answer),
+            }
+        }
+    }
+
+    /// A new, empty database to copy into. It is never used again after a crash, so it needs
+    /// neither a journal nor to be synced.
+    fn target(&self, size: Copied) -> Result<Connection, Error> {
+        let failed = |e| failure("write", self.to, e);
+        match fs::remove_file(self.to) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", self.to.display(), e));
+            }
+            _ => {}
+        }
+        enough_space(self.cx.scratch, size.pages.saturating_mul(size.page_size))?;
+        let to = Connection::open(self.to).map_err(failed)?;
+        to.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF").map_err(failed)?;
+        Ok(to)
+    }
+
+    fn failed(&self, error: rusqlite::Error) -> Error {
+        failure("copy", self.source, error)
+    }
+
+    fn locked(&self) -> Error {
+        let shown = self.source.display();
+        Error::new(Class::Unavailable, format!("{shown} has been locked for {PATIENCE:?}")).hinting(
+            "Find the process that keeps it locked; an application in \
+                 `locking_mode = EXCLUSIVE` must be stopped for a backup (`quiesce = \"stop\"`).",
+        )
+    }
+
+    fn too_lively(&self) -> Error {
+        let shown = self.source.display();
+        Error::new(
+            Class::Unavailable,
+            format!(
+                "{shown} is too large to be copied within {HOLD:?}, and is written to so often \
+                 that a copy in parts never ends"
+            ),
+        )
+        .hinting(
+            "Switch the database to WAL mode (`PRAGMA journal_mode = WAL`), where reading holds \
+             nobody up, or set `quiesce = \"stop\"`.",
+        )
+    }
+}
+
+/// A count of pages as SQLite takes it, at least one.
+fn pages(count: u64) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX).max(1)
+}
+
+/// Refuses to begin what cannot end.
+fn enough_space(scratch: &Path, needed: u64) -> Result<(), Error> {
+    let stat = rustix::fs::statvfs(scratch)
+        .map_err(|e| Error::io("look at the space of", scratch.display(), e.into()))?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free < needed {
+        return Err(Error::new(
+            Class::NoSpace,
+            format!(
+                "a copy of the database needs {needed} bytes at {}, where {free} are free",
+                scratch.display()
+            ),
+        )
+        .hinting("Free space there, or move `state-dir` to a larger file system."));
+    }
+    Ok(())
+}
+
+/// A copy that ended well has all its pages.
+fn whole(to: &Path, copied: Copied) -> Result<(), Error> {
+    let size = fs::metadata(to).map_err(|e| Error::io("read", to.display(), e))?.len();
+    let expected = copied.pages.saturating_mul(copied.page_size);
+    if size == 0 || size != expected {
+        return Err(Error::failed(format!(
+            "the copy {} has {size} bytes where {expected} were expected",
+            to.display()
+        )));
+    }
+    Ok(())
+}
