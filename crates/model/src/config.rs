@@ -3,6 +3,16 @@
 //!
 //! Unknown keys are errors, because a misspelt `keep` is a history that is not kept.
 
+mod keys;
+mod read;
+mod rules;
+mod source;
+mod url;
+
+pub use read::{Checked, ConfigError, Finding, read, schema};
+pub use rules::{ENGINES, vault_dir};
+pub use url::without_password;
+
 use crate::{MemberName, ServiceName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -7,6 +7,7 @@
 pub mod cancel;
 pub mod class;
 pub mod config;
+pub mod duration;
 pub mod generation;
 pub mod names;
 pub mod point;
@@ -15,6 +16,7 @@ pub mod retention;
 pub mod schedule;
 pub mod seal;
 pub mod secret;
+pub mod size;
 pub mod state;
 
 pub use cancel::CancelToken;

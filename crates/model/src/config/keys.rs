@@ -1,0 +1,92 @@
+//! Keys that the schema does not know, with the key that was probably meant.
+
+use super::read::Finding;
+use super::source::Source;
+use serde_json::Value;
+use toml_edit::{Item, TableLike};
+
+/// All unknown keys of the document.
+pub(super) fn unknown(source: &Source) -> Vec<Finding> {
+    let schema = super::schema();
+    let mut walk = Walk { source, root: &schema, path: Vec::new(), found: Vec::new() };
+    walk.table(source.root(), &schema);
+    walk.found
+}
+
+struct Walk<'a> {
+    source: &'a Source,
+    root: &'a Value,
+    path: Vec<String>,
+    found: Vec<Finding>,
+}
+
+impl<'a> Walk<'a> {
+    fn table(&mut self, table: &dyn TableLike, schema: &'a Value) {
+        let schema = self.resolve(schema);
+        let known = schema.get("properties").and_then(Value::as_object);
+        let others = schema.get("additionalProperties").filter(|value| value.is_object());
+        for (name, item) in table.iter() {
+            self.path.push(name.to_owned());
+            match (known.and_then(|known| known.get(name)), others) {
+                (Some(schema), _) | (None, Some(schema)) => self.item(item, schema),
+                // A table without properties in the schema is not judged here.
+                (None, None) if known.is_none() => {}
+                (None, None) => {
+                    let names = known.into_iter().flat_map(|known| known.keys());
+                    let what = unknown_key(name, names.map(String::as_str));
+                    let span = table.key(name).and_then(toml_edit::Key::span);
+                    let line = span.map(|span| self.source.line_at(span.start));
+                    self.found.push(Finding { line, column: None, key: self.path.join("."), what });
+                }
+            }
+            self.path.pop();
+        }
+    }
+
+    fn item(&mut self, item: &Item, schema: &'a Value) {
+        if let Some(table) = item.as_table_like() {
+            self.table(table, schema);
+        }
+    }
+
+    /// Follows `$ref`, and the `anyOf` of an optional table.
+    fn resolve(&self, schema: &'a Value) -> &'a Value {
+        let mut schema = schema;
+        // The schema's own references do not nest deeper than this.
+        for _ in 0..8 {
+            if let Some(name) = schema.get("$ref").and_then(Value::as_str) {
+                let name = name.trim_start_matches("#/$defs/");
+                let Some(target) = self.root.get("$defs").and_then(|defs| defs.get(name)) else {
+                    return schema;
+                };
+                schema = target;
+            } else if let Some(any) = schema.get("anyOf").and_then(Value::as_array) {
+                let Some(first) = any.iter().find(|one| one.get("$ref").is_some()) else {
+                    return schema;
+                };
+                schema = first;
+            } else {
+                return schema;
+            }
+        }
+        schema
+    }
+}
+
+fn unknown_key<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> String {
+    match nearest(name, known) {
+        Some(meant) => format!("unknown key; did you mean `{meant}`?"),
+        None => "unknown key".to_owned(),
+    }
+}
+
+/// The name that was probably meant.
+pub(super) fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    let same_but_style = |known: &str| known.replace('-', "") == name.replace(['_', '-'], "");
+    let scored = known.map(|known| {
+        let distance = strsim::osa_distance(name, known);
+        (if same_but_style(known) { 0 } else { distance }, known)
+    });
+    let (distance, best) = scored.min_by_key(|(distance, _)| *distance)?;
+    (distance <= 1 + name.chars().count() / 4).then_some(best)
+}

@@ -1,0 +1,450 @@
+//! What the shape of the file cannot say: keys that contradict each other, that miss their partner,
+//! or whose text makes no sense.
+
+use super::read::Finding;
+use super::source::Source;
+use super::{Config, Quiesce, Service, keys, without_password};
+use crate::schedule::Schedule;
+use crate::{ServiceName, duration, size};
+use jiff::tz::TimeZone;
+use std::path::{Component, Path, PathBuf};
+
+/// Engines that are built in. Any other name means `mainstay-engine-NAME`.
+pub const ENGINES: [&str; 4] = ["files", "postgres", "script", "sqlite"];
+
+/// What people call them that is too far from their name for a guess.
+const ALIASES: [(&str, &str); 4] =
+    [("postgresql", "postgres"), ("pg", "postgres"), ("pgsql", "postgres"), ("sqlite3", "sqlite")];
+
+/// What was found.
+#[derive(Default)]
+pub(super) struct Verdict {
+    pub(super) errors: Vec<Finding>,
+    pub(super) warnings: Vec<Finding>,
+}
+
+/// Judges a configuration whose shape is right.
+pub(super) fn judge(config: &Config, source: Option<&Source>) -> Verdict {
+    let mut judge = Judge { source, place: Vec::new(), verdict: Verdict::default() };
+    judge.host_and_vault(config);
+    for (name, service) in &config.service {
+        judge.place = vec!["service".to_owned(), name.as_str().to_owned()];
+        judge.service(config, service);
+    }
+    for (at, (name, service)) in config.service.iter().enumerate() {
+        judge.place = vec!["service".to_owned(), name.as_str().to_owned()];
+        for (other_name, other) in config.service.iter().take(at) {
+            judge.overlap((name, service), (other_name, other));
+        }
+    }
+    judge.verdict
+}
+
+/// The directory that a vault URL names; none if it is another kind of vault.
+pub fn vault_dir(url: &str) -> Option<&Path> {
+    let path = url.strip_prefix("file://").unwrap_or(url);
+    let scheme = path.split('/').next().is_some_and(|first| first.contains(':'));
+    (!scheme).then(|| Path::new(path))
+}
+
+struct Judge<'a> {
+    source: Option<&'a Source>,
+    /// The table that is being judged.
+    place: Vec<String>,
+    verdict: Verdict,
+}
+
+impl Judge<'_> {
+    fn finding(&self, key: &str, what: String) -> Finding {
+        let mut path: Vec<&str> = self.place.iter().map(String::as_str).collect();
+        path.extend(key.split('.').filter(|part| !part.is_empty()));
+        let line = self.source.and_then(|source| source.line(&path));
+        Finding { line, column: None, key: path.join("."), what }
+    }
+
+    fn wrong(&mut self, key: &str, what: impl Into<String>) {
+        let finding = self.finding(key, what.into());
+        self.verdict.errors.push(finding);
+    }
+
+    fn doubtful(&mut self, key: &str, what: impl Into<String>) {
+        let finding = self.finding(key, what.into());
+        self.verdict.warnings.push(finding);
+    }
+
+    fn host_and_vault(&mut self, config: &Config) {
+        self.path("host.state-dir", &config.host.state_dir);
+        let vault = &config.vault;
+        self.at_most_one(&[
+            ("vault.password-file", vault.password_file.is_some()),
+            ("vault.password-env", vault.password_env.is_some()),
+            ("vault.password-command", vault.password_command.is_some()),
+        ]);
+        if let Some(file) = &vault.password_file {
+            self.path("vault.password-file", file);
+        }
+        self.not_empty("vault.password-env", vault.password_env.as_ref());
+        self.not_empty("vault.password-command", vault.password_command.as_ref());
+        match vault_dir(&vault.url) {
+            None => self.wrong(
+                "vault.url",
+                "this kind of vault is not supported; write a directory, like \"/srv/vault\"",
+            ),
+            Some(dir) => {
+                self.path("vault.url", dir);
+                if config.host.state_dir.starts_with(dir) {
+                    self.wrong(
+                        "host.state-dir",
+                        "lies inside the vault; locks and journals of this host do not belong there",
+                    );
+                }
+            }
+        }
+        if let Some(webhook) = &config.alerts.webhook
+            && !(webhook.starts_with("https://") || webhook.starts_with("http://"))
+        {
+            self.wrong("alerts.webhook", "must begin with https:// or http://");
+        }
+        self.not_empty("alerts.command", config.alerts.command.as_ref());
+        if config.service.is_empty() {
+            self.doubtful("service", "no service is configured, so nothing is protected");
+        }
+    }
+
+    fn service(&mut self, config: &Config, service: &Service) {
+        self.engine(service);
+        self.paths(service);
+        self.neighbours(config, service);
+        self.commands(service);
+        self.schedule(service);
+        self.passwords(config, service);
+    }
+
+    fn engine(&mut self, service: &Service) {
+        let engine = service.engine.as_str();
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if !ENGINES.contains(&engine) {
+            let alias = ALIASES.iter().find(|(alias, _)| alias.eq_ignore_ascii_case(engine));
+            let lower = engine.to_ascii_lowercase();
+            let meant = alias
+                .map(|(_, meant)| *meant)
+                .or_else(|| keys::nearest(&lower, ENGINES.into_iter()));
+            match meant {
+                Some(meant) => {
+                    self.wrong("engine", format!("unknown engine; did you mean \"{meant}\"?"));
+                }
+                // It becomes part of the name of a program.
+                None if engine.is_empty() || engine.len() > 63 || !engine.bytes().all(plain) => {
+                    self.wrong("engine", "use small letters, digits and '-'");
+                }
+                None => {}
+            }
+            return;
+        }
+        self.needs(service);
+        let files = service.exclude_caches
+            || service.one_file_system
+            || !service.exclude.is_empty()
+            || service.exclude_larger_than.is_some();
+        let owned: [(&str, bool, &[&str]); 8] = [
+            ("path", service.path.is_some(), &["files", "sqlite", "script"]),
+            ("paths", !service.paths.is_empty(), &["files"]),
+            ("exclude", files, &["files"]),
+            ("url", service.url.is_some(), &["postgres"]),
+            ("data-dir", service.data_dir.is_some(), &["postgres"]),
+            ("bin-dir", service.bin_dir.is_some(), &["postgres"]),
+            ("exporter", service.exporter.is_some(), &["script"]),
+            ("importer", service.importer.is_some(), &["script"]),
+        ];
+        for (key, set, engines) in owned {
+            if set && !engines.contains(&engine) {
+                let theirs = engines.join(", ");
+                self.wrong(key, format!("means nothing to engine {engine} (it is for {theirs})"));
+            }
+        }
+    }
+
+    /// What the engine cannot work without. Both halves of a pair even on a host that needs only
+    /// one today: after a takeover it needs the other.
+    fn needs(&mut self, service: &Service) {
+        let path = service.path.is_some();
+        let needs: &[(&str, bool)] = match service.engine.as_str() {
+            "files" => &[("`path` or `paths`", path || !service.paths.is_empty())],
+            "sqlite" => &[("`path`, the database file", path)],
+            "postgres" => &[
+                ("`url`, how to connect", service.url.is_some()),
+                ("`data-dir`, the server's data directory", service.data_dir.is_some()),
+            ],
+            "script" => &[
+                ("`path`, its directory", path),
+                ("`exporter`, which fills it", service.exporter.is_some()),
+                ("`importer`, which loads it", service.importer.is_some()),
+            ],
+            _ => &[],
+        };
+        for (what, there) in needs {
+            if !there {
+                self.wrong("", format!("engine {} needs {what}", service.engine));
+            }
+        }
+    }
+
+    fn paths(&mut self, service: &Service) {
+        if service.path.is_some() && !service.paths.is_empty() {
+            self.wrong("paths", "contradicts `path`; write one of them");
+        }
+        let single = [
+            ("path", &service.path),
+            ("data-dir", &service.data_dir),
+            ("bin-dir", &service.bin_dir),
+            ("exporter", &service.exporter),
+            ("importer", &service.importer),
+            ("password-file", &service.password_file),
+        ];
+        for (key, path) in single {
+            if let Some(path) = path {
+                self.path(key, path);
+            }
+        }
+        for path in &service.paths {
+            self.path("paths", path);
+        }
+        let twice =
+            service.paths.iter().enumerate().find(|(at, path)| {
+                service.paths.iter().take(*at).any(|other| overlap(path, other))
+            });
+        if let Some((_, path)) = twice {
+            self.wrong("paths", format!("{} lies in another of these paths", path.display()));
+        }
+        if let Some(size) = &service.exclude_larger_than
+            && let Err(e) = size::parse(size)
+        {
+            self.wrong("exclude-larger-than", e.to_string());
+        }
+        for pattern in service.exclude.iter().filter(|pattern| pattern.trim().is_empty()) {
+            self.wrong("exclude", format!("{pattern:?} is no pattern"));
+        }
+    }
+
+    /// The vault and our own state must not be part of what is protected, nor the other way round:
+    /// a backup would back up the backups, and a refresh would replace them.
+    fn neighbours(&mut self, config: &Config, service: &Service) {
+        let vault = vault_dir(&config.vault.url);
+        for (key, root) in roots(service) {
+            let shown = root.display();
+            if let Some(vault) = vault {
+                if vault.starts_with(root) && !left_out(service, vault) {
+                    self.wrong(
+                        key,
+                        format!(
+                            "{shown} holds the vault {}: every backup would back up the backups; \
+                             move the vault or add it to `exclude`",
+                            vault.display()
+                        ),
+                    );
+                } else if root.starts_with(vault) {
+                    let vault = vault.display();
+                    self.wrong(key, format!("{shown} lies in the vault {vault}"));
+                }
+            }
+            let state = &config.host.state_dir;
+            if state.starts_with(root) && !left_out(service, state) {
+                let state = state.display();
+                self.wrong(
+                    key,
+                    format!("{shown} holds host.state-dir {state}; move it or add it to `exclude`"),
+                );
+            } else if root.starts_with(state) {
+                let state = state.display();
+                self.wrong(key, format!("{shown} lies in host.state-dir {state}"));
+            }
+        }
+    }
+
+    /// Two services with the same data: the restore of one would overwrite the other.
+    fn overlap(
+        &mut self,
+        (_, service): (&ServiceName, &Service),
+        (other_name, other): (&ServiceName, &Service),
+    ) {
+        for (key, root) in roots(service) {
+            for (_, theirs) in roots(other) {
+                let inside = root.starts_with(theirs) && !left_out(other, root);
+                let around = theirs.starts_with(root) && !left_out(service, theirs);
+                let how = match (inside, around) {
+                    (true, true) => "is also",
+                    (true, false) => "lies in",
+                    (false, true) => "holds",
+                    (false, false) => continue,
+                };
+                let (root, theirs) = (root.display(), theirs.display());
+                self.wrong(
+                    key,
+                    format!(
+                        "{root} {how} {theirs} of service {other_name}: a restore of one would \
+                         overwrite the other; leave it out of one by `exclude`"
+                    ),
+                );
+            }
+        }
+    }
+
+    fn commands(&mut self, service: &Service) {
+        let commands =
+            [("start", &service.start), ("stop", &service.stop), ("status", &service.status)];
+        if service.unit.is_some() {
+            for (key, command) in commands {
+                if command.is_some() {
+                    self.wrong(key, "contradicts `unit`, which gives it; write one of them");
+                }
+            }
+        } else {
+            match (&service.start, &service.stop) {
+                (Some(_), None) => self.doubtful("start", "has no `stop` beside it"),
+                (None, Some(_)) => self.doubtful("stop", "has no `start` beside it"),
+                _ => {}
+            }
+        }
+        let hooks = &service.hooks;
+        let can_stop =
+            service.unit.is_some() || (service.start.is_some() && service.stop.is_some());
+        match service.quiesce {
+            Quiesce::Stop if !can_stop => {
+                self.wrong("quiesce", "\"stop\" needs `unit`, or `start` and `stop`");
+            }
+            Quiesce::Freeze if hooks.freeze.is_none() || hooks.thaw.is_none() => {
+                self.wrong("quiesce", "\"freeze\" needs `hooks.freeze` and `hooks.thaw`");
+            }
+            Quiesce::None | Quiesce::Stop if hooks.freeze.is_some() => {
+                self.wrong("hooks.freeze", "never runs without `quiesce = \"freeze\"`");
+            }
+            _ => {}
+        }
+        self.not_empty("unit", service.unit.as_ref());
+        for (key, command) in commands {
+            self.not_empty(key, command.as_ref());
+        }
+        let hooks = [
+            ("hooks.before-backup", &hooks.before_backup),
+            ("hooks.after-backup", &hooks.after_backup),
+            ("hooks.freeze", &hooks.freeze),
+            ("hooks.thaw", &hooks.thaw),
+            // An empty fence would exit 0, which is taken as proof.
+            ("hooks.fence", &hooks.fence),
+            ("hooks.promoted", &hooks.promoted),
+            ("hooks.route", &hooks.route),
+            ("hooks.after-refresh", &hooks.after_refresh),
+        ];
+        for (key, command) in hooks {
+            self.not_empty(key, command.as_ref());
+        }
+    }
+
+    fn schedule(&mut self, service: &Service) {
+        let mut zone = TimeZone::UTC;
+        if let Some(name) = &service.time_zone {
+            match TimeZone::get(name) {
+                Ok(known) => zone = known,
+                Err(_) => {
+                    self.wrong(
+                        "time-zone",
+                        format!("{name:?} is not a time zone like Europe/Berlin"),
+                    );
+                }
+            }
+            if service.schedule.is_none() {
+                self.doubtful("time-zone", "means nothing without `schedule`");
+            }
+        }
+        if let Some(schedule) = &service.schedule
+            && let Err(e) = Schedule::parse(schedule, zone)
+        {
+            self.wrong("schedule", e.to_string());
+        }
+        self.duration("rpo", service.rpo.as_deref());
+        if let Some(keep) = &service.keep {
+            let counts =
+                [keep.last, keep.hourly, keep.daily, keep.weekly, keep.monthly, keep.yearly];
+            if counts.iter().all(|count| *count == 0) && keep.within.is_none() {
+                self.wrong("keep", "keeps nothing; leave it out to keep everything");
+            }
+            self.duration("keep.within", keep.within.as_deref());
+        }
+    }
+
+    fn duration(&mut self, key: &str, text: Option<&str>) {
+        match text.map(duration::parse) {
+            Some(Err(e)) => self.wrong(key, e.to_string()),
+            Some(Ok(duration)) if duration.is_zero() => self.wrong(key, "is no time at all"),
+            _ => {}
+        }
+    }
+
+    fn passwords(&mut self, config: &Config, service: &Service) {
+        let own = [
+            ("password-file", service.password_file.is_some()),
+            ("password-env", service.password_env.is_some()),
+            ("password-command", service.password_command.is_some()),
+        ];
+        self.at_most_one(&own);
+        self.not_empty("password-env", service.password_env.as_ref());
+        self.not_empty("password-command", service.password_command.as_ref());
+        let vault = &config.vault;
+        let vaults = vault.password_file.is_some()
+            || vault.password_env.is_some()
+            || vault.password_command.is_some();
+        if !vaults && own.iter().all(|(_, set)| !set) {
+            self.wrong("", "has no password: write `password-file` here or in [vault]");
+        }
+        if let Some(url) = &service.url
+            && without_password(url) != *url
+        {
+            self.doubtful("url", "holds a password, which everybody who reads this file can see");
+        }
+    }
+
+    fn at_most_one(&mut self, keys: &[(&str, bool)]) {
+        let mut set = keys.iter().filter(|(_, set)| *set).map(|(key, _)| *key);
+        let Some(first) = set.next() else { return };
+        let first = first.rsplit('.').next().unwrap_or(first);
+        for other in set {
+            self.wrong(other, format!("contradicts `{first}`; write one of them"));
+        }
+    }
+
+    fn not_empty(&mut self, key: &str, text: Option<&String>) {
+        if text.is_some_and(|text| text.trim().is_empty()) {
+            self.wrong(key, "is empty");
+        }
+    }
+
+    /// A path that means the same from wherever the program is started.
+    fn path(&mut self, key: &str, path: &Path) {
+        let text = path.as_os_str().as_encoded_bytes();
+        if text.is_empty() {
+            self.wrong(key, "is empty");
+        } else if text.iter().any(u8::is_ascii_control) {
+            self.wrong(key, format!("{path:?} has a control character in it"));
+        } else if !path.is_absolute() {
+            self.wrong(key, format!("{path:?} is relative; write the whole path, from /"));
+        } else if path.components().any(|part| part == Component::ParentDir) {
+            self.wrong(key, format!("{path:?} has `..` in it; write the path it means"));
+        }
+    }
+}
+
+/// Everything of the host that a service's data is in, with the key that names it.
+fn roots(service: &Service) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+    let path = service.path.iter().map(|path| ("path", path));
+    let paths = service.paths.iter().map(|path| ("paths", path));
+    path.chain(paths).chain(service.data_dir.iter().map(|path| ("data-dir", path)))
+}
+
+/// Whether a service leaves this out: itself or a directory above it is an exclude.
+fn left_out(service: &Service, path: &Path) -> bool {
+    service.exclude.iter().any(|out| Path::new(out).is_absolute() && path.starts_with(out))
+}
+
+fn overlap(a: &Path, b: &Path) -> bool {
+    a.starts_with(b) || b.starts_with(a)
+}

@@ -1,0 +1,34 @@
+//! Connection URLs that may be shown.
+
+/// A connection URL without its password: `postgres://backup:secret@db/` becomes
+/// `postgres://backup:…@db/`, and likewise `?password=`.
+pub fn without_password(url: &str) -> String {
+    let Some(at) = url.find("://") else { return url.to_owned() };
+    let (start, rest) = url.split_at(at + 3);
+    // The last `@` before the path: a password may hold one itself, and a `/` that somebody forgot
+    // to escape, so everything up to that `@` counts as user and password.
+    let end = rest.find(['?', '#']).unwrap_or(rest.len());
+    let (front, query) = rest.split_at(end);
+    let front = match front.rsplit_once('@') {
+        Some((user, host)) => match user.split_once(':') {
+            Some((user, _)) => format!("{user}:…@{host}"),
+            None => front.to_owned(),
+        },
+        None => front.to_owned(),
+    };
+    let hide = |pair: &str| {
+        let (mark, pair) = pair.split_at(usize::from(pair.starts_with(['?', '#'])));
+        match pair.split_once('=') {
+            Some((key, _)) if is_secret(key) => format!("{mark}{key}=…"),
+            _ => format!("{mark}{pair}"),
+        }
+    };
+    let query: Vec<String> = query.split('&').map(hide).collect();
+    format!("{start}{front}{}", query.join("&"))
+}
+
+/// Keys are compared without their case and percent signs, in which a password could hide.
+fn is_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    key.contains("pass") || key.contains("secret") || key.contains('%')
+}
