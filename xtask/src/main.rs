@@ -8,6 +8,7 @@
 mod bench;
 mod deps;
 mod licences;
+mod links;
 mod packages;
 mod stages;
 

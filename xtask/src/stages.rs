@@ -1,6 +1,6 @@
 //! `cargo xtask test`: one stage after the other, all of them even if one fails, and a summary.
 
-use crate::{Failure, cargo, deps, packages};
+use crate::{Failure, cargo, deps, links, packages};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,10 @@ pub(crate) fn test(only_tests: bool, filter: &[String]) -> Result<(), Failure> {
                     .args(["clippy", "--locked", "--workspace", "--all-targets", "--quiet"])
                     .args(["--", "-D", "warnings"]),
             )
+        });
+        stage(&mut done, "links", || match links::run() {
+            Ok(()) => Outcome::Passed,
+            Err(failure) => Outcome::Failed(failure.to_string()),
         });
         stage(&mut done, "documentation", || {
             run(cargo()

@@ -21,8 +21,8 @@ pub(crate) fn make(top: &Path, bytes: u64) -> Result<Made, Failure> {
     let mut made = Made::default();
     let mut buffer = Vec::new();
     while made.bytes < bytes / 2 {
-        // Sizes as in a home directory: most small, some of a MiB.
-        let scale = 8 + random.below(13);
+        // Sizes as in a home directory: most small, some of a quarter MiB.
+        let scale = 8 + random.below(11);
         let size = 256 + random.below(1 << scale);
         let directory = top.join(format!("d{:02}/s{:02}", made.files % 37, made.files % 23));
         std::fs::create_dir_all(&directory).map_err(|e| failed("make", &directory, &e))?;
