@@ -151,7 +151,8 @@ impl Metadata {
             };
             for dependency in &package.dependencies {
                 let to = dependency.name.as_str();
-                if members.contains_key(to) && !allowed.contains(&to) {
+                // A crate that names itself switches on a feature of its own for its tests.
+                if members.contains_key(to) && to != *name && !allowed.contains(&to) {
                     broken.push(format!("{name} -> {to}: {name} must not know {to}"));
                 }
                 // A test may drive a server with the server's client.
