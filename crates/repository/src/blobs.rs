@@ -31,6 +31,9 @@ impl PackRead {
     }
 }
 
+/// What takes the blobs of a [`PackRead`], one after the other: plain bytes, or why there are none.
+pub type TakeBlob<'a> = dyn FnMut(&BlobId, Result<&[u8], Error>) -> Result<(), Error> + 'a;
+
 thread_local! {
     static DECOMPRESSOR: RefCell<Option<BlobDecompressor>> = const { RefCell::new(None) };
 }
@@ -81,7 +84,13 @@ impl Repository {
         Err(failure.unwrap_or_else(|| Error::Missing(format!("{kind} blob {id} is in no index"))))
     }
 
-    fn load_from(&self, kind: BlobKind, id: &BlobId, at: &Location) -> Result<Vec<u8>, Error> {
+    /// The plain bytes of a blob, from this place and no other.
+    pub(crate) fn load_from(
+        &self,
+        kind: BlobKind,
+        id: &BlobId,
+        at: &Location,
+    ) -> Result<Vec<u8>, Error> {
         let offset = u64::from(at.offset);
         let mut sealed = self.files().read_pack_range(at.pack, offset, at.length as usize)?;
         let mut plain = Vec::new();
@@ -114,11 +123,7 @@ impl Repository {
     /// Reads the blobs of a plan and calls `take` with each, in order: with its plain bytes, or
     /// with what is wrong with it (after every other place where it is stored was tried). Ends
     /// early only if `take` fails.
-    pub fn read_pack(
-        &self,
-        read: &PackRead,
-        take: &mut dyn FnMut(&BlobId, Result<&[u8], Error>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    pub fn read_pack(&self, read: &PackRead, take: &mut TakeBlob<'_>) -> Result<(), Error> {
         let mut plain = Vec::new();
         let mut rest = read.blobs.as_slice();
         while !rest.is_empty() {

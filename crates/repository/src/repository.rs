@@ -74,8 +74,13 @@ impl Repository {
         if Repository::exists(&*storage)? {
             return Err(Error::Exists(storage.location()));
         }
+        // A place that is not there yet is made by the first put.
+        let empty_if_absent = |e: storage::Error| match e.kind() {
+            ErrorKind::NotFound => Ok(Vec::new()),
+            _ => Err(Error::Storage(e)),
+        };
         for dir in ["data", "index", "snapshots"] {
-            if !storage.list(dir)?.is_empty() {
+            if !storage.list(dir).or_else(empty_if_absent)?.is_empty() {
                 return Err(Error::damaged(
                     format!("repository at {}", storage.location()),
                     format!("it has no config, but something in {dir:?}"),
@@ -83,7 +88,7 @@ impl Repository {
             }
         }
         // Left by attempts that did not get to the config. They wrap keys that open nothing.
-        let leftover = files::list(&*storage, FileKind::Key)?;
+        let leftover = storage.list("keys").or_else(empty_if_absent)?;
         let master = MasterKey::generate().map_err(invalid("new key"))?;
         let config = Config::generate().map_err(invalid("new config"))?;
         let key_id = write_key(&*storage, &master, password, kdf)?;
@@ -98,7 +103,7 @@ impl Repository {
             return Err(Error::Exists(storage.location()));
         }
         for key in leftover {
-            storage.delete(&FileKind::Key.key(key.id)?)?;
+            storage.delete(&key.key)?;
         }
         Ok(Repository::assemble(storage, master, config))
     }
@@ -194,7 +199,7 @@ impl Repository {
         listed
             .into_iter()
             .map(|key| {
-                let file = read_key(&**self.storage(), key.id)?;
+                let file = self.key_file(key.id)?;
                 Ok(KeyInfo {
                     id: KeyId(key.id),
                     created: file.created.timestamp(),
@@ -203,6 +208,11 @@ impl Repository {
                 })
             })
             .collect()
+    }
+
+    /// One key file, verified and understood.
+    pub(crate) fn key_file(&self, id: [u8; 32]) -> Result<KeyFile, Error> {
+        read_key(&**self.storage(), id)
     }
 
     /// All snapshot files, oldest first.

@@ -39,17 +39,19 @@ impl PackedBlob {
     }
 }
 
-/// How long the sealed header and its length are, for blobs of which this many are compressed.
-pub fn trailer_bytes(compressed: usize, uncompressed: usize) -> usize {
-    compressed * COMPRESSED_ENTRY + uncompressed * PLAIN_ENTRY + OVERHEAD_BYTES + LENGTH_BYTES
+/// How long the sealed header for these blobs and its length are.
+pub fn trailer_bytes_of<'a>(blobs: impl IntoIterator<Item = &'a PackedBlob>) -> usize {
+    let entries = blobs.into_iter().map(|blob| match blob.plain_length {
+        Some(_) => COMPRESSED_ENTRY,
+        None => PLAIN_ENTRY,
+    });
+    entries.sum::<usize>() + OVERHEAD_BYTES + LENGTH_BYTES
 }
 
 /// How long a whole pack with these blobs is.
-pub fn size_bytes<'a>(blobs: impl IntoIterator<Item = &'a PackedBlob>) -> u64 {
-    blobs.into_iter().fold((OVERHEAD_BYTES + LENGTH_BYTES) as u64, |sum, blob| {
-        let entry = if blob.plain_length.is_some() { COMPRESSED_ENTRY } else { PLAIN_ENTRY };
-        sum + entry as u64 + u64::from(blob.length)
-    })
+pub fn size_bytes(blobs: &[PackedBlob]) -> u64 {
+    let sealed: u64 = blobs.iter().map(|blob| u64::from(blob.length)).sum();
+    sealed + trailer_bytes_of(blobs) as u64
 }
 
 /// Appends the sealed header for `blobs`, and its length, to the blobs in `pack`.

@@ -1,7 +1,11 @@
 //! One binary for all integration tests of the crate.
 
+mod chunks;
+mod format;
+mod fuzz;
 mod log_store;
 mod manifest;
+mod memory_index;
 mod rig;
 mod tree_format;
 mod with_restic;
