@@ -27,10 +27,13 @@ const HOLD: Duration = Duration::from_secs(2);
 const SLICE: Duration = Duration::from_millis(50);
 /// What writers are given between two slices.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How often a lock of somebody else is tried: more often than SQLite's own waiting does, because
+/// a busy writer leaves only short gaps.
+const TRY: Duration = Duration::from_millis(3);
 /// How often a copy in slices may begin again.
 const BEGINNINGS: u32 = 10;
 /// How long a lock of somebody else is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(15);
 /// How much is copied between two looks at the clock and the cancel token.
 const STRIDE_BYTES: u64 = 1 << 20;
 
@@ -47,13 +50,12 @@ pub(super) struct Copied {
 /// Copies the database at `source` into the new file `to`.
 pub(super) fn copy(cx: &Context<'_>, source: &Path, to: &Path) -> Result<Copied, Error> {
     cx.progress.phase("copying the database");
-    let copier = Copier { cx, source, to, connection: open(source)? };
+    let copier = Copier { cx, source, to, connection: open(source)?, hold: HOLD, slice: SLICE };
     let copied = match copier.held()? {
         Some(copied) => copied,
         None => copier.sliced()?,
     };
-    let Copier { connection, .. } = copier;
-    connection.close().map_err(|(_, e)| failure("close", source, e))?;
+    copier.connection.close().map_err(|(_, e)| failure("close", source, e))?;
     whole(to, copied)?;
     Ok(copied)
 }
@@ -95,6 +97,8 @@ struct Copier<'a> {
     source: &'a Path,
     to: &'a Path,
     connection: Connection,
+    hold: Duration,
+    slice: Duration,
 }
 
 impl Copier<'_> {
@@ -119,7 +123,7 @@ impl Copier<'_> {
             not_cancelled(self.cx)?;
             match backup.step(stride).map_err(|e| self.failed(e))? {
                 StepResult::Done => return Ok(Some(copied)),
-                _ if !copied.wal && began.elapsed() > HOLD => return Ok(None),
+                _ if !copied.wal && began.elapsed() > self.hold => return Ok(None),
                 _ => {}
             }
         }
@@ -146,23 +150,25 @@ impl Copier<'_> {
                 }
                 StepResult::More => {
                     patience = Instant::now() + PATIENCE;
+                    // A step that goes on leaves less to do. One that began again does not.
+                    let now = backup.progress().remaining;
+                    beginnings += u32::from(now >= remaining);
+                    remaining = now;
+                    if beginnings > BEGINNINGS {
+                        return Err(self.too_lively());
+                    }
                     stride = match began.elapsed() {
-                        took if took > SLICE => (stride / 2).max(1),
-                        took if took < SLICE / 2 => stride.saturating_mul(2),
+                        took if took > self.slice => (stride / 2).max(1),
+                        took if took < self.slice / 2 => stride.saturating_mul(2),
                         _ => stride,
                     };
                 }
                 _ if Instant::now() > patience => return Err(self.locked()),
-                _ => {}
-            }
-            let now = backup.progress().remaining;
-            if now > remaining {
-                beginnings += 1;
-                if beginnings > BEGINNINGS {
-                    return Err(self.too_lively());
+                _ => {
+                    std::thread::sleep(TRY);
+                    continue;
                 }
             }
-            remaining = now;
             std::thread::sleep(PAUSE);
         }
     }
@@ -206,7 +212,7 @@ impl Copier<'_> {
             not_cancelled(self.cx)?;
             match ask(&self.connection) {
                 Err(error) if is_busy(&error) && Instant::now() < deadline => {
-                    std::thread::sleep(PAUSE);
+                    std::thread::sleep(TRY);
                 }
                 Err(error) if is_busy(&error) => return Err(self.locked().because(error)),
                 Err(error) => return Err(self.failed(error)),
@@ -293,4 +299,102 @@ fn whole(to: &Path, copied: Copied) -> Result<(), Error> {
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::progress::Silent;
+    use model::{CancelToken, Classify};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    /// A database of about 15 MB, and where to copy it.
+    fn bench(mode: &str) -> (tempfile::TempDir, std::path::PathBuf, std::path::PathBuf) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let source = dir.path().join("app.db");
+        Connection::open(&source)
+            .and_then(|c| {
+                c.execute_batch(&format!(
+                    "PRAGMA journal_mode = {mode}; CREATE TABLE t (n INTEGER);
+                     CREATE TABLE big (x); BEGIN;
+                     WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < 1500)
+                     INSERT INTO big SELECT randomblob(10000) FROM i; COMMIT;"
+                ))
+            })
+            .expect("a database");
+        let to = dir.path().join("copy.db");
+        (dir, source, to)
+    }
+
+    /// Copies with no patience for holding a lock, so that it must be in slices.
+    fn copy_in_slices(source: &Path, to: &Path) -> Result<Option<u64>, Error> {
+        let cancel = CancelToken::new();
+        let scratch = source.parent().expect("a parent");
+        let cx =
+            Context { cancel: &cancel, progress: &Silent, scratch, callback: &[], variables: &[] };
+        let connection = open(source)?;
+        let slice = Duration::from_millis(1);
+        let copier = Copier { cx: &cx, source, to, connection, hold: Duration::ZERO, slice };
+        if copier.held()?.is_some() {
+            return Ok(None);
+        }
+        whole(to, copier.sliced()?)?;
+        let copy = Connection::open(to).expect("open the copy");
+        let check: String =
+            copy.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("check");
+        assert_eq!(check, "ok");
+        let count: i64 =
+            copy.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).expect("count");
+        Ok(Some(u64::try_from(count).expect("a count")))
+    }
+
+    #[test]
+    fn slices_hold_what_was_committed_before_the_last_of_them() {
+        let (_dir, source, to) = bench("DELETE");
+        assert_eq!(copy_in_slices(&source, &to).expect("copy"), Some(0));
+        let (copying, written) = (AtomicBool::new(true), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            // Three commits into the midst, each of which makes the copy begin again.
+            scope.spawn(|| {
+                let writer = Connection::open(&source).expect("open");
+                writer.busy_timeout(Duration::from_secs(5)).expect("timeout");
+                while copying.load(Ordering::SeqCst) && written.load(Ordering::SeqCst) < 3 {
+                    writer.execute("INSERT INTO t VALUES (1)", []).expect("never refused");
+                    written.fetch_add(1, Ordering::SeqCst);
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            });
+            let count = copy_in_slices(&source, &to).expect("copy");
+            copying.store(false, Ordering::SeqCst);
+            assert!(count.is_some_and(|count| count <= 3), "{count:?}");
+        });
+        let written = written.load(Ordering::SeqCst);
+        assert_eq!(copy_in_slices(&source, &to).expect("copy"), Some(written));
+    }
+
+    #[test]
+    fn a_database_that_is_never_quiet_is_given_up_with_a_way_out() {
+        let (_dir, source, to) = bench("DELETE");
+        let copying = AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let writer = Connection::open(&source).expect("open");
+                writer.busy_timeout(Duration::from_secs(5)).expect("timeout");
+                while copying.load(Ordering::SeqCst) {
+                    writer.execute("INSERT INTO t VALUES (1)", []).expect("never refused");
+                }
+            });
+            let copied = copy_in_slices(&source, &to);
+            copying.store(false, Ordering::SeqCst);
+            let error = copied.expect_err("it never gets to the end");
+            assert_eq!(error.class(), Class::Unavailable, "{error}");
+            assert!(error.hint().is_some_and(|hint| hint.contains("WAL")));
+        });
+    }
+
+    #[test]
+    fn in_wal_mode_no_copy_is_ever_in_slices() {
+        let (_dir, source, to) = bench("WAL");
+        assert_eq!(copy_in_slices(&source, &to).expect("copy"), None);
+    }
 }

@@ -8,4 +8,5 @@ mod contract;
 mod control;
 mod files;
 mod sink;
+mod sqlite;
 mod support;
