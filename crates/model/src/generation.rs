@@ -17,7 +17,7 @@ impl Generation {
 
     /// The one that a takeover raises this to.
     pub fn next(self) -> Generation {
-        Generation(self.0 + 1)
+        Generation(self.0.saturating_add(1))
     }
 }
 

@@ -3,5 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // A test says what is wrong by panicking.
 
 mod config;
+mod retention;
 mod schedule;
+mod state;
+mod support;
 mod units;

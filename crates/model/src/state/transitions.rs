@@ -1,0 +1,380 @@
+//! The transitions. Each either changes the state or says why it must not; each may be repeated
+//! after a crash without harm.
+//!
+//! A takeover is a chain of them: [`claim`](ServiceState::claim), [`fenced`](ServiceState::fenced),
+//! [`raise`](ServiceState::raise), [`finish`](ServiceState::finish). Until the raise it can be
+//! [`abandon`](ServiceState::abandon)ed; from the raise on it can only go forward. At the raise, and
+//! nowhere else, a service that has a primary gets another one.
+
+use super::{
+    Applied, FenceProof, Head, Intent, Member, PastTakeover, Refusal, Role, ServiceState, Stopped,
+    TakeoverKind,
+};
+use crate::{Generation, MemberName, RecoveryPoint, SnapshotId};
+use jiff::Timestamp;
+
+/// How many past takeovers the state remembers.
+const TAKEOVERS_KEPT: usize = 32;
+
+/// Who joins, who leaves.
+impl ServiceState {
+    /// A host joins in the role its config gives it. A member that is known keeps the role the
+    /// state has: the role in the config is only the first one.
+    pub fn join(
+        &mut self,
+        member: &MemberName,
+        role: Role,
+        now: Timestamp,
+    ) -> Result<Role, Refusal> {
+        if let Some(known) = self.members.get(member) {
+            return Ok(known.role);
+        }
+        if role == Role::Primary {
+            if let Some(primary) = &self.primary {
+                return Err(Refusal::HasPrimary(primary.clone()));
+            }
+            // A standby is about to become what this one wants to be.
+            if let Some(intent) = &self.intent {
+                return Err(under_way(intent));
+            }
+            // A service whose generation was raised had a primary once; a newcomer must not
+            // become one by a line in a config file.
+            if self.generation > Generation::FIRST {
+                return Err(Refusal::WrongRole { member: member.clone(), role });
+            }
+            self.primary = Some(member.clone());
+        }
+        self.members.insert(member.clone(), Member::new(role, now));
+        Ok(role)
+    }
+
+    /// Someone has decided: a broken member becomes a standby with nothing on it.
+    pub fn rejoin(&mut self, member: &MemberName, now: Timestamp) -> Result<(), Refusal> {
+        self.not_the_candidate(member)?;
+        match self.members.get_mut(member) {
+            None => Err(Refusal::NoSuchMember(member.clone())),
+            Some(entry) if entry.role == Role::Primary => {
+                Err(Refusal::WrongRole { member: member.clone(), role: entry.role })
+            }
+            Some(entry) => {
+                *entry = Member::new(Role::Standby, now);
+                Ok(())
+            }
+        }
+    }
+
+    /// A member is gone for good. One that is not known is gone already.
+    pub fn leave(&mut self, member: &MemberName) -> Result<(), Refusal> {
+        self.not_the_candidate(member)?;
+        match self.members.get(member) {
+            Some(entry) if entry.role == Role::Primary => {
+                Err(Refusal::WrongRole { member: member.clone(), role: entry.role })
+            }
+            _ => {
+                self.members.remove(member);
+                Ok(())
+            }
+        }
+    }
+
+    fn not_the_candidate(&self, member: &MemberName) -> Result<(), Refusal> {
+        match &self.intent {
+            Some(intent) if intent.to == *member => Err(under_way(intent)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The history.
+impl ServiceState {
+    /// Refuses whoever is not the primary at the current generation.
+    pub fn require_primary(&self, member: &MemberName, at: Generation) -> Result<(), Refusal> {
+        let (member, theirs, current) = (member.clone(), at, self.generation);
+        if at < self.generation {
+            return Err(Refusal::OldGeneration { member, theirs, current });
+        }
+        if at > self.generation {
+            return Err(Refusal::FutureGeneration { member, theirs, current });
+        }
+        if self.primary.as_ref() != Some(&member) {
+            return Err(Refusal::NotPrimary { member, primary: self.primary.clone() });
+        }
+        Ok(())
+    }
+
+    /// A backup becomes history: the point is recorded, and is the head if it is whole.
+    pub fn commit(&mut self, point: RecoveryPoint) -> Result<(), Refusal> {
+        self.require_primary(&point.member, point.generation)?;
+        if self.point(point.snapshot).is_some() {
+            return Ok(());
+        }
+        // What a primary writes after it was fenced is what the takeover does not know of: it would
+        // stand in the history as kept, and be lost.
+        self.not_fenced(&point.member)?;
+        if !point.incomplete {
+            self.head = Some(Head { snapshot: point.snapshot, generation: point.generation });
+        }
+        self.points.push(point);
+        Ok(())
+    }
+
+    /// Points leave the history: all of them or, if one is needed, none. One that is not there is
+    /// gone already.
+    pub fn forget(&mut self, points: &[SnapshotId]) -> Result<(), Refusal> {
+        if let Some(intent) = &self.intent {
+            return Err(under_way(intent));
+        }
+        for &point in points {
+            if let Some(why) = self.must_stay(point) {
+                return Err(Refusal::Needed { point, why });
+            }
+        }
+        self.points.retain(|point| !points.contains(&point.snapshot));
+        Ok(())
+    }
+
+    /// Who needs a point, as a sentence; none if nobody does. What a standby holds is needed so that
+    /// its next refresh is a small one; [`forget`](ServiceState::forget) does not insist on that.
+    pub fn needed(&self, point: SnapshotId) -> Option<String> {
+        let holds = |(name, member): (&MemberName, &Member)| {
+            let held = member.role == Role::Standby
+                && member.applied.as_ref().is_some_and(|applied| applied.snapshot == point);
+            held.then(|| format!("the standby {name} holds it"))
+        };
+        self.must_stay(point).or_else(|| self.members.iter().find_map(holds))
+    }
+
+    fn must_stay(&self, point: SnapshotId) -> Option<String> {
+        if self.point(point)?.pinned {
+            return Some("it is pinned".to_owned());
+        }
+        if self.head.is_some_and(|head| head.snapshot == point) {
+            return Some("it is the newest whole point".to_owned());
+        }
+        let last = |(name, member): (&MemberName, &Member)| {
+            let last = member.stopped.as_ref().is_some_and(|s| s.last_point == Some(point));
+            last.then(|| format!("{name} stopped after it"))
+        };
+        self.members.iter().find_map(last)
+    }
+
+    /// Pins a point, or unpins it.
+    pub fn pin(&mut self, point: SnapshotId, pinned: bool) -> Result<(), Refusal> {
+        self.point_mut(point)?.pinned = pinned;
+        Ok(())
+    }
+
+    /// A drill proved a point restorable. An older proof never replaces a newer one.
+    pub fn drilled(&mut self, point: SnapshotId, at: Timestamp) -> Result<(), Refusal> {
+        let entry = self.point_mut(point)?;
+        entry.drilled = entry.drilled.max(Some(at));
+        Ok(())
+    }
+
+    fn point_mut(&mut self, id: SnapshotId) -> Result<&mut RecoveryPoint, Refusal> {
+        let found = self.points.iter_mut().find(|point| point.snapshot == id);
+        found.ok_or(Refusal::NoSuchPoint(id))
+    }
+}
+
+/// What members say of themselves.
+impl ServiceState {
+    /// A standby says what it holds now; the refresh is over.
+    pub fn applied(
+        &mut self,
+        member: &MemberName,
+        applied: Option<Applied>,
+    ) -> Result<(), Refusal> {
+        let entry = self.standby_mut(member)?;
+        entry.applied = applied;
+        entry.importing = false;
+        Ok(())
+    }
+
+    /// A standby says that its copy is being changed.
+    pub fn importing(&mut self, member: &MemberName) -> Result<(), Refusal> {
+        self.standby_mut(member)?.importing = true;
+        Ok(())
+    }
+
+    /// The primary says that it is stopped (or, with `None`, that it is about to serve again; it
+    /// may start its service only after this is stored).
+    pub fn stopped(
+        &mut self,
+        member: &MemberName,
+        stopped: Option<Stopped>,
+    ) -> Result<(), Refusal> {
+        let generation = stopped.as_ref().map_or(self.generation, |s| s.generation);
+        self.require_primary(member, generation)?;
+        // Once a takeover counts on it, serving again would make a second primary.
+        if stopped.is_none() {
+            self.not_fenced(member)?;
+        }
+        if let Some(entry) = self.members.get_mut(member) {
+            entry.stopped = stopped;
+        }
+        Ok(())
+    }
+
+    /// Refuses the primary whose fencing a takeover counts on.
+    fn not_fenced(&self, member: &MemberName) -> Result<(), Refusal> {
+        match &self.intent {
+            Some(intent) if intent.fenced.is_some() && intent.from.as_ref() == Some(member) => {
+                Err(Refusal::Fenced { member: member.clone(), id: intent.id.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Takeover.
+impl ServiceState {
+    /// Claims the takeover. Two candidates: one wins. The same operation may claim again, and adds
+    /// what was overridden since.
+    pub fn claim(&mut self, intent: Intent) -> Result<(), Refusal> {
+        if let Some(standing) = &mut self.intent {
+            if standing.id != intent.id || standing.to != intent.to {
+                return Err(under_way(standing));
+            }
+            for (gate, reason) in intent.overrides {
+                standing.overrides.entry(gate).or_insert(reason);
+            }
+            return Ok(());
+        }
+        let (member, theirs, current) = (intent.to.clone(), intent.generation, self.generation);
+        if theirs < current {
+            return Err(Refusal::OldGeneration { member, theirs, current });
+        }
+        if theirs > current {
+            return Err(Refusal::FutureGeneration { member, theirs, current });
+        }
+        if intent.from != self.primary {
+            return Err(Refusal::OtherPrimary(intent.id));
+        }
+        if self.standby_mut(&intent.to)?.applied.is_none() {
+            return Err(Refusal::NothingApplied(intent.to));
+        }
+        // How far it has got is for the other transitions to say.
+        self.intent = Some(Intent { fenced: None, raised: false, ..intent });
+        Ok(())
+    }
+
+    /// Records why the old primary is believed not to serve. The first proof stays.
+    pub fn fenced(&mut self, id: &str, proof: FenceProof) -> Result<(), Refusal> {
+        let intent = self.intent_ref(id)?;
+        if intent.fenced.is_some() {
+            return Ok(());
+        }
+        match (&proof, &intent.from) {
+            (FenceProof::NoPrimary, None) => {}
+            (FenceProof::NoPrimary, Some(_)) => return Err(Refusal::NotFenced),
+            (FenceProof::Stopped, Some(primary)) if self.primary_stopped().is_none() => {
+                return Err(Refusal::NotStopped(primary.clone()));
+            }
+            (FenceProof::Stopped, Some(_)) => {}
+            (FenceProof::Stopped, None) => return Err(Refusal::NotFenced),
+            (FenceProof::Hook { .. } | FenceProof::Override { .. }, _) => {
+                if intent.kind == TakeoverKind::Planned {
+                    return Err(Refusal::PlannedNeedsStop);
+                }
+            }
+        }
+        self.intent_mut(id)?.fenced = Some(proof);
+        Ok(())
+    }
+
+    /// Gives the claim back. Impossible once the generation was raised.
+    pub fn abandon(&mut self, id: &str) -> Result<(), Refusal> {
+        if self.intent_ref(id)?.raised {
+            return Err(Refusal::PointOfNoReturn(id.to_owned()));
+        }
+        self.intent = None;
+        Ok(())
+    }
+
+    /// The point of no return: a new generation, a new primary, and the old one broken.
+    pub fn raise(&mut self, id: &str, now: Timestamp) -> Result<Generation, Refusal> {
+        let intent = self.intent_ref(id)?;
+        if intent.raised {
+            return Ok(self.generation);
+        }
+        if intent.fenced.is_none() {
+            return Err(Refusal::NotFenced);
+        }
+        if intent.from != self.primary {
+            return Err(Refusal::OtherPrimary(id.to_owned()));
+        }
+        let (to, from) = (intent.to.clone(), intent.from.clone());
+        let candidate = self.standby_mut(&to)?;
+        if candidate.importing {
+            return Err(Refusal::Importing(to));
+        }
+        if candidate.applied.is_none() {
+            return Err(Refusal::NothingApplied(to));
+        }
+        // What it held when it took over stays recorded: it is the proof of what was lost.
+        let applied = candidate.applied.take();
+        *candidate = Member { applied, ..Member::new(Role::Primary, now) };
+        if let Some(old) = from.as_ref().and_then(|from| self.members.get_mut(from)) {
+            *old = Member {
+                label: Some(format!("broken-{}", now.strftime("%Y%m%dT%H%M%SZ"))),
+                stopped: old.stopped.take(),
+                ..Member::new(Role::Broken, now)
+            };
+        }
+        self.intent_mut(id)?.raised = true;
+        self.primary = Some(to);
+        self.generation = self.generation.next();
+        Ok(self.generation)
+    }
+
+    /// The takeover is done: promoted, hooks run.
+    pub fn finish(&mut self, id: &str, now: Timestamp) -> Result<(), Refusal> {
+        if !self.intent_ref(id)?.raised {
+            return Err(Refusal::NotRaised(id.to_owned()));
+        }
+        let Some(intent) = self.intent.take() else { return Ok(()) };
+        let primary = self.members.get(&intent.to);
+        self.takeovers.push(PastTakeover {
+            generation: self.generation,
+            at: primary.map_or(now, |member| member.since),
+            head: primary.and_then(|member| Some(member.applied.as_ref()?.snapshot)),
+            intent,
+        });
+        let surplus = self.takeovers.len().saturating_sub(TAKEOVERS_KEPT);
+        self.takeovers.drain(..surplus);
+        Ok(())
+    }
+
+    fn standby_mut(&mut self, member: &MemberName) -> Result<&mut Member, Refusal> {
+        match self.members.get_mut(member) {
+            None => Err(Refusal::NoSuchMember(member.clone())),
+            Some(entry) if entry.role != Role::Standby => {
+                Err(Refusal::WrongRole { member: member.clone(), role: entry.role })
+            }
+            Some(entry) => Ok(entry),
+        }
+    }
+
+    fn intent_ref(&self, id: &str) -> Result<&Intent, Refusal> {
+        match &self.intent {
+            Some(intent) if intent.id == id => Ok(intent),
+            _ => Err(Refusal::NoSuchIntent(id.to_owned())),
+        }
+    }
+
+    fn intent_mut(&mut self, id: &str) -> Result<&mut Intent, Refusal> {
+        match &mut self.intent {
+            Some(intent) if intent.id == id => Ok(intent),
+            _ => Err(Refusal::NoSuchIntent(id.to_owned())),
+        }
+    }
+}
+
+fn under_way(intent: &Intent) -> Refusal {
+    Refusal::TakeoverUnderWay {
+        id: intent.id.clone(),
+        to: intent.to.clone(),
+        claimed: intent.claimed,
+    }
+}
