@@ -1,12 +1,23 @@
 //! Turns trees of this machine, and streams, into one tree of the repository.
 
+mod above;
+mod content;
 mod exclude;
+mod meta;
+mod walk;
 
-use crate::{Error, Node, Repository};
+use crate::{BlobWriter, Compression, Error, Node, NodeKind, Repository, TreeId, disk, reader};
+use above::Above;
+use content::{Failure, Intake};
+use meta::Owners;
 use model::{CancelToken, Progress};
+use std::fs;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use walk::{Root, Run, Walk};
 
 /// How a tree is read. See `engines::TreeOptions`, which `operations` translates into this.
 #[derive(Clone, Debug, Default)]
@@ -60,35 +71,218 @@ pub struct Finished {
     pub problems: Vec<Problem>,
 }
 
+/// Numbers that several threads add to.
+#[derive(Debug, Default)]
+struct Counts {
+    files: AtomicU64,
+    files_read: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Counts {
+    fn found(&self, files: u64, bytes: u64) {
+        self.files.fetch_add(files, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn read(&self, files: u64) {
+        self.files_read.fetch_add(files, Ordering::Relaxed);
+    }
+
+    /// Says how much has been found.
+    fn tell(&self, progress: &dyn Progress) {
+        let (files, bytes) = (&self.files, &self.bytes);
+        progress.expect(files.load(Ordering::Relaxed), bytes.load(Ordering::Relaxed));
+    }
+}
+
 /// Builds one tree. Dropping it leaves at most unreferenced packs behind, never a snapshot.
-pub struct Archiver {}
+///
+/// Hold a shared lock on the repository from before it is made until the snapshot is saved.
+pub struct Archiver {
+    repository: Repository,
+    writer: BlobWriter,
+    /// Root tree of the parent snapshot.
+    parent: Option<TreeId>,
+    progress: Arc<dyn Progress>,
+    cancel: CancelToken,
+    owners: Owners,
+    counts: Counts,
+    problems: Vec<Problem>,
+    top: Above,
+    /// A part failed: what is there is not what was to be captured, and never becomes a tree.
+    failed: bool,
+}
 
 impl Archiver {
     /// Begins; `parent` is a snapshot whose unchanged files need not be read again.
     pub fn new(
-        _repository: &Repository,
-        _parent: Option<model::SnapshotId>,
-        _progress: Arc<dyn Progress>,
-        _cancel: CancelToken,
+        repository: &Repository,
+        parent: Option<model::SnapshotId>,
+        progress: Arc<dyn Progress>,
+        cancel: CancelToken,
     ) -> Result<Archiver, Error> {
-        todo!()
+        let writer = BlobWriter::new(repository, Compression::default(), cancel.clone())?;
+        let parent = match parent.map(|id| parent_tree(repository, id)) {
+            None => None,
+            Some(Ok(tree)) => Some(tree),
+            // Nothing depends on the parent but speed.
+            Some(Err(e @ (Error::Damaged { .. } | Error::Missing(_)))) => {
+                progress
+                    .warn(&format!("all files are read: the previous snapshot is no help: {e}"));
+                None
+            }
+            Some(Err(e)) => return Err(e),
+        };
+        Ok(Archiver {
+            repository: repository.clone(),
+            writer,
+            parent,
+            progress,
+            cancel,
+            owners: Owners::load(),
+            counts: Counts::default(),
+            problems: Vec::new(),
+            top: Above::default(),
+            failed: false,
+        })
     }
 
     /// Adds the tree or file at `source` as `at` (an absolute slash path in the snapshot). The
     /// directories above get the attributes of the host's directories of that path if `at` is the
     /// source's own path, else plain ones.
-    pub fn tree(&mut self, _at: &str, _source: &Path, _options: &TreeOptions) -> Result<(), Error> {
-        todo!()
+    ///
+    /// A `source` that is a symbolic link stands for what it leads to. Sockets are left out, as by
+    /// restic. A source that cannot be read is an error; what cannot be read below it is a
+    /// [`Problem`], and left out.
+    pub fn tree(&mut self, at: &str, source: &Path, options: &TreeOptions) -> Result<(), Error> {
+        let done = self.add_tree(at, source, options);
+        self.failed |= done.is_err();
+        done
+    }
+
+    fn add_tree(&mut self, at: &str, source: &Path, options: &TreeOptions) -> Result<(), Error> {
+        let parts = above::parts(at)?;
+        let failed = |e| Error::io("read", source, e);
+        let absolute = std::path::absolute(source).map_err(failed)?;
+        let kind = fs::metadata(source).map_err(failed)?.file_type();
+        let run = Run {
+            repository: &self.repository,
+            writer: &self.writer,
+            cancel: &self.cancel,
+            progress: &*self.progress,
+            owners: &self.owners,
+            counts: &self.counts,
+        };
+        let walk = Walk::new(run, options, absolute.as_os_str().as_bytes(), at.as_bytes())?;
+        let (root, problems) = if kind.is_dir() {
+            let handle = disk::open_dir(source).map_err(failed)?;
+            let previous = match (self.parent, parts.is_empty()) {
+                (Some(root), true) => Some(root),
+                (Some(root), false) => self.previous(root, &parts)?.and_then(|node| node.subtree),
+                (None, _) => None,
+            };
+            walk.tree(handle, previous, parts.is_empty())?
+        } else if kind.is_file() && !parts.is_empty() {
+            let real = fs::canonicalize(source).map_err(failed)?;
+            let (Some(dir), Some(name)) = (real.parent(), real.file_name()) else {
+                return Err(Error::Invalid(format!("{} has no name", source.display())));
+            };
+            let dir = disk::open_dir(dir).map_err(failed)?;
+            let previous = match self.parent {
+                Some(root) => self.previous(root, &parts)?,
+                None => None,
+            };
+            let (node, problems) = walk.file(&dir, name.as_bytes(), previous.as_ref())?;
+            (Root { node, entries: Vec::new() }, problems)
+        } else {
+            return Err(Error::Invalid(format!(
+                "{} is neither a directory nor a regular file",
+                source.display()
+            )));
+        };
+        self.problems.extend(problems);
+        if absolute == Path::new(at) {
+            self.top.describe(&parts, &self.owners);
+        }
+        self.counts.tell(&*self.progress);
+        if parts.is_empty() {
+            self.top.merge(root.entries)
+        } else {
+            self.top.add(&parts, root.node)
+        }
     }
 
     /// Adds a streamed file as `at` with the attributes of `node` (its name, content and size are
-    /// filled in here). Fails if the reader does.
-    pub fn file(&mut self, _at: &str, _node: Node, _content: &mut dyn Read) -> Result<(), Error> {
-        todo!()
+    /// filled in here). Fails if the reader does, and then nothing comes of the whole run.
+    pub fn file(&mut self, at: &str, node: Node, content: &mut dyn Read) -> Result<(), Error> {
+        let done = self.add_file(at, node, content);
+        self.failed |= done.is_err();
+        done
+    }
+
+    fn add_file(&mut self, at: &str, mut node: Node, content: &mut dyn Read) -> Result<(), Error> {
+        let parts = above::parts(at)?;
+        if node.kind != NodeKind::File || parts.is_empty() {
+            return Err(Error::Invalid(format!("{at} cannot be a file")));
+        }
+        let advance = |bytes| self.progress.advance(0, bytes);
+        let intake = Intake {
+            repository: &self.repository,
+            writer: &self.writer,
+            cancel: &self.cancel,
+            advance: &advance,
+        };
+        let content = match intake.stream(content, None) {
+            Ok(content) => content,
+            Err(Failure::Fatal(e)) => return Err(e),
+            Err(Failure::Source(e)) => return Err(Error::io("read the stream for", at, e)),
+        };
+        node.size = content.size;
+        node.content = content.ids()?;
+        self.counts.found(1, node.size);
+        self.counts.read(1);
+        self.progress.advance(1, 0);
+        self.top.add(&parts, node)
     }
 
     /// Writes everything out and returns when it is durable.
     pub fn finish(self) -> Result<Finished, Error> {
-        todo!()
+        if self.failed {
+            return Err(Error::Invalid(
+                "a part of the snapshot could not be captured, so there is none".to_owned(),
+            ));
+        }
+        if self.cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let tree = self.top.save(&self.writer)?;
+        self.writer.flush()?;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let summary = Summary {
+            files: count(&self.counts.files),
+            files_read: count(&self.counts.files_read),
+            bytes: count(&self.counts.bytes),
+            added_bytes: self.writer.stats().stored_bytes,
+        };
+        Ok(Finished { tree: tree.to_hex(), summary, problems: self.problems })
     }
+
+    /// The node at this path in the parent snapshot.
+    fn previous(&self, root: TreeId, parts: &[&[u8]]) -> Result<Option<Node>, Error> {
+        match reader::find(&self.repository, root, parts) {
+            Err(Error::Damaged { .. } | Error::Missing(_)) => Ok(None),
+            found => found,
+        }
+    }
+}
+
+fn parent_tree(repository: &Repository, id: model::SnapshotId) -> Result<TreeId, Error> {
+    let snapshot = match repository.snapshot(id) {
+        Err(Error::Storage(e)) if e.kind() == storage::ErrorKind::NotFound => {
+            return Err(Error::Missing(format!("snapshot {} is gone", id.short())));
+        }
+        snapshot => snapshot?,
+    };
+    snapshot.tree.parse().map_err(|e| Error::damaged(format!("snapshot {}", id.short()), e))
 }

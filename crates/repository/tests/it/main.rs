@@ -3,9 +3,11 @@
 mod chunks;
 mod format;
 mod fuzz;
+mod interop;
 mod log_store;
 mod manifest;
 mod memory_index;
 mod rig;
 mod tree_format;
+mod trees;
 mod with_restic;

@@ -26,6 +26,7 @@ pub(crate) struct Rig {
 impl Rig {
     pub(crate) fn new() -> Rig {
         let dir = TempDir::new().unwrap();
+        std::fs::create_dir(dir.path().join("repo")).unwrap();
         let storage = Arc::new(Local::open(dir.path().join("repo")).unwrap());
         let repository = Repository::create(storage, &password(), Kdf::Fast).unwrap();
         Rig { dir, repository }

@@ -2,8 +2,6 @@
 
 use super::{Node, NodeKind, Tree, Xattr, check_order, quote};
 use crate::Error;
-use crate::format::time::Time;
-use crate::format::{BlobId, TreeId};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
