@@ -91,9 +91,12 @@ impl<'a> Narrator<'a> {
         out.say(format!("   A had acknowledged   {:>6} orders", loss.acknowledged))?;
         out.say(format!("   B has of them        {:>6}", loss.acknowledged - loss.lost))?;
         out.say(format!(
-            "   lost                 {:>6}, the last {:.2} s; takeover had announced up to {:.2} s",
+            "   lost                 {:>6}, {:.2} s of orders",
             loss.lost,
-            seconds(loss.lost_ms),
+            seconds(loss.lost_ms)
+        ))?;
+        out.say(format!(
+            "   announced            everything from the last {:.2} s before the loss",
             seconds(loss.announced_ms)
         ))?;
         out.say(format!("\n{}", out.paint.bold("How long it took")))?;

@@ -90,6 +90,8 @@ struct Teller<'a> {
     narrator: Narrator<'a>,
     a: Host<'a>,
     b: Host<'a>,
+    /// The point that B took over with.
+    point: String,
 }
 
 /// What is known when A is gone.
@@ -117,6 +119,7 @@ impl<'a> Teller<'a> {
             narrator,
             a: Host::new("a", stage, &app.cancel),
             b: Host::new("b", stage, &app.cancel),
+            point: String::new(),
         })
     }
 
@@ -131,7 +134,7 @@ impl<'a> Teller<'a> {
 
     /// A sells, B stands by.
     fn open(&mut self) -> Result<(), Failure> {
-        self.narrator.act("Host a runs a shop, and host b is to stand by for it.")?;
+        self.narrator.act("Host A runs a shop, and host B is to stand by for it.")?;
         self.kind.seed(self.a.place())?;
         self.a.mainstay(&mut self.narrator, &["init"])?.must()?;
         let password = self.a.place().directory().join("vault.password");
@@ -139,14 +142,14 @@ impl<'a> Teller<'a> {
         std::fs::copy(&password, &copy)
             .map_err(|e| Failure::io("copy the password to", copy.display(), &e))?;
         self.stage.give(&copy)?;
-        self.narrator.remark("The password goes to b by hand, as any secret should.")?;
+        self.narrator.remark("The password goes to B by hand, as any secret should.")?;
         self.b.mainstay(&mut self.narrator, &["init"])?.must()?;
         self.a.script(&mut self.narrator, "start-shop")?.must()?;
         if self.kind == Kind::Postgres {
             self.a.customers(self.kind)?;
         }
         self.narrator.remark(
-            "./start-shop asks the start gate (mainstay may-start shop) first; a is the primary.",
+            "start-shop asks the start gate first (mainstay may-start shop): A is the primary.",
         )?;
         let taken = self.sell("a")?;
         self.narrator.remark(&format!(
@@ -158,7 +161,7 @@ impl<'a> Teller<'a> {
     /// A backup and a refresh, twice, while the shop sells.
     fn protect(&mut self) -> Result<(), Failure> {
         self.narrator
-            .act("The shop is backed up while it sells, and b is brought to that point.")?;
+            .act("The shop is backed up while it sells, and B is brought to that point.")?;
         self.a.mainstay(&mut self.narrator, &["backup", "shop"])?.must()?;
         self.b.mainstay(&mut self.narrator, &["refresh", "shop"])?.must()?;
         self.narrator.act("Again: only what changed travels.")?;
@@ -172,7 +175,7 @@ impl<'a> Teller<'a> {
     /// A is lost in the middle of an order.
     fn lose(&mut self) -> Result<Lost, Failure> {
         self.narrator
-            .act("Host a is lost: every process on it is killed, in the middle of an order.")?;
+            .act("Host A is lost: every process on it is killed, in the middle of an order.")?;
         let here = self.a.place().directory().to_owned();
         let deadline = Instant::now() + PATIENCE;
         // Held still for an instant, to see whether an order is half written.
@@ -192,29 +195,30 @@ impl<'a> Teller<'a> {
         let taken = ledger::read(&self.stage.ledger())?.of("a").count();
         let last = ledger::read(&self.stage.ledger())?.last_number();
         self.narrator.remark(&format!(
-            "{killed} processes killed (SIGKILL); {taken} orders were acknowledged, order {last} was half written."
+            "{} killed by SIGKILL. {taken} orders were acknowledged; order {last} was half written.",
+            if killed == 1 { "1 process was".to_owned() } else { format!("{killed} processes were") }
         ))?;
         Ok(Lost { at, mid_write, copy: fingerprint(&self.a.place().data())? })
     }
 
     /// B becomes the primary, and says before what it will be.
     fn take_over(&mut self) -> Result<Timestamp, Failure> {
-        self.narrator.act("Host b takes over.")?;
+        self.narrator.act("Host B takes over.")?;
         let announced = self.announced()?;
         self.b.mainstay(&mut self.narrator, &["takeover", "shop"])?.must()?;
-        self.wait("the shop on b to sell", |entries| entries.of("b").count() > 0)?;
+        self.wait("the shop on B to sell", |entries| entries.of("b").count() > 0)?;
         let taken = self.sell("b")?;
-        self.narrator.remark(&format!("Customers order at b: {taken} orders so far."))?;
+        self.narrator.remark(&format!("Customers order at B: {taken} orders so far."))?;
         Ok(announced)
     }
 
     /// A comes back and wants to go on where it was.
     fn come_back(&mut self, lost: &Lost) -> Result<Back, Failure> {
-        self.narrator.act("Host a comes back, and starts its shop as it always did.")?;
+        self.narrator.act("Host A comes back, and starts its shop as it always did.")?;
         let started = self.a.script(&mut self.narrator, "start-shop")?.well()
             || !processes::below(self.a.place().directory()).is_empty();
         self.narrator.remark(
-            "The gate is shut, so nothing was started: there is no message that a could ignore.",
+            "The gate is shut, so nothing was started: this is no message that A could ignore.",
         )?;
         let backed_up = self.a.mainstay(&mut self.narrator, &["backup", "shop"])?.well();
         self.narrator
@@ -232,8 +236,10 @@ impl<'a> Teller<'a> {
         self.close()?;
         let ledger = ledger::read(&self.stage.ledger())?;
         let books = self.kind.books(self.b.place())?;
+        let (checker, sound) = self.sound()?;
         let evidence = Evidence {
-            unsound: self.kind.unsound(self.b.place())?,
+            checker,
+            sound,
             seeds: self.kind.seeds(),
             killed: lost.at,
             mid_write: lost.mid_write,
@@ -253,14 +259,46 @@ impl<'a> Teller<'a> {
         Ok(End { loss, outage, checks, steps: self.narrator.steps().to_vec() })
     }
 
-    /// What takeover would do, before it does it: the source time of the point that b holds.
+    /// What takeover would do, before it does it: the source time of the point that B holds.
     fn announced(&mut self) -> Result<Timestamp, Failure> {
         self.b.mainstay(&mut self.narrator, &["takeover", "shop", "--dry-run"])?.must()?;
         let plan = self.b.ask(&["takeover", "shop", "--dry-run"])?;
+        self.point = find(&plan, "snapshot").and_then(Value::as_str).unwrap_or_default().to_owned();
         let time = find(&plan, "source-time").and_then(Value::as_str);
         time.and_then(|time| time.parse().ok()).ok_or_else(|| {
-            Failure::new(Class::Failed, "takeover did not say which point b holds")
+            Failure::new(Class::Failed, "takeover did not say which point B holds")
                 .listing(vec![plan.to_string()])
+        })
+    }
+
+    /// Whether B's copy is sound, and who says so.
+    fn sound(&mut self) -> Result<(&'static str, Result<String, String>), Failure> {
+        let who = match self.kind {
+            Kind::Sqlite => "PRAGMA integrity_check finds B's database sound",
+            Kind::Postgres => "pg_amcheck finds B's database sound",
+            Kind::Files => "B's tree is the vault's, byte for byte",
+        };
+        let found = match self.kind {
+            Kind::Files => return Ok((who, self.compare_with_vault()?)),
+            kind => kind.unsound(self.b.place())?,
+        };
+        Ok((who, found.map_or(Ok("it found nothing wrong".to_owned()), Err)))
+    }
+
+    /// Restores the point that B took over with and compares every file. What B's shop wrote since
+    /// (the till, orders of its own) is judged by its books.
+    fn compare_with_vault(&mut self) -> Result<Result<String, String>, Failure> {
+        let target = self.b.place().directory().join("check");
+        let words = ["restore", "shop", "--snapshot", &self.point, "--target", "check"];
+        self.b.mainstay(&mut self.narrator, &words)?.must()?;
+        let (vault, here) = (fingerprint(&target)?, fingerprint(&self.b.place().data())?);
+        let differs = vault.iter().find(|(name, print)| {
+            name.as_path() != Path::new("till") && here.get(*name) != Some(*print)
+        });
+        Ok(match differs {
+            Some((name, _)) => Err(format!("{} differs", name.display())),
+            None if vault.is_empty() => Err("the point holds nothing".to_owned()),
+            None => Ok(format!("{} files compared", vault.len())),
         })
     }
 
@@ -275,7 +313,7 @@ impl<'a> Teller<'a> {
     fn close(&self) -> Result<(), Failure> {
         let run = self.b.place().run();
         processes::signal(&run, Signal::TERM);
-        self.until("the shop on b to close", || Ok(processes::below(&run).is_empty()))
+        self.until("the shop on B to close", || Ok(processes::below(&run).is_empty()))
     }
 
     /// Waits until the shop of a host has taken some more orders, and says how many it has by then.

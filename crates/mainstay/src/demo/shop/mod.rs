@@ -81,12 +81,11 @@ impl Kind {
         }
     }
 
-    /// Has the engine's own checker look at a copy; what it finds wrong, if it does.
+    /// What the engine's own checker finds wrong with a copy; a tree has no such checker.
     pub(crate) fn unsound(self, place: &Place) -> Result<Option<String>, Failure> {
         match self {
             Kind::Sqlite => sqlite::unsound(place),
             Kind::Postgres => postgres::unsound(place),
-            // A tree has no checker of its own; its orders carry their own ends.
             Kind::Files => Ok(None),
         }
     }
