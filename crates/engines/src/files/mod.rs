@@ -4,10 +4,8 @@
 //! service's `quiesce`, which the operation does around the capture.
 
 mod read;
-mod size;
 
 pub(crate) use read::everything as read_everything;
-pub use size::parse_size;
 
 use crate::control::Control;
 use crate::{
@@ -61,7 +59,7 @@ impl Files {
                 }
             }
         }
-        let larger = definition.exclude_larger_than.as_deref().map(parse_size).transpose();
+        let larger = definition.exclude_larger_than.as_deref().map(model::size::parse).transpose();
         Ok(Files {
             name: name.clone(),
             paths,

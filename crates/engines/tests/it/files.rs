@@ -31,7 +31,7 @@ impl Numbered {
 }
 
 /// The newest of the files `1`, `2`, … in a directory, all of which must be there.
-fn newest_of(dir: &Path) -> u64 {
+pub(crate) fn newest_of(dir: &Path) -> u64 {
     let count = fs::read_dir(dir).expect("numbers").count() as u64;
     for n in 1..=count {
         let text = fs::read_to_string(dir.join(n.to_string())).expect("no gap");
@@ -85,7 +85,7 @@ impl Fixture for Numbered {
     }
 }
 
-fn walk(dir: &Path) -> Vec<String> {
+pub(crate) fn walk(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).expect("walk").flatten() {
         if entry.path().is_dir() {

@@ -7,6 +7,7 @@ mod command;
 mod contract;
 mod control;
 mod files;
+mod script;
 mod sink;
 mod sqlite;
 mod support;
