@@ -33,9 +33,18 @@ pub(super) fn parts(at: &str) -> Result<Vec<&[u8]>, Error> {
     Ok(parts)
 }
 
+/// Reads the entries of a directory that was archived before.
+pub(super) type Opener<'a> = &'a dyn Fn(TreeId) -> Result<Vec<Node>, Error>;
+
 impl Above {
-    /// Puts a node at a path, under the path's last name.
-    pub(super) fn add(&mut self, parts: &[&[u8]], mut node: Node) -> Result<(), Error> {
+    /// Puts a node at a path, under the path's last name. A directory on the way that was archived
+    /// before is opened, and gets the node beside what it has.
+    pub(super) fn add(
+        &mut self,
+        parts: &[&[u8]],
+        mut node: Node,
+        open: Opener<'_>,
+    ) -> Result<(), Error> {
         let taken = || {
             let path = disk::shown(&parts.join(&b'/'));
             Error::Invalid(format!("/{path} would be in the snapshot twice"))
@@ -45,6 +54,16 @@ impl Above {
         for part in dirs {
             let place =
                 dir.entries.entry(part.to_vec()).or_insert_with(|| Place::Dir(Above::default()));
+            if let Place::Done(done) = place {
+                let Some(subtree) = done.subtree else { return Err(taken()) };
+                let entries = open(subtree)?.into_iter();
+                *place = Place::Dir(Above {
+                    node: Some((**done).clone()),
+                    entries: entries
+                        .map(|node| (node.name.clone(), Place::Done(Box::new(node))))
+                        .collect(),
+                });
+            }
             let Place::Dir(next) = place else { return Err(taken()) };
             dir = next;
         }
@@ -57,10 +76,10 @@ impl Above {
     }
 
     /// Puts nodes into the root.
-    pub(super) fn merge(&mut self, nodes: Vec<Node>) -> Result<(), Error> {
+    pub(super) fn merge(&mut self, nodes: Vec<Node>, open: Opener<'_>) -> Result<(), Error> {
         for node in nodes {
             let name = node.name.clone();
-            self.add(&[&name], node)?;
+            self.add(&[&name], node, open)?;
         }
         Ok(())
     }

@@ -152,6 +152,9 @@ impl Archiver {
     /// directories above get the attributes of the host's directories of that path if `at` is the
     /// source's own path, else plain ones.
     ///
+    /// What is added below a directory that was added before lies in it, beside what it has: an
+    /// engine reads a tree first and then adds files to it. The same path twice is refused.
+    ///
     /// A `source` that is a symbolic link stands for what it leads to. Sockets are left out, as by
     /// restic. A source that cannot be read is an error; what cannot be read below it is a
     /// [`Problem`], and left out.
@@ -207,9 +210,9 @@ impl Archiver {
         }
         self.counts.tell(&*self.progress);
         if parts.is_empty() {
-            self.top.merge(root.entries)
+            self.top.merge(root.entries, &|tree| open(&self.repository, &self.writer, tree))
         } else {
-            self.top.add(&parts, root.node)
+            self.top.add(&parts, root.node, &|tree| open(&self.repository, &self.writer, tree))
         }
     }
 
@@ -243,7 +246,7 @@ impl Archiver {
         self.counts.found(1, node.size);
         self.counts.read(1);
         self.progress.advance(1, 0);
-        self.top.add(&parts, node)
+        self.top.add(&parts, node, &|tree| open(&self.repository, &self.writer, tree))
     }
 
     /// Writes everything out and returns when it is durable.
@@ -275,6 +278,18 @@ impl Archiver {
             found => found,
         }
     }
+}
+
+/// The entries of a directory of this run. It may still be on its way out.
+fn open(repository: &Repository, writer: &BlobWriter, tree: TreeId) -> Result<Vec<Node>, Error> {
+    let loaded = match reader::load_tree(repository, tree) {
+        Err(Error::Missing(_)) => {
+            writer.flush()?;
+            reader::load_tree(repository, tree)?
+        }
+        loaded => loaded?,
+    };
+    Ok(loaded.nodes)
 }
 
 fn parent_tree(repository: &Repository, id: model::SnapshotId) -> Result<TreeId, Error> {

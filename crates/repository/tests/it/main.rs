@@ -4,6 +4,7 @@ mod chunks;
 mod format;
 mod fuzz;
 mod interop;
+mod layers;
 mod log_store;
 mod manifest;
 mod memory_index;
