@@ -100,6 +100,20 @@ impl Identity {
         }
     }
 
+    /// Fails if this user cannot get to a directory that it owns.
+    fn must_reach(self, directory: &Path) -> Result<(), Failure> {
+        let mut looks = Command::new("/bin/sh");
+        looks.args(["-c", "exit 0"]).current_dir(directory);
+        self.wear(&mut looks);
+        let reached = looks.status();
+        if reached.is_ok_and(|status| status.success()) {
+            return Ok(());
+        }
+        let shown = directory.display();
+        Err(Failure::invalid(format!("the user that runs PostgreSQL cannot get to {shown}"))
+            .hint("Set TMPDIR to a directory that every user can enter, such as /tmp."))
+    }
+
     /// Gives a file or directory to this user.
     pub(crate) fn own(self, path: &Path) -> Result<(), Failure> {
         let Some((uid, gid)) = self.0 else { return Ok(()) };
@@ -139,6 +153,7 @@ impl Stage {
 
     fn furnish(&mut self, kind: Kind) -> Result<(), Failure> {
         self.identity.own(&self.directory)?;
+        self.identity.must_reach(&self.directory)?;
         if self.identity.0.is_some() {
             // The other user may not reach the place where the program is.
             let copy = self.directory.join("bin/mainstay");

@@ -6,6 +6,7 @@ use crate::demo::stage::{Identity, Place};
 use crate::failure::Failure;
 use model::Class;
 use postgres::{Client, NoTls};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -20,6 +21,9 @@ const SCHEMA: &str = "
 
 /// Programs without which there is no demo.
 const PROGRAMS: [&str; 4] = ["initdb", "pg_ctl", "pg_basebackup", "pg_amcheck"];
+
+/// Where Debian puts them, by version.
+const DEBIAN: &str = "/usr/lib/postgresql";
 
 /// What the shop's server is told beyond its defaults. Segments are archived at least every second,
 /// which bounds what a loss can cost.
@@ -39,11 +43,15 @@ pub(super) struct Postgres {
     client: Client,
 }
 
-/// The directory of PostgreSQL's programs: on PATH, or where Debian puts them, the newest first.
+/// The directory of PostgreSQL's programs: on PATH, or where Debian puts them.
 pub(crate) fn programs() -> Result<PathBuf, Failure> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    programs_among(&std::env::var_os("PATH").unwrap_or_default(), Path::new(DEBIAN))
+}
+
+/// PATH comes first, then the versions, the newest first.
+fn programs_among(path: &OsStr, debian: &Path) -> Result<PathBuf, Failure> {
+    let mut places: Vec<PathBuf> = std::env::split_paths(path).collect();
+    let versions = std::fs::read_dir(debian).into_iter().flatten().flatten();
     let mut versions: Vec<(u32, PathBuf)> = versions
         .filter_map(|entry| {
             let version = entry.file_name().to_str()?.parse().ok()?;
@@ -56,10 +64,13 @@ pub(crate) fn programs() -> Result<PathBuf, Failure> {
     places.into_iter().find(whole).ok_or_else(|| {
         Failure::invalid(format!(
             "the demo with PostgreSQL needs its programs ({}), and they are neither on PATH nor in \
-             /usr/lib/postgresql/*/bin",
+             {DEBIAN}/*/bin",
             PROGRAMS.join(", ")
         ))
-        .hint("Install PostgreSQL (on Debian: apt-get install postgresql), or run the demo without --engine.")
+        .hint(
+            "Install PostgreSQL (on Debian: apt-get install postgresql), or run the demo without \
+             --engine.",
+        )
     })
 }
 
@@ -218,15 +229,15 @@ pub(super) fn unsound(place: &Place) -> Result<Option<String>, Failure> {
 
 fn server(place: &Place, words: &[&str]) -> Result<(), Failure> {
     let (data, log) = (place.data(), place.run().join("server.log"));
-    let mut all: Vec<&std::ffi::OsStr> =
+    let mut all: Vec<&OsStr> =
         vec!["--pgdata".as_ref(), data.as_os_str(), "-l".as_ref(), log.as_os_str()];
-    all.extend(words.iter().map(std::ffi::OsStr::new));
+    all.extend(words.iter().map(OsStr::new));
     run(place, "pg_ctl", &all)
 }
 
 /// Runs one of PostgreSQL's programs to its end. What it prints goes to a file, because a server
 /// that it starts keeps its output open.
-fn run(place: &Place, program: &str, words: &[&std::ffi::OsStr]) -> Result<(), Failure> {
+fn run(place: &Place, program: &str, words: &[&OsStr]) -> Result<(), Failure> {
     let log = place.run().join(format!("{program}.log"));
     let file = std::fs::File::create(&log).map_err(|e| Failure::io("make", log.display(), &e))?;
     let again = file.try_clone().map_err(|e| Failure::io("make", log.display(), &e))?;
@@ -259,4 +270,27 @@ pub(crate) fn start_words(data: &Path, run: &Path) -> String {
         run.display(),
         run.display()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_whole_set_of_programs_is_found_and_none_is_an_error() {
+        let home = tempfile::tempdir().unwrap();
+        let missing = programs_among(OsStr::new("/nonexistent"), home.path()).unwrap_err();
+        assert!(missing.one_line().contains("initdb"), "{missing:?}");
+        for (version, programs) in
+            [("9", &PROGRAMS[..]), ("15", &PROGRAMS[..]), ("16", &PROGRAMS[..2])]
+        {
+            let bin = home.path().join(version).join("bin");
+            std::fs::create_dir_all(&bin).unwrap();
+            for program in programs {
+                std::fs::write(bin.join(program), "").unwrap();
+            }
+        }
+        let found = programs_among(OsStr::new("/nonexistent"), home.path()).unwrap();
+        assert_eq!(found, home.path().join("15/bin"));
+    }
 }
