@@ -75,6 +75,20 @@ pub enum Position {
     },
 }
 
+impl Position {
+    /// Whether a copy that is here has everything up to `goal`; none if the two cannot be compared
+    /// (other kinds, other timelines, sets that differ).
+    pub fn reached(&self, goal: &Position) -> Option<bool> {
+        match (self, goal) {
+            (
+                Position::Lsn { timeline, lsn },
+                Position::Lsn { timeline: goal_timeline, lsn: goal_lsn },
+            ) => (timeline == goal_timeline).then_some(lsn >= goal_lsn),
+            _ => (self == goal).then_some(true),
+        }
+    }
+}
+
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -224,6 +224,32 @@ impl ServiceState {
         self.point(self.head?.snapshot)
     }
 
+    /// Whether this member may serve: what stands before every start of its service. A member that
+    /// is stopped takes that back ([`stopped`](ServiceState::stopped) with `None`) before it starts.
+    pub fn may_serve(&self, member: &MemberName) -> Result<(), Refusal> {
+        self.require_primary(member, self.generation)?;
+        self.not_barred(member)?;
+        match self.primary_stopped() {
+            Some(_) => Err(Refusal::Stopped(member.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses to let a primary start that a takeover counts on not to serve. An unplanned one bars
+    /// it from its claim on: between the fence hook and the record of it, a host that was reset
+    /// could come back.
+    fn not_barred(&self, member: &MemberName) -> Result<(), Refusal> {
+        match &self.intent {
+            Some(intent)
+                if intent.from.as_ref() == Some(member)
+                    && (intent.fenced.is_some() || intent.kind == TakeoverKind::Unplanned) =>
+            {
+                Err(Refusal::Fenced { member: member.clone(), id: intent.id.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The primary's own word that it is stopped, if it gave it at this generation.
     pub fn primary_stopped(&self) -> Option<&Stopped> {
         let stopped = self.members.get(self.primary.as_ref()?)?.stopped.as_ref()?;

@@ -78,14 +78,17 @@ pub enum Refusal {
     /// A planned takeover knows that nothing is lost; a hook or a person cannot.
     #[error("a planned takeover needs the old primary's own word that it is stopped")]
     PlannedNeedsStop,
-    /// The old primary is fenced: nothing of it counts any more.
-    #[error("{member} is fenced for the takeover {id}")]
+    /// A takeover counts on this member not to serve, and not to add to the history.
+    #[error("the takeover {id} counts on {member} not to serve")]
     Fenced {
         /// Who tried.
         member: MemberName,
         /// The takeover's operation.
         id: String,
     },
+    /// The member recorded that it is stopped.
+    #[error("{0} is recorded as stopped")]
+    Stopped(MemberName),
     /// The member that is to become the primary holds no point.
     #[error("{0} holds no point that it could serve")]
     NothingApplied(MemberName),
@@ -117,5 +120,22 @@ impl Classify for Refusal {
             Refusal::TakeoverUnderWay { .. } => Class::Locked,
             _ => Class::Refused,
         }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Refusal::OldGeneration { .. } => {
+                "Let this host rejoin as a standby: `mainstay rejoin SERVICE`."
+            }
+            Refusal::TakeoverUnderWay { .. } => {
+                "Wait for it, finish it on that host, or let it be abandoned."
+            }
+            Refusal::Stopped(_) => "Run `mainstay online SERVICE`.",
+            Refusal::Importing(_) | Refusal::NothingApplied(_) => {
+                "Run `mainstay refresh SERVICE` there first."
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
     }
 }

@@ -110,7 +110,11 @@ impl ServiceState {
         }
         // What a primary writes after it was fenced is what the takeover does not know of: it would
         // stand in the history as kept, and be lost.
-        self.not_fenced(&point.member)?;
+        if let Some(intent) = self.intent.as_ref().filter(|intent| intent.fenced.is_some())
+            && intent.from.as_ref() == Some(&point.member)
+        {
+            return Err(Refusal::Fenced { member: point.member, id: intent.id.clone() });
+        }
         if !point.incomplete {
             self.head = Some(Head { snapshot: point.snapshot, generation: point.generation });
         }
@@ -208,22 +212,12 @@ impl ServiceState {
         self.require_primary(member, generation)?;
         // Once a takeover counts on it, serving again would make a second primary.
         if stopped.is_none() {
-            self.not_fenced(member)?;
+            self.not_barred(member)?;
         }
         if let Some(entry) = self.members.get_mut(member) {
             entry.stopped = stopped;
         }
         Ok(())
-    }
-
-    /// Refuses the primary whose fencing a takeover counts on.
-    fn not_fenced(&self, member: &MemberName) -> Result<(), Refusal> {
-        match &self.intent {
-            Some(intent) if intent.fenced.is_some() && intent.from.as_ref() == Some(member) => {
-                Err(Refusal::Fenced { member: member.clone(), id: intent.id.clone() })
-            }
-            _ => Ok(()),
-        }
     }
 }
 

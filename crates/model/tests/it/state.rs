@@ -160,6 +160,30 @@ fn a_stop_is_proof_only_if_the_primary_recorded_it_at_this_generation() {
 }
 
 #[test]
+fn who_may_serve() {
+    let mut state = three();
+    assert_eq!(state.may_serve(&member("a")), Ok(()));
+    assert!(matches!(state.may_serve(&member("b")), Err(Refusal::NotPrimary { .. })));
+    state.stopped(&member("a"), Some(stopped(1))).unwrap();
+    assert_eq!(state.may_serve(&member("a")), Err(Refusal::Stopped(member("a"))));
+    state.stopped(&member("a"), None).unwrap();
+    // A planned takeover lets the primary come back until it counts on the stop.
+    let mut planned = state.clone();
+    planned.claim(intent("op", TakeoverKind::Planned, Some("a"), "b", 1)).unwrap();
+    assert_eq!(planned.may_serve(&member("a")), Ok(()));
+    // An unplanned one bars it from the claim on, and lets it back if it is given up.
+    state.claim(unplanned("op", "b")).unwrap();
+    assert!(matches!(state.may_serve(&member("a")), Err(Refusal::Fenced { .. })));
+    let mut given_up = state.clone();
+    given_up.abandon("op").unwrap();
+    assert_eq!(given_up.may_serve(&member("a")), Ok(()));
+    state.fenced("op", hook()).unwrap();
+    state.raise("op", T).unwrap();
+    assert_eq!(state.may_serve(&member("b")), Ok(()), "before the takeover is finished");
+    assert!(matches!(state.may_serve(&member("a")), Err(Refusal::NotPrimary { .. })));
+}
+
+#[test]
 fn no_primary_is_proof_only_if_there_is_none() {
     let mut state = empty();
     state.join(&member("b"), Role::Standby, T).unwrap();
