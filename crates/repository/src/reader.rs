@@ -4,6 +4,9 @@ use crate::{BlobId, BlobKind, Error, Node, NodeKind, Repository, Tree, TreeId, d
 use model::SnapshotId;
 use std::io::{self, Read, Write};
 
+/// What [`SnapshotReader::walk`] calls with each absolute path and its node.
+pub type Visit<'a> = dyn FnMut(&[u8], &Node) -> Result<(), Error> + 'a;
+
 /// One snapshot, opened for reading.
 #[derive(Clone, Debug)]
 pub struct SnapshotReader {
@@ -25,6 +28,11 @@ impl SnapshotReader {
     /// The tree of the root directory.
     pub fn root(&self) -> TreeId {
         self.root
+    }
+
+    /// Whether a path is the root, which has no node and so no attributes.
+    pub(crate) fn is_root(&self, path: &[u8]) -> Result<bool, Error> {
+        Ok(parts(path)?.is_empty())
     }
 
     /// The node at an absolute slash path; none if there is none. `/` is the root directory.
@@ -49,11 +57,7 @@ impl SnapshotReader {
     }
 
     /// Calls `visit` for everything below `path`, parents first, with absolute paths.
-    pub fn walk(
-        &self,
-        path: &[u8],
-        visit: &mut dyn FnMut(&[u8], &Node) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    pub fn walk(&self, path: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
         let mut full = b"/".to_vec();
         full.extend(parts(path)?.join(&b'/'));
         // Nodes of the directories on the way that are not yet visited, the next one last, and how

@@ -17,7 +17,7 @@ pub(super) struct Above {
 
 #[derive(Debug)]
 enum Place {
-    Dir(Above),
+    Dir(Box<Above>),
     Done(Box<Node>),
 }
 
@@ -53,16 +53,16 @@ impl Above {
         let mut dir = self;
         for part in dirs {
             let place =
-                dir.entries.entry(part.to_vec()).or_insert_with(|| Place::Dir(Above::default()));
+                dir.entries.entry(part.to_vec()).or_insert_with(|| Place::Dir(Box::default()));
             if let Place::Done(done) = place {
                 let Some(subtree) = done.subtree else { return Err(taken()) };
                 let entries = open(subtree)?.into_iter();
-                *place = Place::Dir(Above {
+                *place = Place::Dir(Box::new(Above {
                     node: Some((**done).clone()),
                     entries: entries
                         .map(|node| (node.name.clone(), Place::Done(Box::new(node))))
                         .collect(),
-                });
+                }));
             }
             let Place::Dir(next) = place else { return Err(taken()) };
             dir = next;
@@ -92,7 +92,7 @@ impl Above {
         for part in dirs {
             path.push(std::ffi::OsStr::from_bytes(part));
             let place =
-                dir.entries.entry(part.to_vec()).or_insert_with(|| Place::Dir(Above::default()));
+                dir.entries.entry(part.to_vec()).or_insert_with(|| Place::Dir(Box::default()));
             let Place::Dir(next) = place else { return };
             dir = next;
             // What may not be looked at up there gets plain attributes: nothing of it is archived.

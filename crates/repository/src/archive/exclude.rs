@@ -181,15 +181,15 @@ fn parts_match(pattern: &[Part], path: &[u8]) -> bool {
                 p += 1;
                 continue;
             }
-            Some(Part::Name(tokens)) => {
-                if parts.get(at).is_some_and(|part| name_matches(tokens, part)) {
-                    p += 1;
-                    at += 1;
-                    continue;
-                }
+            Some(Part::Name(tokens))
+                if parts.get(at).is_some_and(|part| name_matches(tokens, part)) =>
+            {
+                p += 1;
+                at += 1;
+                continue;
             }
             None if at == parts.len() => return true,
-            None => {}
+            _ => {}
         }
         match star {
             Some((star_p, taken)) if taken < parts.len() => {

@@ -8,6 +8,7 @@ mod layers;
 mod log_store;
 mod manifest;
 mod memory_index;
+mod restore;
 mod rig;
 mod tree_format;
 mod trees;

@@ -1,4 +1,5 @@
 //! What was put on disk, and what somebody changed since.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the unexpected")]
 
 use mainstay_repository::Error;
 use mainstay_repository::manifest::{Difference, differences, record_manifest};

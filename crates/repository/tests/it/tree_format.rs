@@ -1,4 +1,5 @@
 //! Trees and nodes as bytes.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the unexpected")]
 
 use mainstay_repository::{BlobId, Node, NodeKind, Time, Tree, TreeId, Xattr};
 use proptest::prelude::*;

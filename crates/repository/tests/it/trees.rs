@@ -79,9 +79,9 @@ pub(crate) fn rich_tree(root: &Path) {
     fs::hard_link(root.join("a/small"), root.join("closed/hard")).unwrap();
 
     let sparse = File::create(root.join("sparse")).unwrap();
-    sparse.set_len(64 << 20).unwrap();
-    sparse.write_all_at(b"in the middle", 20_000_000).unwrap();
-    sparse.write_all_at(b"far away", 50_000_000).unwrap();
+    sparse.set_len(12 << 20).unwrap();
+    sparse.write_all_at(b"in the middle", 2_000_000).unwrap();
+    sparse.write_all_at(b"far away", 9_000_000).unwrap();
     File::create(root.join("hole")).unwrap().set_len((4 << 20) + 77).unwrap();
 
     let mode = |path: &str, mode: u32| {

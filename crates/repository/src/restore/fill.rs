@@ -1,0 +1,318 @@
+//! Writes the content of files, in the order in which it lies in the packs.
+
+use super::plan::{Batch, Job};
+use super::reuse::{Missing, Old, old_handles};
+use super::site::{self, Handles, Site};
+use crate::{BlobId, BlobKind, Error, Repository, parallel};
+use model::{CancelToken, Progress};
+use rustix::fs::AtFlags;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Files that stay open between the parts that are written to them.
+const MAX_OPEN: usize = 200;
+/// Zeros are looked for in blocks of this size, aligned in the file.
+const BLOCK: usize = 4096;
+/// Shorter runs of zeros are written: a hole for each would only make the file slower to read.
+const MIN_HOLE: usize = 32 << 10;
+
+pub(super) struct Filler<'a> {
+    pub(super) repository: &'a Repository,
+    pub(super) site: &'a Site,
+    pub(super) old: Option<&'a Old>,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) cancel: &'a CancelToken,
+    pub(super) fetched_bytes: AtomicU64,
+    open: AtomicUsize,
+}
+
+/// Where a blob goes: a file of the batch, and the offset in it.
+type Wanted = HashMap<BlobId, Vec<(usize, u64)>>;
+
+impl<'a> Filler<'a> {
+    pub(super) fn new(
+        repository: &'a Repository,
+        site: &'a Site,
+        old: Option<&'a Old>,
+        progress: &'a dyn Progress,
+        cancel: &'a CancelToken,
+    ) -> Filler<'a> {
+        let (fetched_bytes, open) = (AtomicU64::new(0), AtomicUsize::new(0));
+        Filler { repository, site, old, progress, cancel, fetched_bytes, open }
+    }
+
+    /// Writes a batch's files and makes its links.
+    pub(super) fn batch(&self, batch: &Batch) -> Result<(), Error> {
+        let wanted = self.begin(batch)?;
+        self.fetch(batch, &wanted)?;
+        self.links(batch)
+    }
+
+    /// Writes what needs nothing from the repository, and finds out what the rest needs.
+    fn begin(&self, batch: &Batch) -> Result<Wanted, Error> {
+        let missing: Mutex<Vec<(usize, Missing)>> = Mutex::default();
+        let slices: Vec<(usize, &[Job])> =
+            batch.jobs.chunks(64).enumerate().map(|(i, jobs)| (i * 64, jobs)).collect();
+        parallel::for_each(&slices, parallel::readers(), |(first, jobs)| {
+            let mut handles = Handles::new(self.site, &self.site.base);
+            let mut old = self.old.map(|old| (old, old_handles(self.site, old)));
+            for (i, job) in jobs.iter().enumerate() {
+                self.check()?;
+                let rest = if job.node.content.is_empty() {
+                    self.empty(job, &mut handles)?;
+                    None
+                } else if let Some((old, old_handles)) = &mut old {
+                    self.reuse(old, job, &mut handles, old_handles)?
+                } else {
+                    Some(self.offsets(job)?)
+                };
+                if let Some(rest) = rest {
+                    let mut missing = missing.lock().unwrap_or_else(PoisonError::into_inner);
+                    missing.push((first + i, rest));
+                }
+            }
+            Ok(())
+        })?;
+        let mut wanted = Wanted::new();
+        for (job, rest) in missing.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            for (id, at) in rest {
+                wanted.entry(id).or_default().push((job, at));
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// The blobs of a file and where each goes. They must be as long together as the file.
+    pub(super) fn offsets(&self, job: &Job) -> Result<Missing, Error> {
+        let mut at = 0u64;
+        let mut offsets = Missing::with_capacity(job.node.content.len());
+        for id in &job.node.content {
+            offsets.push((*id, at));
+            at = at.saturating_add(self.length(id).map_err(|e| self.of_file(job, e))?);
+        }
+        if at == job.node.size {
+            return Ok(offsets);
+        }
+        let what = format!("its blobs have {at} bytes, and it should have {}", job.node.size);
+        Err(self.of_file(job, Error::damaged("its node", what)))
+    }
+
+    /// Says which file an error is about.
+    fn of_file(&self, job: &Job, error: Error) -> Error {
+        match error {
+            Error::Damaged { .. } | Error::Missing(_) => {
+                let path = self.site.path(job.dir, &job.node.name);
+                Error::damaged(format!("the content of {}", path.display()), error)
+            }
+            error => error,
+        }
+    }
+
+    /// Reads what is wanted pack by pack, the packs in the order of the files.
+    fn fetch(&self, batch: &Batch, wanted: &Wanted) -> Result<(), Error> {
+        let mut reads = self.repository.plan_reads(BlobKind::Data, wanted.keys().copied())?;
+        let first_file = |read: &crate::PackRead| {
+            let files = read.blobs.iter().filter_map(|(id, _)| wanted.get(id)?.first());
+            files.map(|(file, _)| *file).min()
+        };
+        reads.sort_by_cached_key(first_file);
+        parallel::for_each(&reads, parallel::readers(), |read| {
+            let mut handles = Handles::new(self.site, &self.site.base);
+            self.repository.read_pack(read, &mut |id, bytes| {
+                self.check()?;
+                let places = wanted.get(id).map_or(&[][..], Vec::as_slice);
+                let first = places.first().and_then(|(job, _)| batch.jobs.get(*job));
+                let bytes = bytes.map_err(|e| match first {
+                    Some(job) => self.of_file(job, e),
+                    None => e,
+                })?;
+                self.fetched_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                for (job, at) in places {
+                    let Some(job) = batch.jobs.get(*job) else { continue };
+                    let dir = handles
+                        .get(job.dir)
+                        .map_err(|e| self.site.error("write", job.dir, &job.node.name, e))?;
+                    self.write_at(&*self.file(job, dir)?, job, *at, bytes)?;
+                    self.wrote(job, dir, 1)?;
+                }
+                Ok(())
+            })
+        })
+    }
+
+    fn empty(&self, job: &Job, handles: &mut Handles<'_>) -> Result<(), Error> {
+        if job.node.size > 0 {
+            let what = format!("it has no blobs, and should have {} bytes", job.node.size);
+            return Err(self.of_file(job, Error::damaged("its node", what)));
+        }
+        let failed = |e| self.site.error("write", job.dir, &job.node.name, e);
+        let dir = handles.get(job.dir).map_err(failed)?;
+        let file = self.file(job, dir)?;
+        self.finish(job, &file)
+    }
+
+    /// The open file of a job; it is made when it is first asked for.
+    pub(super) fn file(&self, job: &Job, dir: BorrowedFd<'_>) -> Result<Arc<OwnedFd>, Error> {
+        let failed = |e| self.site.error("write", job.dir, &job.node.name, e);
+        let mut opened = job.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = &opened.file {
+            return Ok(file.clone());
+        }
+        let file = if opened.exists {
+            site::reopen_file(dir, &job.node.name).map_err(failed)?
+        } else {
+            let file = site::create_file(dir, &job.node.name).map_err(failed)?;
+            if self.site.foreign {
+                site::remove_inherited_acls(&file).map_err(failed)?;
+            }
+            file
+        };
+        opened.exists = true;
+        let file = Arc::new(file);
+        if job.node.content.len() > 1 && self.open.load(Ordering::Relaxed) < MAX_OPEN {
+            self.open.fetch_add(1, Ordering::Relaxed);
+            opened.file = Some(file.clone());
+        }
+        Ok(file)
+    }
+
+    /// Writes bytes of a file, leaving long runs of zeros out.
+    pub(super) fn write_at(
+        &self,
+        file: &OwnedFd,
+        job: &Job,
+        at: u64,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        let failed = |e| self.site.error("write", job.dir, &job.node.name, e);
+        if job.cloned.load(Ordering::Relaxed) {
+            write_all(file, bytes, at).map_err(failed)?;
+        } else {
+            let mut rest = bytes;
+            let mut at = at;
+            while !rest.is_empty() {
+                let (data, hole) = split_at_hole(rest, at);
+                write_all(file, &rest[..data], at).map_err(failed)?;
+                if hole > 0 {
+                    job.holes.store(true, Ordering::Relaxed);
+                }
+                rest = &rest[data + hole..];
+                at += (data + hole) as u64;
+            }
+        }
+        self.done(0, bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Notes that blobs of a file were written, and finishes it with the last one.
+    pub(super) fn wrote(&self, job: &Job, dir: BorrowedFd<'_>, blobs: usize) -> Result<(), Error> {
+        if job.left.fetch_sub(blobs, Ordering::AcqRel) == blobs {
+            let file = self.file(job, dir)?;
+            self.finish(job, &file)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&self, job: &Job, file: &OwnedFd) -> Result<(), Error> {
+        let failed = |e| self.site.error("finish", job.dir, &job.node.name, e);
+        if job.holes.load(Ordering::Relaxed) || job.cloned.load(Ordering::Relaxed) {
+            rustix::fs::ftruncate(file, job.node.size).map_err(|e| failed(e.into()))?;
+        }
+        self.site.give_attributes(file.as_fd(), &job.node).map_err(failed)?;
+        let mut opened = job.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if opened.file.take().is_some() {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.done(1, 0);
+        Ok(())
+    }
+
+    fn links(&self, batch: &Batch) -> Result<(), Error> {
+        let mut handles = Handles::new(self.site, &self.site.base);
+        let mut from = Handles::new(self.site, &self.site.base);
+        for link in &batch.links {
+            self.check()?;
+            let failed = |e| self.site.error("make the link", link.dir, &link.name, e);
+            let (to_dir, to_name) = &link.to;
+            let to_dir = from.get(*to_dir).map_err(failed)?;
+            let dir = handles.get(link.dir).map_err(failed)?;
+            rustix::fs::linkat(to_dir, to_name.as_slice(), dir, &*link.name, AtFlags::empty())
+                .map_err(|e| failed(e.into()))?;
+            self.done(1, 0);
+        }
+        Ok(())
+    }
+
+    pub(super) fn done(&self, files: u64, bytes: u64) {
+        self.progress.advance(files, bytes);
+    }
+
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if self.cancel.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+}
+
+fn write_all(file: &OwnedFd, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::pwrite(file, bytes, at) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                bytes = &bytes[written..];
+                at += written as u64;
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+/// How many bytes come before the next hole, and how long the hole is. `at` is where they go.
+fn split_at_hole(bytes: &[u8], at: u64) -> (usize, usize) {
+    let into_block = usize::try_from(at % BLOCK as u64).unwrap_or(0);
+    let mut start = (BLOCK - into_block) % BLOCK;
+    let mut end = start;
+    while end < bytes.len() {
+        let next = (end + BLOCK).min(bytes.len());
+        if is_zero(&bytes[end..next]) {
+            end = next;
+            continue;
+        }
+        if end - start >= MIN_HOLE {
+            return (start, end - start);
+        }
+        start = next;
+        end = next;
+    }
+    if end.saturating_sub(start) >= MIN_HOLE { (start, end - start) } else { (bytes.len(), 0) }
+}
+
+fn is_zero(block: &[u8]) -> bool {
+    const ZEROS: [u8; BLOCK] = [0; BLOCK];
+    ZEROS.get(..block.len()).is_some_and(|zeros| zeros == block)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_long_aligned_runs_of_zeros_are_holes() {
+        let mut bytes = vec![1; 200_000];
+        assert_eq!(split_at_hole(&bytes, 0), (200_000, 0));
+        bytes[10_000..90_000].fill(0);
+        assert_eq!(split_at_hole(&bytes, 0), (12_288, 86_016 - 12_288));
+        // Elsewhere in the file the blocks begin elsewhere.
+        assert_eq!(split_at_hole(&bytes, 96), (12_288 - 96, 86_016 - 12_288));
+        bytes[10_000..30_000].fill(1);
+        bytes[40_000..].fill(1);
+        assert_eq!(split_at_hole(&bytes, 0), (200_000, 0));
+        // The end need not be aligned.
+        assert_eq!(split_at_hole(&vec![0; 100_001], 0), (0, 100_001));
+        assert_eq!(split_at_hole(&[0; 100], 0), (100, 0));
+        assert_eq!(split_at_hole(&[], 5), (0, 0));
+    }
+}

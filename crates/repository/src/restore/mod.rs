@@ -1,0 +1,170 @@
+//! Writes trees of a snapshot back to this machine.
+//!
+//! One thread walks the snapshot's trees, makes directories and collects files in batches; the files
+//! of a batch are written in the order in which their blobs lie in packs, each pack read once.
+//! Attributes of directories come last, the deepest first.
+
+mod fill;
+mod plan;
+mod reuse;
+mod site;
+
+pub use crate::manifest::{Difference, differences, record_manifest};
+use crate::reader::SnapshotReader;
+use crate::{Error, Node, NodeKind, Repository, disk};
+use fill::Filler;
+use model::{CancelToken, Progress, SnapshotId};
+use plan::Planner;
+use reuse::Old;
+use site::Site;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::sync_channel;
+
+/// What a restore may reuse, and how it writes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options<'a> {
+    /// A tree on the same file system that holds `reuse_snapshot`'s state of the same root,
+    /// verified untouched: unchanged files are taken from there instead of the repository.
+    pub reuse: Option<Reuse<'a>>,
+    /// Sync everything to disk before returning.
+    pub durable: bool,
+}
+
+/// An older copy of the same root.
+#[derive(Clone, Copy, Debug)]
+pub struct Reuse<'a> {
+    /// Where it is.
+    pub tree: &'a Path,
+    /// The snapshot whose state it has.
+    pub snapshot: SnapshotId,
+    /// Hard links may be made to it (engine `files`, nothing writes in place); otherwise
+    /// reflinks where the file system has them, else copies.
+    pub hard_links: bool,
+}
+
+/// What a restore did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Regular files.
+    pub files: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Bytes that came from the repository.
+    pub fetched_bytes: u64,
+}
+
+/// Restores what is at `path` in the snapshot (a directory or one file) to `target`, which must not
+/// exist. Owners and modes as far as our rights go: without root, owners are left out silently.
+///
+/// After an error the target is unfinished, and the caller removes it. Sockets are not restored.
+pub fn restore(
+    repository: &Repository,
+    snapshot: SnapshotId,
+    path: &[u8],
+    target: &Path,
+    options: Options<'_>,
+    progress: &dyn Progress,
+    cancel: &CancelToken,
+) -> Result<Restored, Error> {
+    let reader = SnapshotReader::open(repository, snapshot)?;
+    let Some(mut node) = reader.node(path)? else {
+        let path = disk::shown(path);
+        return Err(Error::Missing(format!("there is no {path} in snapshot {}", snapshot.short())));
+    };
+    let mut old = match &options.reuse {
+        None => None,
+        Some(reuse) => {
+            let old = Old::open(repository, reuse, path, &node);
+            if old.is_none() {
+                progress.note("nothing can be taken from the older copy");
+            }
+            old
+        }
+    };
+    let (parent, parent_path, name) = site::new_place(target)?;
+    node.name.clone_from(&name);
+    let failed = |e| Error::io("restore to", target, e);
+    let site = match node.kind {
+        NodeKind::Dir => {
+            let base = site::create_dir(&parent, &name).map_err(failed)?;
+            site::remove_inherited_acls(&base).map_err(failed)?;
+            Site::new(base, target.to_owned(), node.clone(), false)
+        }
+        NodeKind::File => {
+            let base = parent.try_clone().map_err(failed)?;
+            Site::new(base, parent_path, Node::default(), true)
+        }
+        _ => {
+            let path = disk::shown(path);
+            return Err(Error::Invalid(format!("{path} is neither a directory nor a file")));
+        }
+    };
+    let old_file = old.as_mut().and_then(|old| old.file.take());
+    let (sender, batches) = sync_channel(1);
+    let filler = Filler::new(repository, &site, old.as_ref(), progress, cancel);
+    let mut restored = Restored::default();
+    std::thread::scope(|scope| {
+        let planner = Planner::new(repository, &site, old.as_ref(), progress, cancel, sender);
+        let (node, site) = (&node, &site);
+        let planned = std::thread::Builder::new()
+            .name("plan".to_owned())
+            .spawn_scoped(scope, move || match node.kind {
+                NodeKind::Dir => planner.tree(node),
+                _ => planner.file(node.clone(), old_file),
+            })
+            .map_err(|e| Error::io("start thread", "plan", e))?;
+        // The channel is gone when this ends early, and then the planner ends, too.
+        let filled = batches.into_iter().try_for_each(|batch| {
+            restored.files += batch.files;
+            restored.bytes += batch.bytes;
+            progress.expect(restored.files, restored.bytes);
+            filler.batch(&batch)
+        });
+        let planned = match planned.join() {
+            Ok(planned) => planned,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        filled.and(planned)?;
+        if node.kind == NodeKind::Dir {
+            finish_dirs(site, node, reader.is_root(path)?, cancel)?;
+        }
+        Ok::<(), Error>(())
+    })?;
+    if site.lost_xattrs.load(Ordering::Relaxed) {
+        progress.warn(
+            "the file system of the target has no extended attributes or ACLs: they are left out",
+        );
+    }
+    if options.durable {
+        progress.phase("making it durable");
+        // One call for the whole file system, instead of one for each file; it also tells of
+        // writes that failed since `base` was opened, before anything was written.
+        rustix::fs::syncfs(&site.base).map_err(|e| failed(e.into()))?;
+        rustix::fs::fsync(&parent).map_err(|e| failed(e.into()))?;
+    }
+    restored.fetched_bytes = filler.fetched_bytes.load(Ordering::Relaxed);
+    Ok(restored)
+}
+
+/// Gives directories their attributes, each after all that is in it.
+fn finish_dirs(
+    site: &Site,
+    root: &Node,
+    synthetic: bool,
+    cancel: &CancelToken,
+) -> Result<(), Error> {
+    for at in (1..site.len()).rev() {
+        if cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        site.finish_dir(at)?;
+    }
+    if synthetic {
+        // The root of a snapshot has no attributes.
+        let mode = rustix::fs::Mode::from_raw_mode(root.permissions());
+        return rustix::fs::fchmod(&site.base, mode)
+            .map_err(|e| site.error("give its attributes to", 0, b"", e.into()));
+    }
+    site.finish_dir(0)
+}
