@@ -142,7 +142,7 @@ fn descriptions_that_cannot_be_are_refused() {
         ("echo '{\"protocol\": 1, \"roots\": [], \"shiny\": true}'", "did not answer"),
     ] {
         let bench = Bench::new();
-        let error = engine(&bench, body).err().expect(body);
+        let error = engine(&bench, body).expect_err(body);
         assert!(error.to_string().contains(says), "{body}: {error}");
     }
     for at in ["", "/", "x", "/a/../b", "/a//b", "/.mainstay/snapshot.json", "/a/"] {
@@ -151,7 +151,7 @@ fn descriptions_that_cannot_be_are_refused() {
             "echo '{{\"protocol\": 1, \"roots\": [{{\"in-snapshot\": \"{at}\", \"on-host\": \"/x\", \
              \"kind\": \"tree\"}}]}}'"
         );
-        let error = engine(&bench, &body).err().expect(at);
+        let error = engine(&bench, &body).expect_err(at);
         assert_eq!(error.class(), Class::Invalid, "{at:?}: {error}");
     }
 }
