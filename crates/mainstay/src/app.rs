@@ -2,11 +2,15 @@
 
 use crate::cli::Globals;
 use crate::config::{self, Loaded};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure, Outcome};
 use crate::signals;
 use crate::ui::out::Out;
-use model::CancelToken;
+use crate::ui::progress::progress;
+use model::{CancelToken, Progress, ServiceName};
+use operations::{ServiceSite, Site};
+use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// One run of the program.
 pub(crate) struct App {
@@ -17,10 +21,9 @@ pub(crate) struct App {
 
 impl App {
     /// Sets up the terminal and the signals.
-    pub(crate) fn new(globals: Globals) -> Result<App, Failure> {
+    pub(crate) fn new(globals: Globals, out: Out) -> Result<App, Failure> {
         let cancel = CancelToken::new();
-        signals::watch(cancel.clone(), globals.quiet)?;
-        let out = Out::new(&globals);
+        signals::watch(cancel.clone(), globals.quiet || globals.json)?;
         Ok(App { globals, out, cancel })
     }
 
@@ -32,5 +35,63 @@ impl App {
     /// Reads and judges the configuration.
     pub(crate) fn load_config(&self) -> Result<Loaded, Failure> {
         config::load(&self.config_file()?)
+    }
+
+    /// This host.
+    pub(crate) fn site(&self) -> Result<Site, Failure> {
+        let loaded = self.load_config()?;
+        let program =
+            std::env::current_exe().map_err(|e| Failure::io("find", "this program", &e))?;
+        Ok(Site::new(loaded.config, loaded.file).with_program(program))
+    }
+
+    /// One service on this host.
+    pub(crate) fn service(&self, name: &ServiceName) -> Result<ServiceSite, Failure> {
+        Ok(self.site()?.service(name)?)
+    }
+
+    /// Where long work reports.
+    pub(crate) fn progress(&self) -> Arc<dyn Progress> {
+        progress(&self.out)
+    }
+
+    /// Does the same for several services, one after the other. One that fails does not keep the
+    /// others from their turn; the worst outcome is the outcome of all.
+    pub(crate) fn each(
+        &self,
+        names: &[ServiceName],
+        what: impl Fn(&ServiceSite) -> Result<(Exit, Value), Failure>,
+    ) -> Outcome {
+        let site = self.site()?;
+        let mut worst = Exit::DONE;
+        let mut results = Vec::new();
+        for name in names {
+            let done = site.service(name).map_err(Failure::from).and_then(|service| what(&service));
+            let exit = match done {
+                Ok((exit, mut value)) => {
+                    if let Value::Object(map) = &mut value {
+                        map.shift_insert(0, "service".to_owned(), json!(name));
+                    }
+                    results.push(value);
+                    exit
+                }
+                Err(failure) => {
+                    results.push(json!({ "service": name, "error": failure.to_json() }));
+                    if !self.out.json {
+                        failure.about(name).report(&self.out)
+                    } else {
+                        failure.exit()
+                    }
+                }
+            };
+            worst = worst.max(exit);
+            if self.cancel.is_cancelled() {
+                break;
+            }
+        }
+        if self.out.json {
+            self.out.document(&json!({ "services": results }))?;
+        }
+        Ok(worst)
     }
 }

@@ -3,7 +3,8 @@
 use crate::app::App;
 use crate::commands::Command;
 use crate::failure::{Failure, panic_hook};
-use crate::ui::color::{Color, Paint};
+use crate::ui::color::Color;
+use crate::ui::out::Out;
 use crate::units;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use std::ffi::OsString;
@@ -67,17 +68,13 @@ pub(crate) fn main() -> u8 {
         Ok(cli) => cli,
         Err(error) => return usage(&words, &error),
     };
-    let json = cli.globals.json;
-    let paint = Paint::for_stderr(cli.globals.color);
-    let outcome = App::new(cli.globals).and_then(|app| {
+    let out = Out::new(&cli.globals);
+    let outcome = App::new(cli.globals, out.clone()).and_then(|app| {
         let exit = cli.command.run(&app)?;
         app.out.finish()?;
         Ok(exit)
     });
-    match outcome {
-        Ok(exit) => exit.0,
-        Err(failure) => failure.report(json, &paint),
-    }
+    outcome.unwrap_or_else(|failure| failure.report(&out)).0
 }
 
 /// The command line as clap knows it. Help is printed before `--color` is parsed, so the words are
@@ -106,7 +103,8 @@ fn usage(words: &[OsString], error: &clap::Error) -> u8 {
         let message = message.trim_start_matches("error: ").to_owned();
         return Failure::invalid(message)
             .hint("Run the command with `--help`.")
-            .report(true, &Paint::plain());
+            .report(&Out::json())
+            .0;
     }
     // A closed pipe is no reason to complain about.
     let _ = error.print();

@@ -1,8 +1,9 @@
 //! How a command ends: its exit code, or a failure that is told once, with its causes and a hint.
 
 use crate::ui::color::Paint;
+use crate::ui::out::Out;
 use model::{Class, Classify};
-use serde::Serialize;
+use serde_json::{Value, json};
 use std::error::Error;
 use std::io::{self, Write};
 
@@ -13,7 +14,10 @@ pub(crate) const BUG: u8 = 2;
 const PIPE_CLOSED: u8 = 141;
 
 /// The exit code of a command that did not fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// Of two, the greater is the worse: 130 (somebody wants it to end) above the particular ones (10,
+/// 11, 12), above 3, above a mere 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Exit(pub(crate) u8);
 
 impl Exit {
@@ -21,8 +25,6 @@ impl Exit {
     pub(crate) const DONE: Exit = Exit(0);
     /// The command ran; what it looked at is not well.
     pub(crate) const NOT_WELL: Exit = Exit(1);
-    /// Done, but some of the source could not be read.
-    pub(crate) const UNREADABLE: Exit = Exit(3);
 }
 
 /// What every command returns.
@@ -122,29 +124,47 @@ impl Failure {
         self.hint.as_deref()
     }
 
-    /// Tells it on standard error, once, and gives the exit code.
-    pub(crate) fn report(&self, json: bool, paint: &Paint) -> u8 {
-        let code = self.code.unwrap_or_else(|| self.class.exit_code());
-        if code == PIPE_CLOSED {
-            return code;
-        }
-        let text = if json { self.as_json(code) } else { self.as_text(paint) };
-        // There is nobody left to tell if standard error is closed.
-        let _ = io::stderr().lock().write_all(text.as_bytes());
-        code
+    /// Says which of several services it happened to.
+    pub(crate) fn about(mut self, service: impl std::fmt::Display) -> Self {
+        self.message = format!("{service}: {}", self.message);
+        self
     }
 
-    fn as_json(&self, code: u8) -> String {
-        let told = Told {
-            class: class_name(self.class),
-            message: &self.message,
-            causes: &self.causes,
-            hint: self.hint.as_deref(),
-            exit_code: code,
+    /// The exit code.
+    pub(crate) fn exit(&self) -> Exit {
+        Exit(self.code.unwrap_or_else(|| self.class.exit_code()))
+    }
+
+    /// Tells it on standard error, once, and gives the exit code.
+    pub(crate) fn report(&self, out: &Out) -> Exit {
+        let exit = self.exit();
+        if exit.0 == PIPE_CLOSED {
+            return exit;
+        }
+        let text = if out.json {
+            let mut value = self.to_json();
+            let warnings = out.warnings();
+            if let (Value::Object(map), false) = (&mut value, warnings.is_empty()) {
+                map.insert("warnings".to_owned(), warnings.into());
+            }
+            format!("{value}\n")
+        } else {
+            self.as_text(&out.err_paint)
         };
-        let mut text = serde_json::to_string(&told).unwrap_or_default();
-        text.push('\n');
-        text
+        // There is nobody left to tell if standard error is closed.
+        let _ = io::stderr().lock().write_all(text.as_bytes());
+        exit
+    }
+
+    /// As `--json` tells it.
+    pub(crate) fn to_json(&self) -> Value {
+        json!({
+            "class": class_name(self.class),
+            "message": self.message,
+            "causes": self.causes,
+            "hint": self.hint,
+            "exit-code": self.exit().0,
+        })
     }
 
     fn as_text(&self, paint: &Paint) -> String {
@@ -176,16 +196,6 @@ impl<E: Classify + 'static> From<E> for Failure {
             None => failure,
         }
     }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct Told<'a> {
-    class: &'a str,
-    message: &'a str,
-    causes: &'a [String],
-    hint: Option<&'a str>,
-    exit_code: u8,
 }
 
 fn class_name(class: Class) -> &'static str {

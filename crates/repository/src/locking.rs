@@ -390,6 +390,3 @@ impl fmt::Display for LockKind {
         })
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -6,7 +6,6 @@
 mod command;
 mod contract;
 mod control;
-mod external;
 mod files;
 mod script;
 mod sink;

@@ -1,7 +1,6 @@
 use crate::app::App;
 use crate::failure::{Exit, Failure, Outcome};
 use model::Class;
-use model::config::Config;
 
 /// Check, show or describe the configuration.
 #[derive(Debug, clap::Args)]
@@ -24,7 +23,7 @@ pub(crate) fn run(app: &App, args: &ConfigArgs) -> Outcome {
     match args.what {
         What::Check => check(app),
         What::Show => show(app),
-        What::Schema => app.out.document(&schemars::schema_for!(Config)).map(|()| Exit::DONE),
+        What::Schema => app.out.document(&model::config::schema()).map(|()| Exit::DONE),
     }
 }
 
@@ -56,30 +55,16 @@ fn show(app: &App) -> Outcome {
     let mut config = app.load_config()?.config;
     for service in config.service.values_mut() {
         if let Some(url) = &mut service.url {
-            *url = crate::config::without_password(url);
+            *url = model::config::without_password(url);
         }
     }
-    let mut value = serde_json::to_value(&config).map_err(unprintable)?;
-    drop_unset(&mut value);
+    let value = crate::config::brief(&config);
     if app.out.json {
         app.out.document(&value)?;
     } else {
         app.out.text(&toml::to_string(&value).map_err(unprintable)?)?;
     }
     Ok(Exit::DONE)
-}
-
-/// Keys that were not set say nothing; they only hide those that were.
-fn drop_unset(value: &mut serde_json::Value) {
-    if let serde_json::Value::Object(map) = value {
-        map.values_mut().for_each(drop_unset);
-        map.retain(|_, value| match value {
-            serde_json::Value::Null => false,
-            serde_json::Value::Array(list) => !list.is_empty(),
-            serde_json::Value::Object(map) => !map.is_empty(),
-            _ => true,
-        });
-    }
 }
 
 fn unprintable(error: impl std::error::Error + 'static) -> Failure {

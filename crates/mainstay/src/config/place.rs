@@ -29,6 +29,40 @@ fn users_own() -> Option<PathBuf> {
     Some(base.join("mainstay/mainstay.toml"))
 }
 
+/// What a proposal names when nobody says otherwise.
+pub(crate) struct Defaults {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) vault: PathBuf,
+}
+
+impl Defaults {
+    /// The system's places for root, places below the home directory for others.
+    pub(crate) fn of_this_user() -> Defaults {
+        let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+        match home {
+            Some(home) if !rustix::process::geteuid().is_root() => Defaults {
+                state_dir: home.join(".local/state/mainstay"),
+                vault: home.join(".local/share/mainstay/vault"),
+            },
+            _ => Defaults {
+                state_dir: PathBuf::from("/var/lib/mainstay"),
+                vault: PathBuf::from("/var/backups/mainstay"),
+            },
+        }
+    }
+}
+
+/// This host's name, as far as it is a name for a member: `db1` of `db1.example.org`.
+pub(crate) fn host_name() -> String {
+    let system = rustix::system::uname();
+    let name = system.nodename().to_string_lossy();
+    let first = name.split('.').next().unwrap_or_default();
+    match model::MemberName::new(first) {
+        Ok(name) => name.as_str().to_owned(),
+        Err(_) => "host1".to_owned(),
+    }
+}
+
 /// There is no configuration where one should be.
 pub(crate) fn missing(file: &Path) -> Failure {
     Failure::invalid(format!("there is no configuration file {}", file.display())).hint(

@@ -4,10 +4,13 @@ use crate::cli::Globals;
 use crate::failure::Failure;
 use crate::ui::color::Paint;
 use serde::Serialize;
+use serde_json::Value;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// The way to the terminal.
+/// The way to the terminal. Clones share it.
+#[derive(Clone)]
 pub(crate) struct Out {
     /// Results are JSON.
     pub(crate) json: bool,
@@ -17,6 +20,8 @@ pub(crate) struct Out {
     pub(crate) paint: Paint,
     /// Colours of standard error.
     pub(crate) err_paint: Paint,
+    /// Beside JSON, warnings are part of the document.
+    warnings: Arc<Mutex<Vec<String>>>,
 }
 
 impl Out {
@@ -27,6 +32,19 @@ impl Out {
             verbose: globals.verbose,
             paint: Paint::for_stdout(globals.color),
             err_paint: Paint::for_stderr(globals.color),
+            warnings: Arc::default(),
+        }
+    }
+
+    /// For results as JSON, before anything else is known.
+    pub(crate) fn json() -> Out {
+        Out {
+            json: true,
+            quiet: false,
+            verbose: 0,
+            paint: Paint::plain(),
+            err_paint: Paint::plain(),
+            warnings: Arc::default(),
         }
     }
 
@@ -37,8 +55,13 @@ impl Out {
 
     /// The result of a command as one JSON document.
     pub(crate) fn document(&self, value: &impl Serialize) -> Result<(), Failure> {
-        let mut text = serde_json::to_string_pretty(value)
-            .map_err(|e| Failure::new(model::Class::Failed, format!("cannot print JSON: {e}")))?;
+        let unprintable = |e| Failure::new(model::Class::Failed, format!("cannot print JSON: {e}"));
+        let mut value = serde_json::to_value(value).map_err(unprintable)?;
+        let warnings = self.warnings();
+        if let (Value::Object(map), false) = (&mut value, warnings.is_empty()) {
+            map.entry("warnings").or_insert_with(|| warnings.into());
+        }
+        let mut text = serde_json::to_string_pretty(&value).map_err(unprintable)?;
         text.push('\n');
         self.text(&text)
     }
@@ -66,10 +89,29 @@ impl Out {
         }
     }
 
-    /// A warning on standard error.
+    /// A warning, on standard error or in the document.
     pub(crate) fn warn(&self, line: impl Display) {
-        let title = self.err_paint.warning("Warning:");
-        let _ = writeln!(io::stderr().lock(), "{title} {line}");
+        if self.json {
+            let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+            warnings.push(line.to_string());
+        } else {
+            let _ = writeln!(io::stderr().lock(), "{}", self.warning(line));
+        }
+    }
+
+    /// A warning as it is shown.
+    pub(crate) fn warning(&self, line: impl Display) -> String {
+        format!("{} {line}", self.err_paint.warning("Warning:"))
+    }
+
+    /// The warnings so far that were not shown.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether details are wanted.
+    pub(crate) fn verbose(&self) -> bool {
+        self.verbose > 0
     }
 
     /// Whether a progress bar has a place.

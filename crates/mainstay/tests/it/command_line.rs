@@ -3,7 +3,7 @@
 use crate::rig::{Rig, mainstay, run};
 
 /// Every command that the help lists.
-fn commands() -> Vec<String> {
+pub(crate) fn commands() -> Vec<String> {
     let help = run(mainstay().arg("--help")).code(0);
     let list = help.out.split("Commands:").nth(1).expect("a list of commands");
     let list = list.split("\n\n").next().unwrap_or_default();

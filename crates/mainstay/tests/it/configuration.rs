@@ -70,10 +70,6 @@ fn contradictions_are_told() {
             "[service.a]\nengine = \"files\"\npath = \"/a\"\npassword-file = \"/p\"\npassword-env = \"P\"\n",
             "service.a.password-env: contradicts `password-file`",
         ),
-        (
-            "[service.a]\nengine = \"files\"\npath = \"/a\"\nunit = \"a.service\"\nstart = \"x\"\nstop = \"y\"\n",
-            "contradicts `unit`",
-        ),
         ("[service.a]\nengine = \"files\"\npath = \"/a\"\nquiesce = \"stop\"\n", "needs `unit`"),
         (
             "[service.a]\nengine = \"files\"\npath = \"/a\"\nquiesce = \"freeze\"\n",
@@ -81,7 +77,7 @@ fn contradictions_are_told() {
         ),
         ("[service.a]\nengine = \"files\"\n", "needs `path` or `paths`"),
         ("[service.a]\nengine = \"sqlite\"\n", "needs `path`"),
-        ("[service.a]\nengine = \"postgres\"\n", "needs `url` or `data-dir`"),
+        ("[service.a]\nengine = \"postgres\"\n", "needs `data-dir`"),
         (
             "[service.a]\nengine = \"sqlite\"\npath = \"/a\"\nexclude = [\"x\"]\n",
             "means nothing to engine sqlite",
@@ -131,7 +127,11 @@ fn a_vault_inside_what_is_backed_up_is_refused() {
         format!("[service.a]\nengine = \"files\"\npath = \"{}\"\n", root.trim_end_matches('/'));
     rig.configure(&service);
     rig.run(&["config", "check"]).code(1).complains("holds the vault");
-    rig.configure(&format!("{service}exclude = [\"{}\"]\n", rig.path("vault").display()));
+    rig.configure(&format!(
+        "{service}exclude = [\"{}\", \"{}\"]\n",
+        rig.path("vault").display(),
+        rig.path("state").display()
+    ));
     rig.run(&["config", "check"]).code(0);
 }
 
@@ -166,7 +166,7 @@ fn files_that_are_no_configuration_are_refused() {
 fn what_is_shown_holds_no_password() {
     let rig = Rig::new();
     rig.configure(
-        "[service.shop]\nengine = \"postgres\"\nurl = \"postgres://u:secret@h/db?password=secret\"\n",
+        "[service.shop]\nengine = \"postgres\"\nurl = \"postgres://u:secret@h/db?password=secret\"\ndata-dir = \"/d\"\n",
     );
     rig.run(&["config", "check"]).code(0).complains("holds a password");
     let text = rig.run(&["config", "show"]).code(0).says("[service.shop]");

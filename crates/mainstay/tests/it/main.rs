@@ -1,5 +1,10 @@
 //! Drives the real binary, as a shell or a script would.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
 mod command_line;
 mod configuration;
+mod docs;
+mod history;
 mod rig;
+mod setup;

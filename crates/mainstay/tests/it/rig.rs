@@ -122,3 +122,17 @@ impl Rig {
         run(&mut self.command(words))
     }
 }
+
+/// The real restic, on the repository of a service.
+pub(crate) fn restic(rig: &Rig, service: &str) -> Command {
+    let mut command = Command::new("restic");
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", rig.path("home"))
+        .env("RESTIC_CACHE_DIR", rig.path("restic-cache"))
+        .env("RESTIC_REPOSITORY", rig.path("vault").join(service))
+        .env("RESTIC_PASSWORD_FILE", rig.path("password"))
+        .stdin(Stdio::null());
+    command
+}

@@ -1,0 +1,96 @@
+use super::common::named_or_all;
+use crate::app::App;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::ui::words::count;
+use crate::units;
+use model::ServiceName;
+use operations::ServiceSite;
+use repository::{LockKind, check};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// Check that the history in the vault is whole.
+///
+/// Checks config, keys, indexes against packs, every tree of every snapshot, and that the service's
+/// state is authentic and names only snapshots that are there. With --read-data also every byte.
+/// Exit code 1 if anything is wrong.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckArgs {
+    /// The services [default: all of this host].
+    #[arg(value_name = "SERVICE")]
+    services: Vec<ServiceName>,
+
+    /// Read and verify every byte of the repository.
+    #[arg(long)]
+    read_data: bool,
+}
+
+pub(crate) fn run(app: &App, args: &CheckArgs) -> Outcome {
+    let names = named_or_all(&app.site()?, &args.services)?;
+    app.each(&names, |service| one(app, service, args.read_data))
+}
+
+fn one(app: &App, service: &ServiceSite, read_data: bool) -> Result<(Exit, Value), Failure> {
+    let began = Instant::now();
+    let progress = app.progress();
+    let repository = service.repository()?;
+    let lock =
+        repository.lock(LockKind::Shared, app.globals.wait.unwrap_or_default(), &app.cancel)?;
+    progress.phase(&format!("checking {}", service.name()));
+    let mut report = check::check(repository, read_data, &*progress, &app.cancel)?;
+    let state = service.load_state()?.state;
+    let files: Vec<_> = repository.snapshots()?.into_iter().map(|(id, _)| id).collect();
+    for point in state.points.iter().filter(|point| !files.contains(&point.snapshot)) {
+        report.errors.push(format!("the snapshot of point {} is not in the vault", point.name()));
+    }
+    drop(lock);
+    let took = began.elapsed();
+    let sound = report.errors.is_empty();
+    if !app.out.json {
+        tell(app, service, &report, took)?;
+    }
+    let value = json!({
+        "sound": sound,
+        "errors": report.errors,
+        "notes": report.notes,
+        "snapshots": report.snapshots,
+        "packs": report.packs,
+        "verified-bytes": report.verified_bytes,
+        "seconds": took.as_secs_f64(),
+    });
+    Ok((if sound { Exit::DONE } else { Exit::NOT_WELL }, value))
+}
+
+fn tell(
+    app: &App,
+    service: &ServiceSite,
+    report: &check::Report,
+    took: Duration,
+) -> Result<(), Failure> {
+    let out = &app.out;
+    for note in &report.notes {
+        out.detail(format_args!("{}: {note}", service.name()));
+    }
+    let looked = format!(
+        "{}, {}, {} verified, in {}",
+        count(report.snapshots, "snapshot", "snapshots"),
+        count(report.packs, "pack", "packs"),
+        units::size(report.verified_bytes),
+        units::duration(took),
+    );
+    if report.errors.is_empty() {
+        return out.say(format_args!("{}: {} ({looked})", service.name(), out.paint.good("sound")));
+    }
+    out.line(format_args!(
+        "{}: {} ({looked})",
+        service.name(),
+        out.paint.bad(&count(report.errors.len() as u64, "error", "errors"))
+    ))?;
+    for error in &report.errors {
+        out.line(format_args!("  {error}"))?;
+    }
+    out.line(
+        "  Keep the vault as it is, and take a copy of it before anything is repaired. What is\n  \
+         whole can still be restored.",
+    )
+}

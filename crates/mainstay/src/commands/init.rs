@@ -1,0 +1,210 @@
+use crate::app::App;
+use crate::config::{self, place};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::files::{self, Existing};
+use crate::init::make::{self, Did, Made, Options, Recovery};
+use crate::init::{discover, propose, timer};
+use crate::ui::ask;
+use model::Class;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// Set this host up: make what the configuration names, or propose a configuration.
+///
+/// With a configuration in place it asks nothing: it makes what is missing (password file, vault,
+/// repositories, membership) and leaves what is there.
+///
+/// Without one it looks for PostgreSQL servers and SQLite databases, proposes a configuration, and
+/// writes it after asking.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InitArgs {
+    /// Without a configuration: look for databases here instead of in the usual places. A directory
+    /// without one becomes a service of engine `files`.
+    #[arg(value_name = "DIR")]
+    dirs: Vec<PathBuf>,
+
+    /// Write the proposed configuration without asking.
+    #[arg(short, long)]
+    yes: bool,
+
+    /// Print the proposed configuration and do nothing else.
+    #[arg(long, conflicts_with_all = ["yes", "dry_run"])]
+    print: bool,
+
+    /// Say what is missing, and make nothing.
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Name of this host in the proposal, instead of its own.
+    #[arg(long)]
+    name: Option<String>,
+
+    /// Vault in the proposal.
+    #[arg(long, value_name = "DIR")]
+    vault: Option<PathBuf>,
+
+    /// State directory in the proposal.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+
+    /// Add a new recovery key to every repository, not only to those made now.
+    #[arg(long)]
+    new_recovery_key: bool,
+
+    /// Make no recovery key.
+    #[arg(long, conflicts_with = "new_recovery_key")]
+    no_recovery_key: bool,
+
+    /// Install the systemd timer that runs what is due (`mainstay run-due`) every minute.
+    #[arg(long)]
+    install_timer: bool,
+
+    /// Write the timer's units here, and do not start it.
+    #[arg(long, value_name = "DIR", requires = "install_timer")]
+    unit_dir: Option<PathBuf>,
+}
+
+pub(crate) fn run(app: &App, args: &InitArgs) -> Outcome {
+    let file = app.config_file()?;
+    if args.print {
+        return app.out.text(&proposal(args, &file)?).map(|()| Exit::DONE);
+    }
+    let wrote = !file.exists() && propose(app, args, &file)?;
+    if !file.exists() {
+        return Ok(Exit::DONE);
+    }
+    if !wrote && !args.dirs.is_empty() {
+        return Err(Failure::invalid(format!("there is a configuration: {}", file.display()))
+            .hint("Add the service to it, then run `mainstay init`; `--print` shows a proposal."));
+    }
+    let site = app.site()?;
+    let recovery = match (args.new_recovery_key, args.no_recovery_key) {
+        (true, _) => Recovery::All,
+        (_, true) => Recovery::None,
+        _ => Recovery::New,
+    };
+    let made = make::make(app, &site, Options { dry_run: args.dry_run, recovery })?;
+    let units = if args.install_timer { install(app, args, &file)? } else { Vec::new() };
+    tell(app, &made, wrote.then_some(file.as_path()), &units)?;
+    fail_if_any(made)
+}
+
+/// Proposes a configuration and writes it, if it is wanted.
+fn propose(app: &App, args: &InitArgs, file: &Path) -> Result<bool, Failure> {
+    let text = proposal(args, file)?;
+    config::parse(&text, file)?;
+    if args.dry_run {
+        app.out.text(&text)?;
+        return Ok(false);
+    }
+    if !args.yes {
+        if !app.out.can_ask() {
+            return Err(place::missing(file).hint(
+                "Run `mainstay init --print` to see a proposal, or with `--yes` to write it.",
+            ));
+        }
+        app.out.text(&text)?;
+        if !ask::yes(&format!("\nWrite this to {}?", file.display()), &app.cancel)? {
+            return Err(Failure::new(Class::Cancelled, "nothing was written"));
+        }
+    }
+    files::write(file, text.as_bytes(), 0o644, Existing::Keep)?;
+    Ok(true)
+}
+
+fn proposal(args: &InitArgs, file: &Path) -> Result<String, Failure> {
+    let whole = |path: &Path| {
+        std::path::absolute(path).map_err(|e| Failure::io("find", path.display(), &e))
+    };
+    let mut dirs = Vec::new();
+    for dir in &args.dirs {
+        if !dir.is_dir() {
+            return Err(Failure::invalid(format!("{} is not a directory", dir.display())));
+        }
+        dirs.push(dir.canonicalize().map_err(|e| Failure::io("find", dir.display(), &e))?);
+    }
+    let defaults = place::Defaults::of_this_user();
+    let host = args.name.clone().unwrap_or_else(place::host_name);
+    let found = discover::discover(&dirs);
+    let proposal = propose::Proposal {
+        host: &host,
+        state_dir: &whole(args.state_dir.as_deref().unwrap_or(&defaults.state_dir))?,
+        vault: &whole(args.vault.as_deref().unwrap_or(&defaults.vault))?,
+        password_file: file.with_file_name("vault.password"),
+        found: &found,
+    };
+    Ok(proposal.text())
+}
+
+fn install(app: &App, args: &InitArgs, config: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let program = std::env::current_exe().map_err(|e| Failure::io("find", "this program", &e))?;
+    let own = args.unit_dir.as_deref();
+    let dir = own.unwrap_or(Path::new(timer::SYSTEM_UNITS));
+    let written = timer::write(dir, &program, config, args.dry_run)?;
+    if own.is_none() && !args.dry_run {
+        timer::enable()?;
+        app.out.say("The timer runs; `systemctl list-timers mainstay.timer` shows it.")?;
+    }
+    Ok(written)
+}
+
+fn tell(app: &App, made: &Made, config: Option<&Path>, units: &[PathBuf]) -> Result<(), Failure> {
+    let out = &app.out;
+    if out.json {
+        let failed: Vec<_> = made.failures.iter().map(|(name, _)| name).collect();
+        return out.document(&json!({
+            "configuration-written": config,
+            "steps": made.steps,
+            "units-written": units,
+            "recovery-key": made.recovery_key.as_ref().map(|key| key.expose()),
+            "recovery-key-opens": made.recoverable,
+            "failed": failed,
+        }));
+    }
+    if let Some(config) = config {
+        out.say(format_args!("{}  {}", out.paint.good("wrote  "), config.display()))?;
+    }
+    for step in &made.steps {
+        let did = match step.did {
+            Did::Made => out.paint.good("made   "),
+            Did::Left => out.paint.dim("there  "),
+            Did::Missing => out.paint.warning("missing"),
+        };
+        out.say(format_args!("{did}  {}", step.what))?;
+    }
+    for unit in units {
+        out.say(format_args!("{}  {}", out.paint.good("wrote  "), unit.display()))?;
+    }
+    if let Some(key) = &made.recovery_key {
+        let names: Vec<_> = made.recoverable.iter().map(|name| name.as_str()).collect();
+        // Shown even with --quiet: it is never shown again.
+        out.line(format_args!(
+            "\nRecovery key for {}. Write it down now; it is stored nowhere:\n\n    {}\n\n\
+             It opens the repository when this host and its password file are lost: give it to\n\
+             `mainstay rescue`, or to `restic` as the password.",
+            names.join(", "),
+            out.paint.bold(key.expose()),
+        ))?;
+    }
+    Ok(())
+}
+
+/// Tells the first failure; the others in its list.
+fn fail_if_any(mut made: Made) -> Outcome {
+    if made.failures.len() == 1 {
+        let (_, failure) = made.failures.remove(0);
+        return Err(failure);
+    }
+    let Some((_, first)) = made.failures.first() else { return Ok(Exit::DONE) };
+    let lines =
+        made.failures.iter().map(|(name, failure)| format!("{name}: {}", failure.one_line()));
+    let mut failure = Failure::new(
+        first.class(),
+        format!("{} services could not be set up", made.failures.len()),
+    )
+    .listing(lines.collect());
+    if let Some(hint) = first.the_hint() {
+        failure = failure.hint(hint);
+    }
+    Err(failure)
+}

@@ -1,0 +1,179 @@
+use super::common::named_or_all;
+use crate::app::App;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::ui::table::{Column, table};
+use crate::units;
+use jiff::Timestamp;
+use model::{Generation, MemberName, PointName, Position, ServiceName, ServiceState, SnapshotId};
+use operations::ServiceSite;
+use repository::Snapshot;
+use serde::Serialize;
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// List the recovery points of a service, oldest first.
+///
+/// Marks: `head` is what a restore takes by default; `incomplete`: something of the source could
+/// not be read; `drilled`: proven restorable, and when; `uncommitted`: a snapshot file that is no
+/// recovery point, made by plain restic or by an old primary after a takeover; `MISSING`: a point
+/// whose snapshot file is gone from the vault.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SnapshotsArgs {
+    /// The services [default: all of this host].
+    #[arg(value_name = "SERVICE")]
+    services: Vec<ServiceName>,
+}
+
+/// One line.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Line {
+    name: String,
+    snapshot: SnapshotId,
+    source_time: Timestamp,
+    received: Option<Timestamp>,
+    engine: Option<String>,
+    member: Option<MemberName>,
+    generation: Option<Generation>,
+    size_bytes: Option<u64>,
+    added_bytes: Option<u64>,
+    position: Option<Position>,
+    drilled: Option<Timestamp>,
+    head: bool,
+    incomplete: bool,
+    pinned: bool,
+    committed: bool,
+    missing: bool,
+}
+
+pub(crate) fn run(app: &App, args: &SnapshotsArgs) -> Outcome {
+    let names = named_or_all(&app.site()?, &args.services)?;
+    let several = names.len() > 1;
+    app.each(&names, |service| {
+        let lines = lines(service)?;
+        if !app.out.json {
+            if several {
+                app.out.line(app.out.paint.bold(service.name().as_str()))?;
+            }
+            app.out.text(&show(app, &lines))?;
+            if several {
+                app.out.line("")?;
+            }
+        }
+        let missing = lines.iter().any(|line| line.missing);
+        let exit = if missing { Exit::NOT_WELL } else { Exit::DONE };
+        Ok((exit, json!({ "snapshots": lines })))
+    })
+}
+
+fn lines(service: &ServiceSite) -> Result<Vec<Line>, Failure> {
+    // Files first: a backup that commits in between is in both, or in neither.
+    let files = service.repository()?.snapshots()?;
+    let state = service.load_state()?.state;
+    let mut files: BTreeMap<SnapshotId, Snapshot> = files.into_iter().collect();
+    let mut lines = committed(&state, &mut files);
+    lines.extend(files.into_iter().filter_map(|(id, file)| uncommitted(id, &file)));
+    lines.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(lines)
+}
+
+fn committed(state: &ServiceState, files: &mut BTreeMap<SnapshotId, Snapshot>) -> Vec<Line> {
+    let line = |point: &model::RecoveryPoint| Line {
+        name: point.name().to_string(),
+        snapshot: point.snapshot,
+        source_time: point.source_time,
+        received: Some(point.received),
+        engine: Some(point.engine.clone()),
+        member: Some(point.member.clone()),
+        generation: Some(point.generation),
+        size_bytes: Some(point.size_bytes),
+        added_bytes: Some(point.added_bytes),
+        position: point.position.clone(),
+        drilled: point.drilled,
+        head: state.head.is_some_and(|head| head.snapshot == point.snapshot),
+        incomplete: point.incomplete,
+        pinned: point.pinned,
+        committed: true,
+        missing: files.remove(&point.snapshot).is_none(),
+    };
+    state.points.iter().map(line).collect()
+}
+
+/// A snapshot file that no commit made history.
+fn uncommitted(id: SnapshotId, file: &Snapshot) -> Option<Line> {
+    let time: Timestamp = file.time.parse().ok()?;
+    let engine = file.tags.iter().find_map(|tag| tag.strip_prefix("mainstay:engine="));
+    Some(Line {
+        name: PointName::of(time, engine.unwrap_or("restic"), id).to_string(),
+        snapshot: id,
+        source_time: time,
+        received: None,
+        engine: engine.map(str::to_owned),
+        member: MemberName::new(&file.hostname).ok(),
+        generation: None,
+        size_bytes: None,
+        added_bytes: None,
+        position: None,
+        drilled: None,
+        head: false,
+        incomplete: file.tags.iter().any(|tag| tag == "mainstay:incomplete"),
+        pinned: false,
+        committed: false,
+        missing: false,
+    })
+}
+
+fn show(app: &App, lines: &[Line]) -> String {
+    if lines.is_empty() {
+        return "no recovery point yet\n".to_owned();
+    }
+    let now = Timestamp::now();
+    let paint = &app.out.paint;
+    let positions = lines.iter().any(|line| line.position.is_some());
+    let mut titles = vec![
+        ("NAME", Column::Left),
+        ("TIME", Column::Left),
+        ("AGE", Column::Right),
+        ("SIZE", Column::Right),
+        ("ADDED", Column::Right),
+    ];
+    if positions {
+        titles.push(("POSITION", Column::Left));
+    }
+    titles.push(("STATE", Column::Left));
+    let size = |bytes: Option<u64>| bytes.map(units::size).unwrap_or_default();
+    let rows = lines.iter().map(|line| {
+        let mut row = vec![
+            line.name.clone(),
+            units::local(line.source_time),
+            units::age(line.source_time, now).map(units::duration).unwrap_or_default(),
+            size(line.size_bytes),
+            size(line.added_bytes),
+        ];
+        if positions {
+            row.push(line.position.as_ref().map(ToString::to_string).unwrap_or_default());
+        }
+        let mut marks = Vec::new();
+        if line.head {
+            marks.push(paint.good("head"));
+        }
+        if line.missing {
+            marks.push(paint.bad("MISSING"));
+        }
+        if line.incomplete {
+            marks.push(paint.warning("incomplete"));
+        }
+        if !line.committed {
+            marks.push(paint.warning("uncommitted"));
+        }
+        if line.pinned {
+            marks.push("pinned".to_owned());
+        }
+        if let Some(drilled) = line.drilled {
+            marks.push(format!("drilled {}", units::ago(drilled, now)));
+        }
+        row.push(marks.join(", "));
+        row
+    });
+    table(&titles, rows.collect(), paint)
+}

@@ -1,0 +1,97 @@
+//! The systemd timer that runs what is due.
+
+use crate::failure::Failure;
+use crate::files::{self, Existing};
+use model::Class;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Where systemd looks for units of the system.
+pub(crate) const SYSTEM_UNITS: &str = "/etc/systemd/system";
+
+const SERVICE: &str = "mainstay.service";
+const TIMER: &str = "mainstay.timer";
+
+/// The two units, with their names.
+pub(crate) fn units(program: &Path, config: &Path) -> Result<[(&'static str, String); 2], Failure> {
+    let service = format!(
+        "[Unit]\n\
+         Description=Mainstay: backups and refreshes that are due\n\
+         Documentation=man:mainstay-run-due(1)\n\
+         After=network-online.target remote-fs.target\n\
+         Wants=network-online.target\n\
+         \n\
+         [Service]\n\
+         Type=oneshot\n\
+         ExecStart={} --config {} --quiet run-due\n\
+         # Exit code 3: done, but something could not be read; the alert was sent.\n\
+         SuccessExitStatus=3\n\
+         # An operation that must stop cleans up first.\n\
+         TimeoutStopSec=5min\n\
+         KillMode=mixed\n\
+         Nice=10\n",
+        word(program)?,
+        word(config)?,
+    );
+    let timer = "[Unit]\n\
+         Description=Mainstay looks every minute whether something is due\n\
+         \n\
+         [Timer]\n\
+         OnCalendar=*:0/1\n\
+         AccuracySec=5s\n\
+         Persistent=true\n\
+         \n\
+         [Install]\n\
+         WantedBy=timers.target\n";
+    Ok([(SERVICE, service), (TIMER, timer.to_owned())])
+}
+
+/// Writes the units where they are missing or different; returns those that were written.
+pub(crate) fn write(
+    dir: &Path,
+    program: &Path,
+    config: &Path,
+    dry_run: bool,
+) -> Result<Vec<PathBuf>, Failure> {
+    let mut written = Vec::new();
+    for (name, text) in units(program, config)? {
+        let file = dir.join(name);
+        if std::fs::read_to_string(&file).is_ok_and(|there| there == text) {
+            continue;
+        }
+        if !dry_run {
+            files::write(&file, text.as_bytes(), 0o644, Existing::Replace)?;
+        }
+        written.push(file);
+    }
+    Ok(written)
+}
+
+/// Tells systemd about the units, and starts the timer.
+pub(crate) fn enable() -> Result<(), Failure> {
+    for words in [&["daemon-reload"][..], &["enable", "--now", TIMER]] {
+        let output = Command::new("systemctl")
+            .args(words)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|e| Failure::io("run", "systemctl", &e))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let what = format!("systemctl {} failed", words.join(" "));
+            return Err(Failure::new(Class::Failed, what)
+                .listing(said.lines().map(str::to_owned).collect())
+                .hint(format!("Run `systemctl enable --now {TIMER}` when systemd is there.")));
+        }
+    }
+    Ok(())
+}
+
+/// A path as one word of `ExecStart=`: systemd reads backslashes, quotes, `%` and `$` as its own.
+fn word(path: &Path) -> Result<String, Failure> {
+    let text = path.to_str().filter(|text| !text.chars().any(char::is_control));
+    let text = text.ok_or_else(|| {
+        Failure::invalid(format!("the path {path:?} cannot be written into a systemd unit"))
+    })?;
+    let escaped = text.replace('\\', "\\\\").replace('"', "\\\"");
+    Ok(format!("\"{}\"", escaped.replace('%', "%%").replace('$', "$$")))
+}

@@ -1,0 +1,95 @@
+//! Reaches a vault from a machine that has nothing but the program and a password: no
+//! configuration, no state directory, perhaps not even the vault's state objects.
+
+pub(crate) mod direct;
+
+use crate::failure::Failure;
+use crate::init::password;
+use model::{Class, Secret, ServiceName, SnapshotId};
+use repository::{Repository, Snapshot};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use storage::{Key, Prefixed, Storage};
+
+/// A vault, and the password that was given for it.
+pub(crate) struct Rescue {
+    vault: PathBuf,
+    storage: Arc<dyn Storage>,
+    passwords: Vec<Secret>,
+}
+
+/// A repository that the password opens.
+pub(crate) struct Opened {
+    pub(crate) name: ServiceName,
+    pub(crate) repository: Repository,
+    /// All snapshot files, oldest first.
+    pub(crate) snapshots: Vec<(SnapshotId, Snapshot)>,
+}
+
+impl Rescue {
+    /// Opens the vault, which is only read.
+    pub(crate) fn new(vault: &Path, password: Secret) -> Result<Rescue, Failure> {
+        let vault =
+            std::path::absolute(vault).map_err(|e| Failure::io("find", vault.display(), &e))?;
+        if !vault.is_dir() {
+            return Err(Failure::new(
+                Class::NoRepository,
+                format!("there is no directory {}", vault.display()),
+            )
+            .hint("Mount the vault, and name its directory with `--vault`."));
+        }
+        let storage = storage::open(&vault.to_string_lossy())?;
+        let mut passwords = vec![password];
+        // A recovery key is typed by hand, and a little differently than it was written down.
+        passwords.extend(password::as_meant(passwords[0].expose()));
+        passwords.dedup();
+        Ok(Rescue { vault, storage, passwords })
+    }
+
+    /// The services that have a repository in the vault.
+    pub(crate) fn services(&self) -> Result<Vec<ServiceName>, Failure> {
+        let failed = |e: &std::io::Error| Failure::io("list", self.vault.display(), e);
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.vault).map_err(|e| failed(&e))? {
+            let entry = entry.map_err(|e| failed(&e))?;
+            if let Some(name) =
+                entry.file_name().to_str().and_then(|name| ServiceName::new(name).ok())
+                && entry.path().join("config").is_file()
+            {
+                names.push(name);
+            }
+        }
+        names.sort();
+        if names.is_empty() {
+            let what = format!("there is no repository in {}", self.vault.display());
+            let failure = Failure::new(Class::NoRepository, what);
+            return Err(if self.vault.join("config").is_file() {
+                failure.hint("This is a repository itself: name the directory above it.")
+            } else {
+                failure.hint("Name the directory that holds the services' repositories.")
+            });
+        }
+        Ok(names)
+    }
+
+    /// Opens the repository of a service.
+    pub(crate) fn open(&self, name: &ServiceName) -> Result<Opened, Failure> {
+        let prefix = Key::new(name.as_str()).map_err(|e| Failure::invalid(e.to_string()))?;
+        let storage: Arc<dyn Storage> = Arc::new(Prefixed::new(self.storage.clone(), prefix));
+        let mut refused = None;
+        for password in &self.passwords {
+            match Repository::open(storage.clone(), password) {
+                Ok(repository) => {
+                    let snapshots = repository.snapshots()?;
+                    return Ok(Opened { name: name.clone(), repository, snapshots });
+                }
+                Err(error @ repository::Error::WrongPassword(_)) => refused = Some(error),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(match refused {
+            Some(error) => error.into(),
+            None => Failure::new(Class::WrongPassword, "no password was given"),
+        })
+    }
+}

@@ -1,0 +1,32 @@
+//! The words for what the model names.
+
+use model::Role;
+
+/// A role, as the documentation calls it.
+pub(crate) fn role(role: Role) -> &'static str {
+    match role {
+        Role::Primary => "primary",
+        Role::Standby => "standby",
+        Role::Broken => "broken",
+    }
+}
+
+/// `1 file`, `2 files`.
+pub(crate) fn count(count: u64, one: &str, many: &str) -> String {
+    let word = if count == 1 { one } else { many };
+    format!("{count} {word}")
+}
+
+/// Text from outside as it may be shown: control characters, which could move the cursor or colour
+/// the terminal, are written out.
+pub(crate) fn shown(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}

@@ -1,0 +1,79 @@
+//! Passwords, from where the configuration says they are. Never from the configuration itself.
+
+use crate::Error;
+use model::Secret;
+use model::config::{Config, Service};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// Where a password is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// In a file, as its first line.
+    File(PathBuf),
+    /// In an environment variable.
+    Env(String),
+    /// On the standard output of a command, as its first line.
+    Command(String),
+}
+
+/// Where the password of a service's repository is: the service's own source, else the vault's.
+pub fn source(config: &Config, service: Option<&Service>) -> Result<Source, Error> {
+    let pick = |file: &Option<PathBuf>, env: &Option<String>, command: &Option<String>| {
+        let file = file.clone().map(Source::File);
+        let env = env.clone().map(Source::Env);
+        let command = command.clone().map(Source::Command);
+        file.or(env).or(command)
+    };
+    let own = service.and_then(|s| pick(&s.password_file, &s.password_env, &s.password_command));
+    let vault = &config.vault;
+    own.or_else(|| pick(&vault.password_file, &vault.password_env, &vault.password_command))
+        .ok_or_else(|| {
+            Error::invalid("the configuration names no password").hinting(
+                "Set `password-file` in [vault]; `mainstay init` makes the file if it is missing.",
+            )
+        })
+}
+
+/// The password of a service's repository.
+pub fn password(config: &Config, service: Option<&Service>) -> Result<Secret, Error> {
+    read(&source(config, service)?)
+}
+
+/// Reads a password from its source.
+pub fn read(source: &Source) -> Result<Secret, Error> {
+    let text = match source {
+        Source::File(file) => std::fs::read_to_string(file).map_err(|e| {
+            Error::io("read the password file", file, e)
+                .hinting("Run `mainstay init` to make it, or correct `password-file`.")
+        })?,
+        Source::Env(name) => std::env::var(name).map_err(|_| {
+            Error::invalid(format!("the environment variable {name} holds no password"))
+        })?,
+        Source::Command(command) => {
+            let output = Command::new("/bin/sh")
+                .args(["-c", command])
+                .stdin(Stdio::null())
+                .stderr(Stdio::inherit())
+                .output()
+                .map_err(|e| Error::io("run", "/bin/sh", e))?;
+            if !output.status.success() {
+                return Err(Error::invalid(format!(
+                    "the password command failed ({}): {command}",
+                    output.status
+                )));
+            }
+            String::from_utf8(output.stdout)
+                .map_err(|_| Error::invalid("the password command printed no text"))?
+        }
+    };
+    let line = text.lines().next().unwrap_or_default();
+    if line.is_empty() {
+        return Err(Error::invalid(match source {
+            Source::File(file) => format!("the password file {} is empty", file.display()),
+            Source::Env(name) => format!("the environment variable {name} is empty"),
+            Source::Command(_) => "the password command printed nothing".to_owned(),
+        }));
+    }
+    Ok(Secret::new(line.to_owned()))
+}

@@ -1,0 +1,191 @@
+//! This host, and one service on it: what every operation opens before it begins.
+
+use crate::{Error, secrets};
+use coordination::{StateStore, Versioned, Witness};
+use engines::Engine;
+use model::config::{Config, Service};
+use model::{MemberName, ServiceName};
+use repository::Repository;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use storage::{Key, Prefixed, Storage};
+
+/// This host: its configuration, its vault, its state directory.
+#[derive(Clone, Debug)]
+pub struct Site(Arc<SiteInner>);
+
+#[derive(Debug)]
+struct SiteInner {
+    config: Config,
+    config_file: PathBuf,
+    program: Option<PathBuf>,
+    vault: OnceLock<Arc<dyn Storage>>,
+}
+
+impl Site {
+    /// A host with this configuration, read from this file.
+    pub fn new(config: Config, config_file: PathBuf) -> Site {
+        Site(Arc::new(SiteInner { config, config_file, program: None, vault: OnceLock::new() }))
+    }
+
+    /// Names the `mainstay` program itself: guardians run it, and servers call it back.
+    pub fn with_program(self, program: PathBuf) -> Site {
+        let SiteInner { config, config_file, .. } = &*self.0;
+        Site(Arc::new(SiteInner {
+            config: config.clone(),
+            config_file: config_file.clone(),
+            program: Some(program),
+            vault: OnceLock::new(),
+        }))
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// The file it was read from.
+    pub fn config_file(&self) -> &Path {
+        &self.0.config_file
+    }
+
+    /// The program, if it was named.
+    pub fn program(&self) -> Option<&Path> {
+        self.0.program.as_deref()
+    }
+
+    /// The words that call this program back with this configuration.
+    pub fn callback(&self) -> Vec<String> {
+        let program = self.program().map_or("mainstay".into(), |p| p.display().to_string());
+        vec![program, "--config".to_owned(), self.config_file().display().to_string()]
+    }
+
+    /// The names of all services of this host.
+    pub fn services(&self) -> Vec<ServiceName> {
+        self.config().service.keys().cloned().collect()
+    }
+
+    /// The whole vault.
+    pub fn vault(&self) -> Result<Arc<dyn Storage>, Error> {
+        if let Some(open) = self.0.vault.get() {
+            return Ok(open.clone());
+        }
+        let opened = storage::open(&self.config().vault.url)?;
+        Ok(self.0.vault.get_or_init(|| opened).clone())
+    }
+
+    /// One service of this host.
+    pub fn service(&self, name: &ServiceName) -> Result<ServiceSite, Error> {
+        let Some(spec) = self.config().service.get(name) else {
+            let known: Vec<_> = self.config().service.keys().map(ServiceName::as_str).collect();
+            let error =
+                Error::invalid(format!("no service {name} in {}", self.config_file().display()));
+            return Err(error.hinting(match known.is_empty() {
+                true => "Add a [service.NAME] section; the file has none.".to_owned(),
+                false => format!("Choose one of: {}.", known.join(", ")),
+            }));
+        };
+        Ok(ServiceSite(Arc::new(ServiceInner {
+            site: self.clone(),
+            name: name.clone(),
+            spec: spec.clone(),
+            repository: OnceLock::new(),
+            state: OnceLock::new(),
+            engine: OnceLock::new(),
+        })))
+    }
+}
+
+/// One service on this host. What it opens it keeps open; clones share it.
+#[derive(Clone)]
+pub struct ServiceSite(Arc<ServiceInner>);
+
+struct ServiceInner {
+    site: Site,
+    name: ServiceName,
+    spec: Service,
+    repository: OnceLock<Repository>,
+    state: OnceLock<StateStore>,
+    engine: OnceLock<Box<dyn Engine>>,
+}
+
+impl ServiceSite {
+    /// The host.
+    pub fn site(&self) -> &Site {
+        &self.0.site
+    }
+
+    /// The service's name.
+    pub fn name(&self) -> &ServiceName {
+        &self.0.name
+    }
+
+    /// Its section of the configuration.
+    pub fn spec(&self) -> &Service {
+        &self.0.spec
+    }
+
+    /// This host's member of it.
+    pub fn member(&self) -> &MemberName {
+        &self.site().config().host.name
+    }
+
+    /// Where this host keeps what it remembers of the service.
+    pub fn dir(&self) -> PathBuf {
+        self.site().config().host.state_dir.join("services").join(self.name().as_str())
+    }
+
+    /// The service's part of the vault.
+    pub fn storage(&self) -> Result<Arc<dyn Storage>, Error> {
+        let prefix = Key::new(self.name().as_str()).map_err(|e| Error::invalid(e.to_string()))?;
+        Ok(Arc::new(Prefixed::new(self.site().vault()?, prefix)))
+    }
+
+    /// The service's repository, opened with its password.
+    pub fn repository(&self) -> Result<&Repository, Error> {
+        if let Some(open) = self.0.repository.get() {
+            return Ok(open);
+        }
+        let password = secrets::password(self.site().config(), Some(self.spec()))?;
+        let opened = Repository::open(self.storage()?, &password)?;
+        Ok(self.0.repository.get_or_init(|| opened))
+    }
+
+    /// The service's state in the vault.
+    pub fn state(&self) -> Result<&StateStore, Error> {
+        if let Some(open) = self.0.state.get() {
+            return Ok(open);
+        }
+        let repository = self.repository()?;
+        let store = StateStore::new(
+            self.storage()?,
+            repository.seal(),
+            repository.id(),
+            self.name().clone(),
+        );
+        Ok(self.0.state.get_or_init(|| store))
+    }
+
+    /// This member's memory of the state.
+    pub fn witness(&self) -> Witness {
+        Witness::at(&self.dir().join("witness.json"))
+    }
+
+    /// The newest state, remembered by the witness; refuses a vault that has gone back.
+    pub fn load_state(&self) -> Result<Versioned, Error> {
+        let versioned = self.state()?.load()?;
+        if versioned.number > 0 {
+            self.witness().see(&versioned)?;
+        }
+        Ok(versioned)
+    }
+
+    /// The engine that the configuration names.
+    pub fn engine(&self) -> Result<&dyn Engine, Error> {
+        if let Some(open) = self.0.engine.get() {
+            return Ok(open.as_ref());
+        }
+        let opened = engines::open(self.name(), self.spec())?;
+        Ok(self.0.engine.get_or_init(|| opened).as_ref())
+    }
+}
