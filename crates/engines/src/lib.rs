@@ -7,6 +7,7 @@ pub mod command;
 pub mod contract;
 pub mod control;
 mod error;
+pub mod external;
 pub mod files;
 pub mod script;
 pub mod sqlite;
@@ -19,14 +20,20 @@ pub use error::Error;
 
 use model::config::Service;
 
-/// The engine of a service, as its configuration describes it. Judges the definition only, and
-/// looks at nothing on the host.
+/// The engine of a service, as its configuration describes it. Nothing of the service is looked at
+/// yet; an engine that is a program of its own is asked what it can do.
 pub fn open(name: &model::ServiceName, service: &Service) -> Result<Box<dyn Engine>, Error> {
     match service.engine.as_str() {
         "files" => Ok(Box::new(files::Files::new(name, service)?)),
         "script" => Ok(Box::new(script::Script::new(name, service)?)),
         "sqlite" => Ok(Box::new(sqlite::Sqlite::new(name, service)?)),
-        other => Err(Error::invalid(format!("service {name}: there is no engine {other:?}"))
-            .hinting("Use `files`, `sqlite`, `postgres` or `script`.")),
+        other => match external::External::find(name, service)? {
+            Some(external) => Ok(Box::new(external)),
+            None => Err(Error::invalid(format!("service {name}: there is no engine {other:?}"))
+                .hinting(format!(
+                    "Use `files`, `sqlite`, `postgres` or `script`, or install \
+                     `mainstay-engine-{other}` on PATH."
+                ))),
+        },
     }
 }

@@ -390,3 +390,6 @@ impl fmt::Display for LockKind {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

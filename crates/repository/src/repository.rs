@@ -93,15 +93,8 @@ impl Repository {
         let config = Config::generate().map_err(invalid("new config"))?;
         let key_id = write_key(&*storage, &master, password, kdf)?;
         let json = config.encode().map_err(invalid("new config"))?;
-        let stored = storage.put_if_absent(&config_key()?, &Seal::seal(&master, &json));
-        if !matches!(stored, Ok(Put::Created)) {
-            // Not ours: then our key must not stay. (Where the put failed but took effect, this
-            // leaves a repository that nobody can open, and nothing is in it yet.)
-            let removed = storage.delete(&FileKind::Key.key(key_id.0)?);
-            stored?;
-            removed?;
-            return Err(Error::Exists(storage.location()));
-        }
+        let sealed = Seal::seal(&master, &json);
+        put_config(&*storage, key_id, &sealed)?;
         for key in leftover {
             storage.delete(&key.key)?;
         }
@@ -117,8 +110,13 @@ impl Repository {
             }
             Err(e) => return Err(e.into()),
         };
+        let keys = files::list(&*storage, FileKind::Key)?;
+        if keys.is_empty() {
+            let place = format!("repository at {}", storage.location());
+            return Err(Error::damaged(place, "it has no key"));
+        }
         let mut trouble = None;
-        for key in files::list(&*storage, FileKind::Key)? {
+        for key in keys {
             match unwrap_key(&*storage, key.id, password) {
                 Ok(Some(master)) => match master.open(&sealed) {
                     Ok(json) => {
@@ -298,6 +296,27 @@ impl Repository {
 
 fn config_key() -> Result<Key, Error> {
     Key::new("config").map_err(|e| Error::Invalid(e.to_string()))
+}
+
+/// Stores the config unless there is one. If it is not ours in the end, our key is removed.
+fn put_config(storage: &dyn Storage, own_key: KeyId, sealed: &[u8]) -> Result<(), Error> {
+    let config = config_key()?;
+    let lost = match storage.put_if_absent(&config, sealed) {
+        Ok(Put::Created) => return Ok(()),
+        Ok(Put::Exists) => Error::Exists(storage.location()),
+        Err(e) => e.into(),
+    };
+    // It may have been stored all the same, and the answer lost.
+    let lost = match storage.read(&config) {
+        Ok(found) if found == sealed => return Ok(()),
+        Ok(_) => Error::Exists(storage.location()),
+        Err(e) if e.kind() == ErrorKind::NotFound => lost,
+        // Not known. Our key stays: if the config is ours, it is needed, and otherwise it opens
+        // nothing.
+        Err(_) => return Err(lost),
+    };
+    storage.delete(&FileKind::Key.key(own_key.0)?)?;
+    Err(lost)
 }
 
 fn write_key(

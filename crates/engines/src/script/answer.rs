@@ -50,25 +50,34 @@ impl Answer {
                 shortened(&answer.export_id)
             ))));
         }
-        let time = answer.source_time;
-        // A span that does not fit into a timestamp cannot be within the bounds either.
-        if began.checked_sub(OLDEST).is_ok_and(|oldest| time < oldest) {
-            return Err(Error::failed(format!(
-                "the exporter captured the point of {time}, long before this export began \
-                 ({began}): it is stale"
-            ))
-            .hinting("Let the exporter capture the service as it is while it runs."));
-        }
-        if ended.checked_add(AHEAD).is_ok_and(|newest| time > newest) {
-            return Err(Error::failed(format!(
-                "the exporter says that it captured the point of {time}, which is in the future"
-            ))
-            .hinting("Print the time with its zone, and check the clocks."));
-        }
-        // A point must not look fresher than the moment it was finished.
-        answer.source_time = time.min(ended);
+        answer.source_time = plausible("the exporter", answer.source_time, began, ended)?;
         Ok(answer)
     }
+}
+
+/// The time of a captured point as it may be recorded, if `who` can have captured it in a run from
+/// `began` to `ended`.
+pub(crate) fn plausible(
+    who: &str,
+    time: Timestamp,
+    began: Timestamp,
+    ended: Timestamp,
+) -> Result<Timestamp, Error> {
+    // Where the sum does not fit into a timestamp no time can be beyond it.
+    if began.checked_sub(OLDEST).is_ok_and(|oldest| time < oldest) {
+        return Err(Error::failed(format!(
+            "{who} captured the point of {time}, long before this run began ({began}): it is stale"
+        ))
+        .hinting("Let it capture the service as it is while it runs."));
+    }
+    if ended.checked_add(AHEAD).is_ok_and(|newest| time > newest) {
+        return Err(Error::failed(format!(
+            "{who} says that it captured the point of {time}, which is in the future"
+        ))
+        .hinting("Print the time with its zone, and check the clocks."));
+    }
+    // A point must not look fresher than the moment it was finished.
+    Ok(time.min(ended))
 }
 
 fn hinted(error: Error) -> Error {

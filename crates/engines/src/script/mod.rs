@@ -14,6 +14,8 @@ use crate::{
     Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, Promoted, Purpose,
     Refresh, Root, RootKind, Running, SnapshotMeta, Staged, TreeOptions, Verdict,
 };
+pub(crate) use answer::plausible;
+
 use answer::Answer;
 use filled::Fingerprint;
 use jiff::Timestamp;
@@ -155,7 +157,7 @@ impl Script {
 }
 
 /// A word that nobody can have printed before.
-fn token() -> Result<String, Error> {
+pub(crate) fn token() -> Result<String, Error> {
     let mut bytes = [0; 16];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .map_err(|e| Error::io("read", "random bytes", e.into()))?;

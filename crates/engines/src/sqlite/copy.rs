@@ -12,7 +12,7 @@ use crate::files::not_cancelled;
 use crate::{Context, Error};
 use jiff::Timestamp;
 use model::Class;
-use rusqlite::backup::{Backup, StepResult};
+use rusqlite::backup::{Backup, Progress, StepResult};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::fs;
@@ -123,10 +123,24 @@ impl Copier<'_> {
             not_cancelled(self.cx)?;
             match backup.step(stride).map_err(|e| self.failed(e))? {
                 StepResult::Done => return Ok(Some(copied)),
-                _ if !copied.wal && began.elapsed() > self.hold => return Ok(None),
+                _ if !copied.wal && self.too_long(began.elapsed(), backup.progress()) => {
+                    return Ok(None);
+                }
                 _ => {}
             }
         }
+    }
+
+    /// Whether the time is up, or can be seen to be up before the copy is done: then writers need not
+    /// wait for nothing.
+    fn too_long(&self, elapsed: Duration, progress: Progress) -> bool {
+        if elapsed <= self.hold {
+            let pages = f64::from(progress.pagecount.max(1));
+            let done = f64::from((progress.pagecount - progress.remaining).max(1));
+            return elapsed > 4 * self.slice
+                && elapsed.as_secs_f64() * pages / done > 2.0 * self.hold.as_secs_f64();
+        }
+        true
     }
 
     /// Copies in slices. Each step takes and drops the lock; one that finds the database changed

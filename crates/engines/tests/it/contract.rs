@@ -37,13 +37,16 @@ pub(crate) trait Fixture: Sync {
     /// What a capture must leave as it was: files that are there, modes the server is in.
     fn footprint(&self) -> String;
 
-    /// What is captured while it is written to holds every write before the newest.
     fn name(&self) -> ServiceName {
         ServiceName::new("subject").expect("a name")
     }
 
+    fn open(&self, definition: &Service) -> Box<dyn Engine> {
+        mainstay_engines::open(&self.name(), definition).expect("the engine")
+    }
+
     fn engine(&self) -> Box<dyn Engine> {
-        mainstay_engines::open(&self.name(), &self.definition()).expect("the engine")
+        self.open(&self.definition())
     }
 }
 
@@ -226,7 +229,7 @@ pub(crate) fn a_cancel_ends_the_capture_and_harms_nothing(fixture: &dyn Fixture)
 }
 
 pub(crate) fn where_nothing_is_it_says_so(fixture: &dyn Fixture) {
-    let absent = mainstay_engines::open(&fixture.name(), &fixture.absent()).expect("the engine");
+    let absent = fixture.open(&fixture.absent());
     let inspection = absent.inspect(&fixture.bench().cx()).expect("nothing is no error");
     assert!(!inspection.has_data, "{inspection:?}");
     assert_ne!(inspection.running, Running::Yes);

@@ -92,3 +92,72 @@ fn a_status_command_that_answers_neither_is_an_error_but_keeps_nobody_from_start
     control.start(&bench.cx()).expect("the start command's word counts");
     assert!(bench.notes.all().contains("broken"), "{}", bench.notes.all());
 }
+
+const UNIT_TEST: &str = "MAINSTAY_TEST_FAKE_SYSTEMCTL";
+
+/// `systemctl` is found on PATH, and a process cannot safely change its own. So the test runs itself
+/// again with a PATH where a stand-in for systemd is: a directory with the unit's state in a file.
+#[test]
+fn a_unit_is_started_stopped_and_asked_through_systemctl() {
+    let Some(state) = std::env::var_os(UNIT_TEST) else {
+        let bench = Bench::new();
+        let state = bench.path("state");
+        fs::create_dir(&state).expect("state");
+        fs::create_dir(bench.path("bin")).expect("bin");
+        bench.script(
+            "bin/systemctl",
+            r#"#!/bin/sh
+            cd "$MAINSTAY_TEST_FAKE_SYSTEMCTL" || exit 1
+            echo "$*" >> journal
+            case "$*" in
+            "show --property=LoadState,ActiveState -- gone.service")
+                echo LoadState=not-found; echo ActiveState=inactive ;;
+            "show --property=LoadState,ActiveState -- shop.service")
+                echo LoadState=loaded
+                if test -e ends; then rm ends active; echo ActiveState=deactivating
+                elif test -e active; then echo ActiveState=active
+                elif test -e failed; then echo ActiveState=failed
+                else echo ActiveState=inactive; fi ;;
+            "start -- shop.service") touch active ;;
+            "stop -- shop.service") touch ends ;;
+            *) echo "what is $*?" >&2; exit 1 ;;
+            esac
+            "#,
+        );
+        let mut path = bench.path("bin").into_os_string();
+        path.push(":");
+        path.push(std::env::var_os("PATH").expect("PATH"));
+        let status = std::process::Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", "control::a_unit_is_started_stopped_and_asked_through_systemctl"])
+            .env("PATH", path)
+            .env(UNIT_TEST, &state)
+            .status()
+            .expect("run the test within");
+        assert!(status.success());
+        assert!(state.join("passed").exists(), "nothing was run within");
+        return;
+    };
+    let state = std::path::PathBuf::from(state);
+    let bench = Bench::new();
+    let unit = |name: &str| {
+        let toml = format!("engine = 'files'\npath = '/srv/docs'\nunit = '{name}'");
+        Control::of(&ServiceName::new("docs").expect("name"), &service(&toml))
+    };
+    let shop = unit("shop.service");
+    assert!(shop.can_start_stop());
+    assert_eq!(shop.running(&bench.cx()).expect("status"), Running::No);
+    shop.start(&bench.cx()).expect("start");
+    shop.start(&bench.cx()).expect("start again");
+    assert_eq!(shop.running(&bench.cx()).expect("status"), Running::Yes);
+    // `stop` returns while the unit is still going down; that is waited for.
+    shop.stop(&bench.cx()).expect("stop");
+    assert_eq!(shop.running(&bench.cx()).expect("status"), Running::No);
+    fs::write(state.join("failed"), "").expect("a unit that failed");
+    assert_eq!(shop.running(&bench.cx()).expect("status"), Running::No);
+    let journal = fs::read_to_string(state.join("journal")).expect("journal");
+    assert_eq!(journal.lines().filter(|line| line.starts_with("start ")).count(), 1, "{journal}");
+
+    let error = unit("gone.service").running(&bench.cx()).expect_err("no such unit");
+    assert!(error.to_string().contains("no systemd unit gone.service"), "{error}");
+    fs::write(state.join("passed"), "").expect("tell");
+}

@@ -6,6 +6,7 @@
 mod command;
 mod contract;
 mod control;
+mod external;
 mod files;
 mod script;
 mod sink;

@@ -90,8 +90,6 @@ struct Teller<'a> {
     narrator: Narrator<'a>,
     a: Host<'a>,
     b: Host<'a>,
-    /// The point that B took over with.
-    point: String,
 }
 
 /// What is known when A is gone.
@@ -119,7 +117,6 @@ impl<'a> Teller<'a> {
             narrator,
             a: Host::new("a", stage, &app.cancel),
             b: Host::new("b", stage, &app.cancel),
-            point: String::new(),
         })
     }
 
@@ -263,8 +260,7 @@ impl<'a> Teller<'a> {
     fn announced(&mut self) -> Result<Timestamp, Failure> {
         self.b.mainstay(&mut self.narrator, &["takeover", "shop", "--dry-run"])?.must()?;
         let plan = self.b.ask(&["takeover", "shop", "--dry-run"])?;
-        self.point = find(&plan, "snapshot").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let time = find(&plan, "source-time").and_then(Value::as_str);
+        let time = find(&plan, "kept-until").and_then(Value::as_str);
         time.and_then(|time| time.parse().ok()).ok_or_else(|| {
             Failure::new(Class::Failed, "takeover did not say which point B holds")
                 .listing(vec![plan.to_string()])
@@ -285,11 +281,11 @@ impl<'a> Teller<'a> {
         Ok((who, found.map_or(Ok("it found nothing wrong".to_owned()), Err)))
     }
 
-    /// Restores the point that B took over with and compares every file. What B's shop wrote since
+    /// Restores the head, which is the point that B took over with, and compares every file. What B's shop wrote since
     /// (the till, orders of its own) is judged by its books.
     fn compare_with_vault(&mut self) -> Result<Result<String, String>, Failure> {
         let target = self.b.place().directory().join("check");
-        let words = ["restore", "shop", "--snapshot", &self.point, "--target", "check"];
+        let words = ["restore", "shop", "--target", "check"];
         self.b.mainstay(&mut self.narrator, &words)?.must()?;
         let (vault, here) = (fingerprint(&target)?, fingerprint(&self.b.place().data())?);
         let differs = vault.iter().find(|(name, print)| {

@@ -1,15 +1,22 @@
 //! One binary for all integration tests of the crate.
 
 mod chunks;
+mod damage;
 mod format;
 mod fuzz;
+mod golden;
 mod interop;
+mod interrupted;
+mod keys;
 mod layers;
+mod locks;
 mod log_store;
 mod manifest;
 mod memory_index;
 mod restore;
 mod rig;
+mod snapshots;
 mod tree_format;
 mod trees;
 mod with_restic;
+mod writer;

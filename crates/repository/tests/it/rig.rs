@@ -2,13 +2,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the unexpected")]
 
 use mainstay_repository as repository;
-use model::{CancelToken, Secret};
-use repository::{BlobKind, BlobWriter, Compression, Kdf, LockKind, Repository, Snapshot, TreeId};
+use model::progress::Silent;
+use model::{CancelToken, Secret, SnapshotId};
+use repository::check::{self, Report};
+use repository::{
+    BlobKind, BlobWriter, Compression, Error, Kdf, LockKind, Repository, Snapshot, Tree, TreeId,
+};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
-use std::time::Duration;
-use storage::Local;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
+use storage::{Local, Storage};
 use tempfile::TempDir;
 
 pub(crate) const PASSWORD: &str = "correct horse battery staple";
@@ -37,7 +43,7 @@ impl Rig {
     }
 
     pub(crate) fn writer(&self) -> BlobWriter {
-        BlobWriter::new(&self.repository, Compression::default(), CancelToken::new()).unwrap()
+        writer(&self.repository)
     }
 
     pub(crate) fn restic(&self, arguments: &[&str]) -> String {
@@ -46,6 +52,81 @@ impl Rig {
 
     pub(crate) fn lock(&self, kind: LockKind) -> repository::RepositoryLock {
         self.repository.lock(kind, Duration::ZERO, &CancelToken::new()).unwrap()
+    }
+}
+
+/// Opens a storage as a repository with our password.
+pub(crate) fn open(storage: Arc<dyn Storage>) -> Repository {
+    Repository::open(storage, &password()).unwrap()
+}
+
+/// A writer with no options.
+pub(crate) fn writer(repository: &Repository) -> BlobWriter {
+    BlobWriter::new(repository, Compression::default(), CancelToken::new()).unwrap()
+}
+
+/// Checks every byte.
+pub(crate) fn check(repository: &Repository) -> Report {
+    check::check(repository, true, &Silent, &CancelToken::new()).unwrap()
+}
+
+/// Stores a snapshot of one file with this content.
+pub(crate) fn back_up(repository: &Repository, content: &[u8]) -> SnapshotId {
+    let lock = repository.lock(LockKind::Shared, Duration::ZERO, &CancelToken::new()).unwrap();
+    let tree = save_file(&writer(repository), repository, content);
+    repository.save_snapshot(&lock, &snapshot_of(tree)).unwrap()
+}
+
+/// The content of the file of [`save_file`], read back.
+pub(crate) fn read_back(repository: &Repository, id: SnapshotId) -> Result<Vec<u8>, Error> {
+    let root = repository.snapshot(id)?.tree_id().unwrap();
+    let tree = Tree::decode(&repository.load_blob(BlobKind::Tree, &root.into())?)?;
+    let mut content = Vec::new();
+    for blob in &tree.get(b"file").unwrap().content {
+        content.extend(repository.load_blob(BlobKind::Data, blob)?);
+    }
+    Ok(content)
+}
+
+/// All files below a directory, sorted, as paths relative to it.
+pub(crate) fn files_below(root: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                found.push(path.strip_prefix(root).unwrap().to_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Runs something that must not hang.
+#[track_caller]
+pub(crate) fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (tell, told) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || tell.send(work()).unwrap());
+    match told.recv_timeout(Duration::from_secs(120)) {
+        Ok(value) => value,
+        Err(RecvTimeoutError::Timeout) => panic!("it hangs"),
+        Err(RecvTimeoutError::Disconnected) => {
+            std::panic::resume_unwind(thread.join().unwrap_err())
+        }
+    }
+}
+
+/// Waits for a state.
+#[track_caller]
+pub(crate) fn wait_for(what: &str, mut state: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !state() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

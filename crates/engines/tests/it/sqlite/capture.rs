@@ -276,3 +276,63 @@ fn a_dead_source_connection_leaves_no_lock() {
     let other = Connection::open(&database).expect("open");
     other.execute_batch("BEGIN EXCLUSIVE; ROLLBACK").expect("nobody holds a lock");
 }
+
+const UNPRIVILEGED: &str = "MAINSTAY_TEST_SQLITE_UNPRIVILEGED";
+
+/// Runs itself again as a user who may read the database and nothing else.
+#[test]
+fn a_reader_without_rights_to_write_copies_or_says_what_it_needs() {
+    if let Some(database) = std::env::var_os(UNPRIVILEGED) {
+        let bench = Bench::new();
+        let database = PathBuf::from(database);
+        let wal = database.parent().is_some_and(|dir| dir.ends_with("wal"));
+        let captured = capture(&bench, &database);
+        if wal {
+            let error = captured.expect_err("nobody made the -shm file, and it cannot");
+            assert!(error.hint().expect("a hint").contains("write to its directory"), "{error}");
+        } else {
+            let (_, copy) = captured.expect("a rollback database can be read");
+            assert_eq!(commits_in(&copy), 1);
+        }
+        return;
+    }
+    let bench = Bench::new();
+    let everybody = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
+    };
+    everybody(bench.dir.path(), 0o755);
+    // The build directory may be out of reach for that user.
+    let program = bench.path("test-program");
+    fs::copy(std::env::current_exe().expect("this program"), &program).expect("copy");
+    everybody(&program, 0o755);
+    for mode in ["wal", "delete"] {
+        let dir = bench.path(mode);
+        fs::create_dir(&dir).expect("data");
+        let database = dir.join("app.db");
+        create(&database, mode);
+        commit(&mut connect(&database));
+        everybody(&database, 0o444);
+        everybody(&dir, 0o555);
+        let before = listing(&dir);
+        let mut command = match rustix::process::geteuid().is_root() {
+            true => {
+                let mut command = std::process::Command::new("setpriv");
+                command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+                command
+            }
+            false => std::process::Command::new(&program),
+        };
+        let name = "sqlite::capture::a_reader_without_rights_to_write_copies_or_says_what_it_needs";
+        let output = command
+            .args(["--exact", name])
+            .env(UNPRIVILEGED, &database)
+            .env("TMPDIR", std::env::temp_dir())
+            .output()
+            .expect("run the test within");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{mode}: {text}");
+        assert!(text.contains("1 passed"), "{mode}: nothing was run within: {text}");
+        assert_eq!(listing(&dir), before, "{mode}");
+        everybody(&dir, 0o755);
+    }
+}

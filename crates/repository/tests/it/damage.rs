@@ -1,0 +1,315 @@
+//! Every kind of file, damaged in every way: it is noticed and named, or it does no harm; and
+//! whatever can still be read is right.
+#![allow(clippy::unwrap_used, reason = "a test stops at the unexpected")]
+
+use crate::rig::{self, Rig, check, noise};
+use mainstay_repository::{Error, Repository};
+use model::{Class, Classify, SnapshotId};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use storage::Local;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Damage {
+    Truncated,
+    Emptied,
+    /// One bit, at this many hundredths of the file.
+    Flipped(usize),
+    Grown,
+    /// By a whole file of the same kind.
+    Replaced,
+    Deleted,
+}
+
+const ALL: [Damage; 9] = [
+    Damage::Truncated,
+    Damage::Emptied,
+    Damage::Flipped(0),
+    Damage::Flipped(20),
+    Damage::Flipped(50),
+    Damage::Flipped(99),
+    Damage::Grown,
+    Damage::Replaced,
+    Damage::Deleted,
+];
+
+impl Damage {
+    fn inflict(self, file: &Path, other: &Path) {
+        let mut bytes = fs::read(file).unwrap();
+        match self {
+            Damage::Truncated => bytes.truncate(bytes.len() / 2),
+            Damage::Emptied => bytes.clear(),
+            Damage::Flipped(percent) => {
+                let at = bytes.len() * percent / 100;
+                bytes[at] ^= 0x40;
+            }
+            Damage::Grown => bytes.push(0),
+            Damage::Replaced => bytes = fs::read(other).unwrap(),
+            Damage::Deleted => return fs::remove_file(file).unwrap(),
+        }
+        fs::write(file, bytes).unwrap();
+    }
+}
+
+/// A repository with two of every kind of file, and its contents.
+struct Victim {
+    rig: Rig,
+    contents: Vec<(SnapshotId, Vec<u8>)>,
+    undamaged: Vec<(PathBuf, Vec<u8>)>,
+}
+
+impl Victim {
+    fn new() -> Victim {
+        let rig = Rig::new();
+        rig.repository.add_key(&rig::password(), mainstay_repository::Kdf::Fast).unwrap();
+        let mut contents = Vec::new();
+        for seed in [1, 2] {
+            let mut content = noise(seed, 700_000);
+            content.extend(b"text ".repeat(1000 * usize::try_from(seed).unwrap()));
+            contents.push((rig::back_up(&rig.repository, &content), content));
+        }
+        let files = rig::files_below(&rig.path());
+        let undamaged = files
+            .into_iter()
+            .map(|file| (file.clone(), fs::read(rig.path().join(file)).unwrap()))
+            .collect();
+        Victim { rig, contents, undamaged }
+    }
+
+    fn files(&self, dir: &str) -> Vec<PathBuf> {
+        let below = self.undamaged.iter().filter(|(path, _)| path.starts_with(dir));
+        below.map(|(path, _)| self.rig.path().join(path)).collect()
+    }
+
+    fn heal(&self) {
+        for (path, bytes) in &self.undamaged {
+            fs::write(self.rig.path().join(path), bytes).unwrap();
+        }
+    }
+
+    fn open(&self) -> Result<Repository, Error> {
+        let storage = Arc::new(Local::open(self.rig.path()).unwrap());
+        Repository::open(storage, &rig::password())
+    }
+
+    /// Whatever can be read is what was written. Returns how many contents can.
+    fn readable(&self, repository: &Repository) -> usize {
+        let read =
+            self.contents.iter().filter(|(id, content)| match rig::read_back(repository, *id) {
+                Ok(read) => {
+                    assert!(read == *content, "wrong bytes were read as right ones");
+                    true
+                }
+                Err(e) => {
+                    assert!(
+                        matches!(e.class(), Class::Corrupt | Class::Invalid | Class::Failed),
+                        "{e}"
+                    );
+                    false
+                }
+            });
+        read.count()
+    }
+}
+
+fn name(file: &Path) -> &str {
+    file.file_name().unwrap().to_str().unwrap()
+}
+
+#[test]
+fn undamaged_it_is_whole() {
+    let victim = Victim::new();
+    let repository = victim.open().unwrap();
+    let report = check(&repository);
+    assert_eq!((report.errors, report.notes), (Vec::new(), Vec::new()));
+    assert_eq!((report.snapshots, report.packs), (2, 4));
+    let stored: u64 = victim.files("data").iter().map(|f| fs::metadata(f).unwrap().len()).sum();
+    assert_eq!(report.verified_bytes, stored);
+    assert_eq!(victim.readable(&repository), 2);
+}
+
+#[test]
+fn damaged_packs_and_indexes_are_named_and_never_read_wrong() {
+    let victim = Victim::new();
+    for dir in ["data", "index"] {
+        let files = victim.files(dir);
+        for (i, file) in files.iter().enumerate() {
+            for damage in ALL {
+                damage.inflict(file, &files[(i + 1) % files.len()]);
+                let repository = victim.open().unwrap();
+                let report = check(&repository);
+                let errors = report.errors.join("\n");
+                let deleted_index = dir == "index" && damage == Damage::Deleted;
+                // A deleted index leaves no name, but what it named is missed.
+                let named = if deleted_index { "in no index" } else { name(file) };
+                assert!(errors.contains(named), "{damage:?} of {dir} {}: {errors}", name(file));
+                if dir == "index" && !deleted_index {
+                    // Which of the contents it named is not known: better none than some.
+                    assert_eq!(victim.readable(&repository), 0, "{damage:?}");
+                } else {
+                    assert!(victim.readable(&repository) <= 2);
+                }
+                victim.heal();
+            }
+        }
+    }
+    assert_eq!(check(&victim.open().unwrap()).errors, Vec::<String>::new(), "not healed");
+}
+
+#[test]
+fn damaged_snapshots_are_named_and_the_others_are_read() {
+    let victim = Victim::new();
+    let files = victim.files("snapshots");
+    for damage in ALL {
+        damage.inflict(&files[0], &files[1]);
+        let repository = victim.open().unwrap();
+        let report = check(&repository);
+        if damage == Damage::Deleted {
+            // Nothing names a snapshot, so nobody can miss one.
+            assert_eq!((report.errors.len(), report.snapshots), (0, 1));
+            assert_eq!(repository.snapshots().unwrap().len(), 1);
+        } else {
+            assert!(report.errors.join("\n").contains(name(&files[0])), "{damage:?}: {report:?}");
+            let error = repository.snapshots().unwrap_err();
+            assert!(error.to_string().contains(name(&files[0])), "{damage:?}: {error}");
+        }
+        assert_eq!(victim.readable(&repository), 1, "{damage:?}");
+        victim.heal();
+    }
+}
+
+#[test]
+fn a_damaged_key_is_named_and_the_other_opens() {
+    let victim = Victim::new();
+    let files = victim.files("keys");
+    for damage in ALL {
+        damage.inflict(&files[0], &files[1]);
+        let repository = victim.open().unwrap();
+        let errors = check(&repository).errors.join("\n");
+        assert_eq!(
+            errors.contains(name(&files[0])),
+            damage != Damage::Deleted,
+            "{damage:?}: {errors}"
+        );
+        assert_eq!(victim.readable(&repository), 2);
+        // Both: it says which, and does not blame the password.
+        damage.inflict(&files[1], &files[0]);
+        if damage != Damage::Replaced {
+            let error = victim.open().unwrap_err();
+            assert_eq!(error.class(), Class::Corrupt, "{damage:?}: {error}");
+        }
+        victim.heal();
+    }
+}
+
+#[test]
+fn a_damaged_config_is_named() {
+    let victim = Victim::new();
+    let config = victim.rig.path().join("config");
+    let other = victim.files("keys").remove(0);
+    for damage in ALL {
+        damage.inflict(&config, &other);
+        let error = victim.open().unwrap_err();
+        let expected = if damage == Damage::Deleted { Class::NoRepository } else { Class::Corrupt };
+        assert_eq!(error.class(), expected, "{damage:?}: {error}");
+        if damage != Damage::Deleted {
+            assert!(error.to_string().contains("config"), "{error}");
+        }
+        victim.heal();
+    }
+}
+
+#[test]
+fn structure_alone_finds_what_needs_no_reading_of_data() {
+    let victim = Victim::new();
+    let quick = || {
+        let repository = victim.open().unwrap();
+        mainstay_repository::check::check(
+            &repository,
+            false,
+            &model::progress::Silent,
+            &model::CancelToken::new(),
+        )
+        .unwrap()
+    };
+    assert_eq!(quick().errors, Vec::<String>::new());
+    let files = victim.files("data");
+    for (i, file) in files.iter().enumerate() {
+        // The last byte is of the header's length, the bytes before of the header.
+        for damage in [
+            Damage::Truncated,
+            Damage::Emptied,
+            Damage::Grown,
+            Damage::Deleted,
+            Damage::Flipped(99),
+        ] {
+            damage.inflict(file, &files[(i + 1) % files.len()]);
+            let errors = quick().errors.join("\n");
+            let big_data =
+                damage == Damage::Flipped(99) && fs::metadata(file).unwrap().len() > 10_000;
+            assert!(errors.contains(name(file)) != big_data, "{damage:?}: {errors}");
+            victim.heal();
+        }
+    }
+    // A pack that nothing refers to is no error.
+    fs::remove_file(&victim.files("snapshots")[0]).unwrap();
+    for index in victim.files("index") {
+        fs::remove_file(index).unwrap();
+    }
+    fs::remove_file(&victim.files("snapshots")[1]).unwrap();
+    let report = quick();
+    assert_eq!(report.errors, Vec::<String>::new());
+    assert_eq!(report.notes.len(), 4);
+}
+
+/// One bad copy of a blob that is stored twice does no harm.
+#[test]
+fn a_blob_is_read_from_any_place_where_it_is_whole() {
+    let rig = Rig::new();
+    let content = noise(3, 100_000);
+    // Two writers that know nothing of each other.
+    let (first, second) = (rig.writer(), rig.writer());
+    let tree = rig::save_file(&first, &rig.repository, &content);
+    let before = rig::files_below(&rig.path().join("data"));
+    let copy = Rig { dir: tempfile::TempDir::new().unwrap(), repository: rig.repository.clone() };
+    drop(copy);
+    drop(second);
+    let lock = rig.lock(mainstay_repository::LockKind::Shared);
+    let id = rig.repository.save_snapshot(&lock, &rig::snapshot_of(tree)).unwrap();
+    drop(lock);
+    // A second index and pack with the same blobs, made by restic's own copy.
+    let index = rig::files_below(&rig.path().join("index"));
+    let hidden = rig.dir.path().join("hidden");
+    fs::rename(rig.path().join("index").join(&index[0]), &hidden).unwrap();
+    let storage = Arc::new(Local::open(rig.path()).unwrap());
+    let other = Repository::open(storage.clone(), &rig::password()).unwrap();
+    rig::save_file(&rig::writer(&other), &other, &content);
+    fs::rename(&hidden, rig.path().join("index").join(&index[0])).unwrap();
+    let after = rig::files_below(&rig.path().join("data"));
+    assert_eq!(after.len(), 2 * before.len());
+
+    for file in before.iter().chain(after.iter().filter(|file| !before.contains(file))) {
+        let path = rig.path().join("data").join(file);
+        let whole = fs::read(&path).unwrap();
+        Damage::Flipped(30).inflict(&path, &path);
+        let fresh = Repository::open(storage.clone(), &rig::password()).unwrap();
+        assert!(rig::read_back(&fresh, id).unwrap() == content);
+        let reads = fresh
+            .plan_reads(
+                mainstay_repository::BlobKind::Data,
+                [mainstay_repository::BlobId::of(&content)],
+            )
+            .unwrap();
+        let mut read = Vec::new();
+        fresh
+            .read_pack(&reads[0], &mut |_, plain| {
+                read.extend_from_slice(plain?);
+                Ok(())
+            })
+            .unwrap();
+        assert!(read == content);
+        assert!(!check(&fresh).errors.is_empty(), "the bad copy is still an error");
+        fs::write(&path, whole).unwrap();
+    }
+}
