@@ -1,5 +1,6 @@
 //! One binary for all integration tests of the crate.
 
+mod archive;
 mod chunks;
 mod damage;
 mod format;

@@ -247,3 +247,23 @@ pub(crate) fn save(rig: &Rig, finished: &Finished, source: &Path) -> SnapshotId 
     snapshot.paths = vec![source.to_str().unwrap().to_owned()];
     rig.repository.save_snapshot(&rig.lock(LockKind::Shared), &snapshot).unwrap()
 }
+
+/// Runs something as a user who is not root, in a thread of its own (rights belong to threads, and
+/// those that it starts inherit them).
+pub(crate) fn as_nobody(run: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        let run = || {
+            if is_root() {
+                use rustix::process::{Gid, Uid};
+                rustix::thread::set_thread_groups(&[]).unwrap();
+                rustix::thread::set_thread_gid(Gid::from_raw(65534)).unwrap();
+                rustix::thread::set_thread_uid(Uid::from_raw(65534)).unwrap();
+            }
+            assert!(!is_root());
+            run();
+        };
+        if let Err(panic) = scope.spawn(run).join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
