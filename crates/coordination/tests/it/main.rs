@@ -1,7 +1,13 @@
 //! Coordination against real directories, storages that fail, and writers that are paused.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // A test says what is wrong by panicking.
+// A test says what is wrong by panicking, and its helper processes speak by printing.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
+mod contract;
+mod failures;
+mod pauses;
+mod processes;
+mod simulation;
 mod store;
 mod support;
 mod witness;
