@@ -180,7 +180,8 @@ pub struct Staged {
 }
 
 /// What a restored copy is for.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "for", rename_all = "kebab-case")]
 pub enum Purpose {
     /// To serve, at this point or (with a log) at `until` in source time.
     Primary {

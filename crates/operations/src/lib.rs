@@ -5,11 +5,38 @@
 //! into the repository, and writes what came of it into the vault's state. It decides nothing about
 //! takeovers; it executes one that was decided.
 
+pub mod alert;
+pub mod backup;
+pub mod cancel;
 mod error;
+mod exchange;
+pub mod guardian;
+pub mod history;
+mod hooks;
+mod journal;
+mod lock;
+pub mod may_start;
+mod member;
+pub mod offline;
+mod operation;
+mod placing;
+mod quiesce;
+pub mod recover;
+pub mod refresh;
+pub mod rejoin;
+mod report;
+pub mod restore;
 pub mod secrets;
 mod site;
+pub mod takeover;
+pub mod wal;
 pub mod which;
 
 pub use error::Error;
+pub use journal::{Entry, Event, Kind, Outcome};
+pub use lock::Holder;
+pub use member::{AppliedHere, MemberRecord};
+pub use operation::{Run, look};
+pub use report::Numbers;
 pub use site::{ServiceSite, Site};
 pub use which::Which;

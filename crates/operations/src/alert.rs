@@ -1,0 +1,87 @@
+//! Tells a person that something failed: by a command, by a webhook.
+
+use crate::{Error, Site};
+use jiff::Timestamp;
+use model::{Class, MemberName, ServiceName};
+use serde::Serialize;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// How long a webhook may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One alert.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Alert {
+    /// Which host tells.
+    pub host: MemberName,
+    /// Which service it is about.
+    pub service: Option<ServiceName>,
+    /// What it is about: `backup-failed`, `rpo-exceeded`.
+    pub event: String,
+    /// One sentence.
+    pub message: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Sends it every way that is configured; each is tried, whatever becomes of the others.
+pub fn send(site: &Site, alert: &Alert) -> Result<(), Error> {
+    let alerts = &site.config().alerts;
+    let text = serde_json::to_vec(alert)
+        .map_err(|e| Error::new(Class::Failed, "cannot encode an alert").because(e))?;
+    let mut failed = Vec::new();
+    if let Some(command) = &alerts.command
+        && let Err(error) = by_command(command, alert, &text)
+    {
+        failed.push(format!("command: {}", error.chain()));
+    }
+    if let Some(url) = &alerts.webhook
+        && let Err(error) = by_webhook(url, &text)
+    {
+        failed.push(format!("webhook: {}", error.chain()));
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(
+        Class::Unavailable,
+        format!("an alert could not be sent: {}", failed.join("; ")),
+    ))
+}
+
+fn by_command(command: &str, alert: &Alert, text: &[u8]) -> Result<(), Error> {
+    let service = alert.service.as_ref().map(ToString::to_string).unwrap_or_default();
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", command])
+        .env("MAINSTAY_ALERT_EVENT", &alert.event)
+        .env("MAINSTAY_ALERT_SERVICE", service)
+        .env("MAINSTAY_ALERT_HOST", alert.host.as_str())
+        .env("MAINSTAY_ALERT_MESSAGE", &alert.message)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(|e| Error::io("run", "/bin/sh", e))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A command that does not read its input is none the worse.
+        let _ = stdin.write_all(text);
+    }
+    let status = child.wait().map_err(|e| Error::io("wait for", "/bin/sh", e))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::new(Class::Failed, format!("it ended with {status}")))
+}
+
+fn by_webhook(url: &str, text: &[u8]) -> Result<(), Error> {
+    let agent: ureq::Agent =
+        ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build().into();
+    agent
+        .post(url)
+        .header("content-type", "application/json")
+        .send(text)
+        .map(|_| ())
+        .map_err(|e| Error::new(Class::Unavailable, "it did not take the alert").because(e))
+}

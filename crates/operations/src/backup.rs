@@ -1,0 +1,502 @@
+//! Backup: the engine's capture becomes a snapshot, and the snapshot becomes history.
+//!
+//! | step | after it | undone by |
+//! |---|---|---|
+//! | `arm`, `quiesce` | the service is still (if its definition asks) | starting it |
+//! | `read` | the engine has handed everything over | (packs that nothing refers to) |
+//! | `resume` | the service runs again | |
+//! | `store` | all data is durable in the vault | (packs that nothing refers to) |
+//! | `snapshot` | a snapshot file names the data; it is not history yet | removing it |
+//! | `commit` | the vault's state names the snapshot: this is the commit marker | |
+
+use crate::journal::{Kind, Outcome};
+use crate::operation::{Operation, Run};
+use crate::recover::Left;
+use crate::{Error, ServiceSite, hooks, quiesce};
+use engines::{CaptureSink, Captured, SnapshotMeta};
+use jiff::Timestamp;
+use model::{Class, Generation, OperationId, Progress, RecoveryPoint, ServiceState, SnapshotId};
+use repository::{Archiver, Finished, LockKind, Node, Problem, Snapshot};
+use serde::{Deserialize, Serialize};
+use std::io::Read;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Where every snapshot tells what it is.
+pub const META_PATH: &str = "/.mainstay/snapshot.json";
+
+/// Space that must be free in the vault besides what the service may need.
+const SPACE_MARGIN: u64 = 8 << 20;
+
+/// What is asked for.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Params {
+    /// Read everything and say what would be stored; store nothing.
+    pub dry_run: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BackedUp {
+    /// The operation.
+    pub operation: OperationId,
+    /// Name of the new point.
+    pub name: String,
+    /// The new point.
+    pub point: RecoveryPoint,
+    /// Files in it.
+    pub files: u64,
+    /// Of these: read because they were new or looked changed.
+    pub files_read: u64,
+    /// What could not be captured; not empty means that the point is incomplete.
+    pub problems: Vec<Trouble>,
+    /// How long the whole run took.
+    pub seconds: f64,
+    /// How long the service was stopped or frozen.
+    pub stopped_seconds: Option<f64>,
+}
+
+/// Something that could not be captured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// Where.
+    pub path: String,
+    /// What.
+    pub what: String,
+}
+
+impl From<Problem> for Trouble {
+    fn from(problem: Problem) -> Self {
+        Trouble { path: problem.path, what: problem.what }
+    }
+}
+
+/// What a dry run found out.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Plan {
+    /// The member that would export.
+    pub member: String,
+    /// At this generation.
+    pub generation: Generation,
+    /// The point that unchanged files would be taken from.
+    pub parent: Option<SnapshotId>,
+    /// What would be read.
+    pub roots: Vec<engines::Root>,
+    /// Its size, where that is cheap to know.
+    pub size_bytes: Option<u64>,
+    /// The engine's sentence on the service.
+    pub service: String,
+}
+
+/// Outcome of [`run`].
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Done {
+    /// A point was made.
+    BackedUp(Box<BackedUp>),
+    /// Nothing was done: a dry run.
+    Planned(Box<Plan>),
+}
+
+/// Backs the service up.
+pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error> {
+    if params.dry_run {
+        return plan(site, run).map(|plan| Done::Planned(Box::new(plan)));
+    }
+    let mut operation = Operation::begin(site, Kind::Backup, params, run)?;
+    let result = perform(site, &mut operation);
+    let after = after_hook(site, &operation, &result);
+    let result = result.and_then(|done| after.map(|()| done));
+    let result = operation.end(site, Kind::Backup, result, describe)?;
+    Ok(Done::BackedUp(Box::new(result)))
+}
+
+fn describe(done: &BackedUp) -> (Outcome, String) {
+    match done.problems.len() {
+        0 => (Outcome::Done, format!("{} is the head", done.name)),
+        n => (Outcome::Incomplete, format!("{} is incomplete: {n} could not be read", done.name)),
+    }
+}
+
+/// What both a run and a dry run find out first.
+struct Ready {
+    state: ServiceState,
+    parent: Option<SnapshotId>,
+}
+
+fn ready(site: &ServiceSite) -> Result<Ready, Error> {
+    let state = site.load_state()?.state;
+    if !state.members.contains_key(site.member()) {
+        return Err(Error::invalid(format!(
+            "{} is not a member of {} yet",
+            site.member(),
+            site.name()
+        ))
+        .hinting("Run `mainstay init` on this host first."));
+    }
+    state.require_primary(site.member(), state.generation)?;
+    let record = crate::MemberRecord::load(site)?;
+    if let Some(applying) = record.applying {
+        return Err(Error::refused(format!(
+            "the copy on this host is being changed by {applying}"
+        )));
+    }
+    let parent = state.head.map(|head| head.snapshot);
+    Ok(Ready { state, parent })
+}
+
+fn plan(site: &ServiceSite, run: &Run) -> Result<Plan, Error> {
+    let Ready { state, parent } = ready(site)?;
+    let engine = site.engine()?;
+    let seen = crate::look(site, run, |cx| engine.inspect(cx))?;
+    Ok(Plan {
+        member: site.member().to_string(),
+        generation: state.generation,
+        parent,
+        roots: engine.roots(),
+        size_bytes: seen.size_bytes,
+        service: seen.summary,
+    })
+}
+
+/// What is done to the service while it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Service {
+    /// What its definition says.
+    AsDefined,
+    /// It is stopped already, and stays so.
+    Stopped,
+}
+
+fn perform(site: &ServiceSite, operation: &mut Operation) -> Result<BackedUp, Error> {
+    perform_with(site, operation, Service::AsDefined)
+}
+
+/// The last backup of a primary that was stopped for good: the end of `offline`.
+pub(crate) fn perform_stopped(
+    site: &ServiceSite,
+    operation: &mut Operation,
+) -> Result<BackedUp, Error> {
+    perform_with(site, operation, Service::Stopped)
+}
+
+fn perform_with(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    service: Service,
+) -> Result<BackedUp, Error> {
+    let began = Instant::now();
+    let report = operation.report();
+    report.phase("opening the vault");
+    let Ready { state, parent } = ready(site)?;
+    let generation = state.generation;
+    let repository = site.repository()?;
+    let engine = site.engine()?;
+    let seen = operation.with_context(site, |cx| engine.inspect(cx))?;
+    if !seen.has_data {
+        return Err(Error::refused(format!("there is nothing to back up: {}", seen.summary))
+            .hinting("Check that the service's path is right and its disk is mounted."));
+    }
+    // Access and space are proved before anything is stopped: taking the lock is a write.
+    let lock = repository.lock(LockKind::Shared, Duration::from_secs(60), operation.cancel())?;
+    check_space(site, parent.is_none(), seen.size_bytes)?;
+    if let Some(command) = &site.spec().hooks.before_backup {
+        let variables = hooks::variables(site, Some(operation.id()));
+        hooks::run("before-backup", command, &variables, operation.cancel())?;
+    }
+    let archiver =
+        Archiver::new(repository, parent, operation.report(), operation.cancel().clone())?;
+
+    let stopping = Instant::now();
+    let quiesced = service == Service::AsDefined && quiesce::wanted(site);
+    if quiesced {
+        quiesce::quiesce(site, operation)?;
+    }
+    let mut sink = Sink { archiver, error: None };
+    let read = operation.step("read", (), |operation| {
+        operation.report().phase("reading the service");
+        let captured = operation.with_context(site, |cx| engine.capture(cx, &mut sink));
+        match (captured, sink.error.take()) {
+            // The sink's own error says more than what the engine made of it.
+            (Err(_), Some(error)) => Err(Error::Repository(error)),
+            (Err(error), None) => Err(error),
+            (Ok(_), Some(error)) => Err(Error::Repository(error)),
+            (Ok(captured), None) => Ok(ReadOut::from(captured)),
+        }
+    });
+    // The service comes back whether reading went well or not; a restart that fails must not
+    // cost the backup that was taken, and is told once that is safe.
+    let resumed = if quiesced { quiesce::resume(site, operation) } else { Ok(()) };
+    let stopped_seconds = quiesced.then(|| stopping.elapsed().as_secs_f64());
+    if let Err(error) = &resumed {
+        report.warn(&format!("the service did not come back: {}", error.chain()));
+    }
+    let captured = read?;
+
+    let meta = SnapshotMeta {
+        format: 1,
+        service: site.name().clone(),
+        definition: definition(site),
+        generation,
+        member: site.member().clone(),
+        source_time: captured.source_time,
+        position: captured.position.clone(),
+        engine_version: captured.engine_version.clone(),
+        roots: engine.roots(),
+        detail: captured.detail.clone(),
+    };
+    let stored = operation.step("store", (), |operation| {
+        operation.report().phase("storing");
+        add_meta(&mut sink.archiver, &meta)?;
+        let Finished { tree, summary, problems } = sink.archiver.finish()?;
+        Ok(Stored {
+            tree,
+            files: summary.files,
+            files_read: summary.files_read,
+            size_bytes: summary.bytes,
+            added_bytes: summary.added_bytes,
+            problems: problems.into_iter().map(Trouble::from).collect(),
+        })
+    })?;
+    for trouble in &stored.problems {
+        report.warn(&format!("{}: {}", trouble.path, trouble.what));
+    }
+    let incomplete = !stored.problems.is_empty();
+
+    let snapshot = operation.step("snapshot", (), |operation| {
+        lock.still_held()?;
+        let snapshot = snapshot_file(site, operation, &meta, &stored, parent, incomplete);
+        Ok(repository.save_snapshot(&lock, &snapshot)?)
+    })?;
+    let point = RecoveryPoint {
+        snapshot,
+        engine: engine.name().to_owned(),
+        generation,
+        member: site.member().clone(),
+        source_time: captured.source_time,
+        received: Timestamp::now(),
+        drilled: None,
+        position: captured.position,
+        size_bytes: stored.size_bytes,
+        added_bytes: stored.added_bytes,
+        incomplete,
+        pinned: false,
+    };
+    operation.step("commit", &point, |_| {
+        let (versioned, ()) = site.state()?.update(|state| state.commit(point.clone()))?;
+        site.witness().see(&versioned)?;
+        Ok(())
+    })?;
+    drop(lock);
+    resumed?;
+    Ok(BackedUp {
+        operation: operation.id().clone(),
+        name: point.name().to_string(),
+        point,
+        files: stored.files,
+        files_read: stored.files_read,
+        problems: stored.problems,
+        seconds: began.elapsed().as_secs_f64(),
+        stopped_seconds,
+    })
+}
+
+/// Takes back a backup that did not reach its commit.
+pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
+    quiesce::undo(left)?;
+    if left.begun("snapshot").is_none() {
+        return Ok(());
+    }
+    let site = left.site;
+    let state = site.load_state()?.state;
+    let repository = site.repository()?;
+    // A killed worker leaves its repository lock behind; taking one removes what is stale.
+    let lock = repository.lock(LockKind::Shared, Duration::from_secs(60), &left.run.cancel)?;
+    let tag = operation_tag(left.id);
+    let mut removed = 0;
+    for (id, snapshot) in repository.snapshots()? {
+        if snapshot.tags.contains(&tag) && state.point(id).is_none() {
+            repository.remove_snapshot(&lock, id)?;
+            removed += 1;
+        }
+    }
+    if removed > 0 {
+        left.undone("snapshot", "its snapshot was removed: it had not become history")?;
+    }
+    Ok(())
+}
+
+/// What reading told, as the journal keeps it.
+#[derive(Serialize)]
+struct ReadOut {
+    source_time: Timestamp,
+    position: Option<model::Position>,
+    engine_version: Option<String>,
+    detail: serde_json::Value,
+}
+
+impl From<Captured> for ReadOut {
+    fn from(captured: Captured) -> Self {
+        let Captured { source_time, position, engine_version, detail } = captured;
+        ReadOut { source_time, position, engine_version, detail }
+    }
+}
+
+#[derive(Serialize)]
+struct Stored {
+    tree: String,
+    files: u64,
+    files_read: u64,
+    size_bytes: u64,
+    added_bytes: u64,
+    problems: Vec<Trouble>,
+}
+
+fn operation_tag(id: &OperationId) -> String {
+    format!("mainstay:operation={id}")
+}
+
+fn snapshot_file(
+    site: &ServiceSite,
+    operation: &Operation,
+    meta: &SnapshotMeta,
+    stored: &Stored,
+    parent: Option<SnapshotId>,
+    incomplete: bool,
+) -> Snapshot {
+    let mut tags = vec![
+        "mainstay".to_owned(),
+        format!("mainstay:engine={}", site.spec().engine),
+        format!("mainstay:generation={}", meta.generation),
+        operation_tag(operation.id()),
+    ];
+    if incomplete {
+        tags.push("mainstay:incomplete".to_owned());
+    }
+    Snapshot {
+        time: meta.source_time.to_string(),
+        parent: parent.map(|id| id.to_string()),
+        tree: stored.tree.clone(),
+        paths: meta.roots.iter().map(|root| root.in_snapshot.clone()).collect(),
+        hostname: site.member().to_string(),
+        username: std::env::var("USER").unwrap_or_default(),
+        uid: rustix::process::getuid().as_raw(),
+        gid: rustix::process::getgid().as_raw(),
+        excludes: site.spec().exclude.clone(),
+        tags,
+        program_version: Some(concat!("mainstay ", env!("CARGO_PKG_VERSION")).to_owned()),
+        ..Snapshot::default()
+    }
+}
+
+/// The definition as the snapshot keeps it: without anything that could be a secret.
+fn definition(site: &ServiceSite) -> model::config::Service {
+    let mut definition = site.spec().clone();
+    definition.password_command = None;
+    definition.url = definition.url.map(|url| model::config::without_password(&url));
+    definition
+}
+
+fn add_meta(archiver: &mut Archiver, meta: &SnapshotMeta) -> Result<(), Error> {
+    let mut text = serde_json::to_vec_pretty(meta).map_err(|e| {
+        Error::new(Class::Failed, "cannot encode the snapshot's description").because(e)
+    })?;
+    text.push(b'\n');
+    archiver.file(META_PATH, node(0o600, meta.source_time, 0, 0), &mut text.as_slice())?;
+    Ok(())
+}
+
+fn node(mode: u32, mtime: Timestamp, uid: u32, gid: u32) -> Node {
+    Node::streamed(mode, mtime, uid, gid)
+}
+
+fn check_space(site: &ServiceSite, first: bool, size: Option<u64>) -> Result<(), Error> {
+    let storage = site.storage()?;
+    let Some(free) = storage.free_bytes()? else { return Ok(()) };
+    // A later point adds what changed, which nobody knows before; a first one adds the service,
+    // which may compress well: half of it is taken as what it will surely need room for.
+    let need = SPACE_MARGIN + if first { size.unwrap_or(0) / 2 } else { 0 };
+    if free < need {
+        return Err(Error::new(
+            Class::NoSpace,
+            format!(
+                "too little space in the vault {}: {} are free, {} are needed",
+                storage.location(),
+                model::size::human(free),
+                model::size::human(need)
+            ),
+        )
+        .hinting("Free some space or point the vault at a larger disk; nothing was touched."));
+    }
+    Ok(())
+}
+
+fn after_hook(
+    site: &ServiceSite,
+    operation: &Operation,
+    result: &Result<BackedUp, Error>,
+) -> Result<(), Error> {
+    let Some(command) = &site.spec().hooks.after_backup else { return Ok(()) };
+    let mut variables = hooks::variables(site, Some(operation.id()));
+    let (outcome, detail) = match result {
+        Ok(done) if done.problems.is_empty() => ("done", done.name.clone()),
+        Ok(done) => ("incomplete", done.name.clone()),
+        Err(error) => ("failed", error.chain()),
+    };
+    variables.push(("MAINSTAY_OUTCOME".to_owned(), outcome.to_owned()));
+    variables.push(("MAINSTAY_DETAIL".to_owned(), detail));
+    let calm = model::CancelToken::new();
+    hooks::run("after-backup", command, &variables, &calm).map(|_| ())
+}
+
+/// Pipes what an engine captures into the repository.
+struct Sink {
+    archiver: Archiver,
+    error: Option<repository::Error>,
+}
+
+impl Sink {
+    fn passed(&mut self, result: Result<(), repository::Error>) -> Result<(), engines::Error> {
+        result.map_err(|error| {
+            let class = model::Classify::class(&error);
+            let told = engines::Error::new(class, error.to_string());
+            self.error.get_or_insert(error);
+            told
+        })
+    }
+}
+
+impl CaptureSink for Sink {
+    fn tree(
+        &mut self,
+        at: &str,
+        source: &Path,
+        options: &engines::TreeOptions,
+    ) -> Result<(), engines::Error> {
+        let options = repository::TreeOptions {
+            exclude: options.exclude.clone(),
+            exclude_caches: options.exclude_caches,
+            exclude_larger_than: options.exclude_larger_than,
+            one_file_system: options.one_file_system,
+            changes_expected: options.changes_expected,
+            emptied: options.emptied.clone(),
+            distrust_times: options.distrust_times,
+        };
+        let result = self.archiver.tree(at, source, &options);
+        self.passed(result)
+    }
+
+    fn file(
+        &mut self,
+        at: &str,
+        meta: &engines::FileMeta,
+        content: &mut dyn Read,
+    ) -> Result<(), engines::Error> {
+        let node = node(meta.mode, meta.mtime, meta.uid, meta.gid);
+        let result = self.archiver.file(at, node, content);
+        self.passed(result)
+    }
+}

@@ -1,0 +1,144 @@
+//! Puts staged content in place: one rename, atomic, durable, and told apart after a crash.
+
+use crate::Error;
+use rustix::fs::{CWD, RenameFlags};
+use serde::{Deserialize, Serialize};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// One root to be put in place, as it is journalled before anything moves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Placement {
+    /// Where the new content is. After an exchange the old content is there.
+    pub(crate) staged: PathBuf,
+    /// Where it goes.
+    pub(crate) target: PathBuf,
+    /// Inode of the new content: whoever has this number at `target` knows that it was moved.
+    pub(crate) inode: u64,
+    /// Where content that stands at `target` is kept; without it, that content is exchanged
+    /// with `staged` and removed later.
+    pub(crate) keep_old_at: Option<PathBuf>,
+}
+
+/// A name beside `target` on the same file system.
+pub(crate) fn beside(target: &Path, suffix: &str) -> Result<PathBuf, Error> {
+    let name = target.file_name().ok_or_else(|| {
+        Error::invalid(format!(
+            "{} cannot be replaced: it has no name of its own",
+            target.display()
+        ))
+    })?;
+    let mut name = name.to_os_string();
+    name.push(format!(".{suffix}"));
+    Ok(target.with_file_name(name))
+}
+
+/// The inode at a path, without following a link; none if nothing is there.
+pub(crate) fn inode(path: &Path) -> Result<Option<u64>, Error> {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) => Ok(Some(meta.ino())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("look at", path, e)),
+    }
+}
+
+impl Placement {
+    /// What is staged, to be placed at `target`.
+    pub(crate) fn new(
+        staged: PathBuf,
+        target: PathBuf,
+        keep_old_at: Option<PathBuf>,
+    ) -> Result<Self, Error> {
+        let inode = inode(&staged)?.ok_or_else(|| {
+            Error::new(model::Class::Failed, format!("{} is not there", staged.display()))
+        })?;
+        Ok(Placement { staged, target, inode, keep_old_at })
+    }
+
+    /// Whether the new content is in place already.
+    pub(crate) fn is_placed(&self) -> Result<bool, Error> {
+        Ok(inode(&self.target)? == Some(self.inode))
+    }
+
+    /// Puts the content in place, durable on return. Does nothing if it is there already, so that
+    /// it can be repeated after a crash.
+    pub(crate) fn place(&self) -> Result<(), Error> {
+        if self.is_placed()? {
+            return self.sync();
+        }
+        let explain = |e: rustix::io::Errno| {
+            let error = Error::io("put new content at", &self.target, e.into());
+            match e {
+                rustix::io::Errno::BUSY | rustix::io::Errno::XDEV => error.hinting(format!(
+                    "Use a directory below {} as the path: a mount point cannot be exchanged in one step.",
+                    self.target.display()
+                )),
+                _ => error,
+            }
+        };
+        if inode(&self.target)?.is_some() {
+            match &self.keep_old_at {
+                Some(aside) => {
+                    rename(&self.target, aside, RenameFlags::NOREPLACE).map_err(explain)?;
+                    rename(&self.staged, &self.target, RenameFlags::NOREPLACE).map_err(explain)?;
+                }
+                None => {
+                    rename(&self.staged, &self.target, RenameFlags::EXCHANGE).map_err(explain)?
+                }
+            }
+        } else {
+            rename(&self.staged, &self.target, RenameFlags::NOREPLACE).map_err(explain)?;
+        }
+        self.sync()
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        let parent = self.target.parent().unwrap_or(Path::new("/"));
+        crate::journal::sync_dir(parent)
+    }
+
+    /// Removes what is left at the staging place: the old content after an exchange, or new
+    /// content that was never placed.
+    pub(crate) fn drop_staged(&self) -> Result<(), Error> {
+        remove(&self.staged)
+    }
+}
+
+fn rename(from: &Path, to: &Path, flags: RenameFlags) -> Result<(), rustix::io::Errno> {
+    rustix::fs::renameat_with(CWD, from, CWD, to, flags)
+}
+
+/// Removes a tree or file; nothing there is no error. Directories that their owner may not write
+/// to (a restored `0555`) are opened up first.
+pub(crate) fn remove(path: &Path) -> Result<(), Error> {
+    let meta = match std::fs::symlink_metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Error::io("look at", path, e)),
+    };
+    let result =
+        if meta.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    match result {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && meta.is_dir() => {
+            open_up(path)?;
+            std::fs::remove_dir_all(path).map_err(|e| Error::io("remove", path, e))
+        }
+        Err(e) => Err(Error::io("remove", path, e)),
+    }
+}
+
+fn open_up(dir: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::PermissionsExt;
+    let io = |e| Error::io("make writable", dir, e);
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(io)?;
+    for item in std::fs::read_dir(dir).map_err(io)? {
+        let item = item.map_err(io)?;
+        if item.file_type().map_err(io)?.is_dir() {
+            open_up(&item.path())?;
+        }
+    }
+    Ok(())
+}

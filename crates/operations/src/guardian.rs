@@ -1,0 +1,47 @@
+//! The guardian: waits for the death of one operation's process, and cleans up after it at once.
+
+use crate::journal::{self, Steps};
+use crate::lock::MemberLock;
+use crate::operation::{Run, operations_dir};
+use crate::{Error, ServiceSite, recover};
+use model::{Class, OperationId};
+use rustix::fs::FlockOperation;
+use std::fs::File;
+use std::time::Duration;
+
+/// Returns when the operation is over and nothing of it is left, whoever saw to that.
+pub fn guard(site: &ServiceSite, id: &OperationId, run: &Run) -> Result<(), Error> {
+    let dir = operations_dir(site).join(id.as_str());
+    let alive_path = dir.join("alive");
+    let alive = File::open(&alive_path).map_err(|e| Error::io("open", &alive_path, e))?;
+    let ready = dir.join("guardian.ready");
+    std::fs::write(&ready, b"").map_err(|e| Error::io("write", &ready, e))?;
+    loop {
+        // Blocks until the worker's process ends, however it ends.
+        match rustix::fs::flock(&alive, FlockOperation::LockShared) {
+            Ok(()) => break,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(Error::io("wait on", &alive_path, e.into())),
+        }
+    }
+    loop {
+        if journal::read(&dir)?.end().is_some() {
+            return Ok(());
+        }
+        let cleaned = MemberLock::take(&site.dir(), "guardian", None, &run.cancel)
+            .and_then(|_lock| recover::sweep_locked(site, run));
+        match cleaned {
+            Ok(_) => return Ok(()),
+            // Somebody else is there; they have cleaned up before they began, or will.
+            Err(error) if model::Classify::class(&error) == Class::Locked => {}
+            Err(error) => {
+                run.progress.warn(&error.chain());
+                // What needs the vault can wait for the next command; the service cannot.
+                if journal::read(&dir)?.done("resume").is_some() {
+                    return Err(error);
+                }
+            }
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}

@@ -1,0 +1,290 @@
+//! The journal of one operation: intent before each step, outcome after it, durable in between.
+//!
+//! One JSON object a line. A last line that a crash cut short is as if it had never been written:
+//! the step it belongs to is taken as begun if a whole `begin` line is there, which is why `begin`
+//! is durable before the step has any effect.
+
+use crate::Error;
+use jiff::Timestamp;
+use model::OperationId;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+/// What an operation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Source to vault.
+    Backup,
+    /// Vault to a place of this host.
+    Restore,
+    /// Vault to this host's standby.
+    Refresh,
+    /// This host's standby becomes the primary.
+    Takeover,
+    /// This host's member stops.
+    Offline,
+    /// This host's member serves again.
+    Online,
+    /// This host's broken member becomes a standby.
+    Rejoin,
+}
+
+impl Kind {
+    /// As in operation ids and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Backup => "backup",
+            Kind::Restore => "restore",
+            Kind::Refresh => "refresh",
+            Kind::Takeover => "takeover",
+            Kind::Offline => "offline",
+            Kind::Online => "online",
+            Kind::Rejoin => "rejoin",
+        }
+    }
+}
+
+/// How an operation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// All of it was done.
+    Done,
+    /// Done, but some of the source could not be read.
+    Incomplete,
+    /// It failed; what it left was undone.
+    Failed,
+    /// Somebody cancelled it; what it left was undone.
+    Cancelled,
+    /// Its process died; whoever came next undid or finished it.
+    Died,
+}
+
+/// What a line says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// The operation begins. First line.
+    Start {
+        /// Format of this journal.
+        format: u32,
+        /// Its id.
+        id: OperationId,
+        /// What it does.
+        kind: Kind,
+        /// What was asked of it.
+        params: Value,
+        /// Its process.
+        pid: u32,
+    },
+    /// A step begins; nothing of it has happened yet.
+    Begin {
+        /// Its name.
+        step: String,
+        /// What undoing it needs to know.
+        data: Value,
+    },
+    /// A step is done.
+    Done {
+        /// Its name.
+        step: String,
+        /// What came of it.
+        data: Value,
+    },
+    /// A step was undone.
+    Undone {
+        /// Its name.
+        step: String,
+    },
+    /// The operation is over. Last line.
+    End {
+        /// How it ended.
+        outcome: Outcome,
+        /// One sentence.
+        message: String,
+    },
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When it was written.
+    pub at: Timestamp,
+    /// What it says.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// The format that this version writes.
+pub(crate) const FORMAT: u32 = 1;
+
+/// A journal that is being written.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    file: File,
+    path: std::path::PathBuf,
+    entries: Vec<Entry>,
+}
+
+impl Journal {
+    /// Begins a journal in an operation's directory, which exists.
+    pub(crate) fn create(dir: &Path) -> Result<Journal, Error> {
+        let path = dir.join("journal");
+        let file = File::options()
+            .create_new(true)
+            .append(true)
+            .open(&path)
+            .map_err(|e| Error::io("make", &path, e))?;
+        sync_dir(dir)?;
+        Ok(Journal { file, path, entries: Vec::new() })
+    }
+
+    /// Opens one that somebody else began, to write its end.
+    pub(crate) fn reopen(dir: &Path) -> Result<Journal, Error> {
+        let path = dir.join("journal");
+        let entries = read(dir)?;
+        let whole: u64 = entries.len() as u64;
+        let file = File::options()
+            .read(true)
+            .append(true)
+            .open(&path)
+            .map_err(|e| Error::io("open", &path, e))?;
+        // Cuts off a torn last line, so that what is appended begins on a line of its own.
+        let text = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+        let end = text
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == b'\n')
+            .take(usize::try_from(whole).unwrap_or(usize::MAX))
+            .last()
+            .map_or(0, |(at, _)| at as u64 + 1);
+        file.set_len(end).map_err(|e| Error::io("truncate", &path, e))?;
+        Ok(Journal { file, path, entries })
+    }
+
+    /// What was written so far.
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Writes one line, durable on return.
+    pub(crate) fn write(&mut self, event: Event) -> Result<(), Error> {
+        let entry = Entry { at: Timestamp::now(), event };
+        let mut line = serde_json::to_vec(&entry).map_err(|e| {
+            Error::new(model::Class::Failed, format!("cannot encode a journal line: {e}"))
+        })?;
+        line.push(b'\n');
+        self.file
+            .write_all(&line)
+            .and_then(|()| self.file.sync_data())
+            .map_err(|e| Error::io("write", &self.path, e))?;
+        kill_point(&entry.event);
+        self.entries.push(entry);
+        Ok(())
+    }
+}
+
+/// The whole lines of a journal. A torn last line is left out; damage anywhere else is an error.
+pub(crate) fn read(dir: &Path) -> Result<Vec<Entry>, Error> {
+    let path = dir.join("journal");
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io("read", &path, e)),
+    };
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let lines = bytes[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines
+        .enumerate()
+        .map(|(number, line)| {
+            serde_json::from_slice(line).map_err(|e| {
+                Error::new(
+                    model::Class::Corrupt,
+                    format!("line {} of the journal {} is damaged", number + 1, path.display()),
+                )
+                .because(e)
+            })
+        })
+        .collect()
+}
+
+/// What a list of entries says of one step.
+pub(crate) trait Steps {
+    /// The data of the step's begin line, if it was begun (and not undone since).
+    fn begun(&self, step: &str) -> Option<&Value>;
+    /// The data of the step's done line, if it was done (and not undone since).
+    fn done(&self, step: &str) -> Option<&Value>;
+    /// How the operation ended, if it did.
+    fn end(&self) -> Option<(Outcome, &str)>;
+    /// What it is.
+    fn start(&self) -> Option<(&OperationId, Kind)>;
+}
+
+impl Steps for [Entry] {
+    fn begun(&self, wanted: &str) -> Option<&Value> {
+        let mut found = None;
+        for entry in self {
+            match &entry.event {
+                Event::Begin { step, data } if step == wanted => found = Some(data),
+                Event::Undone { step } if step == wanted => found = None,
+                _ => {}
+            }
+        }
+        found
+    }
+
+    fn done(&self, wanted: &str) -> Option<&Value> {
+        let mut found = None;
+        for entry in self {
+            match &entry.event {
+                Event::Done { step, data } if step == wanted => found = Some(data),
+                Event::Undone { step } if step == wanted => found = None,
+                _ => {}
+            }
+        }
+        found
+    }
+
+    fn end(&self) -> Option<(Outcome, &str)> {
+        self.iter().find_map(|entry| match &entry.event {
+            Event::End { outcome, message } => Some((*outcome, message.as_str())),
+            _ => None,
+        })
+    }
+
+    fn start(&self) -> Option<(&OperationId, Kind)> {
+        self.iter().find_map(|entry| match &entry.event {
+            Event::Start { id, kind, .. } => Some((id, *kind)),
+            _ => None,
+        })
+    }
+}
+
+/// Makes new names in a directory durable.
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), Error> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync the directory", dir, e))
+}
+
+/// Tests of debug builds kill the process right after a line is durable: `STEP:begin`,
+/// `STEP:done`, `start` or `end`. Release builds have no such point.
+fn kill_point(event: &Event) {
+    if !cfg!(debug_assertions) {
+        return;
+    }
+    let Ok(wanted) = std::env::var("MAINSTAY_TEST_KILL_AT") else { return };
+    let here = match event {
+        Event::Start { .. } => "start".to_owned(),
+        Event::Begin { step, .. } => format!("{step}:begin"),
+        Event::Done { step, .. } => format!("{step}:done"),
+        Event::Undone { step } => format!("{step}:undone"),
+        Event::End { .. } => "end".to_owned(),
+    };
+    if here == wanted {
+        let me = rustix::process::getpid();
+        let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
+    }
+}

@@ -1,0 +1,129 @@
+//! The start gate: whether this host's copy of a service may be started.
+//!
+//! It stands before the service's own unit (`ExecCondition=`). What it answers does not depend on
+//! the configuration's role: the vault's state rules, and what this host remembers of it.
+
+use crate::{Error, MemberRecord, ServiceSite};
+use engines::Refresh;
+use model::config::WhenUnreachable;
+use model::state::FenceProof;
+use model::{Class, Classify, Role, ServiceState};
+use serde::Serialize;
+
+/// The answer, with the reason in one sentence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Answer {
+    /// It may start.
+    pub allowed: bool,
+    /// Why, or why not.
+    pub why: String,
+}
+
+impl Answer {
+    fn yes(why: impl Into<String>) -> Answer {
+        Answer { allowed: true, why: why.into() }
+    }
+
+    fn no(why: impl Into<String>) -> Answer {
+        Answer { allowed: false, why: why.into() }
+    }
+}
+
+/// Asks the gate.
+pub fn ask(site: &ServiceSite) -> Result<Answer, Error> {
+    let record = MemberRecord::load(site)?;
+    if let Some(operation) = &record.applying {
+        return Ok(Answer::no(format!(
+            "the copy is half changed by {operation}; any mainstay operation on it finishes that"
+        )));
+    }
+    if record.offline.is_some() {
+        return Ok(Answer::no("this member was taken offline; `mainstay online` brings it back"));
+    }
+    let follows = site.engine()?.refresh() == Refresh::Follow;
+    match site.load_state() {
+        Ok(versioned) if versioned.number == 0 => {
+            Ok(Answer::no("the vault knows nothing of this service; run `mainstay init` first"))
+        }
+        Ok(versioned) => Ok(judge(site, &versioned.state, follows, record.applied.is_some())),
+        Err(error) if unreachable(&error) => without_vault(site, &error),
+        Err(error) => Err(error),
+    }
+}
+
+fn judge(site: &ServiceSite, state: &ServiceState, follows: bool, seeded: bool) -> Answer {
+    let me = site.member();
+    let generation = state.generation;
+    let Some(member) = state.members.get(me) else {
+        return Answer::no(format!(
+            "{me} is not a member of {}; run `mainstay init` first",
+            site.name()
+        ));
+    };
+    match member.role {
+        Role::Primary if member.stopped.is_some() => Answer::no(
+            "this primary has handed over and said that it is stopped; `mainstay online` takes that back",
+        ),
+        Role::Primary => match &state.intent {
+            // Somebody is taking over from us and has proof that we do not run.
+            Some(intent)
+                if intent.from.as_ref() == Some(me) && !intent.raised && fenced(&intent.fenced) =>
+            {
+                Answer::no(format!("{} is taking over from this member", intent.to))
+            }
+            _ => Answer::yes(format!("{me} is the primary at generation {generation}")),
+        },
+        Role::Standby if follows && seeded => {
+            Answer::yes(format!("{me} is a standby that follows, at generation {generation}"))
+        }
+        Role::Standby => Answer::no(format!("{me} is a standby; it serves only after a takeover")),
+        Role::Broken => {
+            let by = state.primary.as_ref().map(|p| format!(" by {p}")).unwrap_or_default();
+            Answer::no(format!(
+                "{me} was taken over{by} at generation {generation} and must not serve; `mainstay rejoin` makes it a standby"
+            ))
+        }
+    }
+}
+
+fn fenced(proof: &Option<FenceProof>) -> bool {
+    matches!(
+        proof,
+        Some(FenceProof::Stopped | FenceProof::Hook { .. } | FenceProof::Override { .. })
+    )
+}
+
+/// Whether the vault could not be asked, in contrast to one that answered something bad.
+fn unreachable(error: &Error) -> bool {
+    match error {
+        Error::Storage(_) => true,
+        Error::State(coordination::Error::Storage(_)) => true,
+        Error::Repository(repository::Error::Storage(_) | repository::Error::NoRepository(_)) => {
+            true
+        }
+        other => other.class() == Class::Unavailable,
+    }
+}
+
+fn without_vault(site: &ServiceSite, error: &Error) -> Result<Answer, Error> {
+    let cannot = format!("the vault cannot be asked ({})", error.chain());
+    match site.site().config().vault.when_unreachable {
+        WhenUnreachable::Refuse => Ok(Answer::no(format!(
+            "{cannot}, and `when-unreachable` in [vault] is \"refuse\": two primaries are worse than none"
+        ))),
+        WhenUnreachable::LastKnown => Ok(match site.witness().remembered()? {
+            Some(seen) if seen.primary.as_ref() == Some(site.member()) => Answer::yes(format!(
+                "{cannot}; {} was the primary at generation {} when it was last seen",
+                site.member(),
+                seen.generation
+            )),
+            Some(seen) => Answer::no(format!(
+                "{cannot}; {} was not the primary at generation {} when it was last seen",
+                site.member(),
+                seen.generation
+            )),
+            None => Answer::no(format!("{cannot}, and this host has never seen it")),
+        }),
+    }
+}

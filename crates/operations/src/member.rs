@@ -1,0 +1,92 @@
+//! What this host remembers of its own copy: which point it holds, and whether the start gate is
+//! closed because the copy is being changed or was taken out of service.
+
+use crate::{Error, ServiceSite};
+use jiff::Timestamp;
+use model::{Class, OperationId, SnapshotId};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+/// The record, in `member.json` of the service's state directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MemberRecord {
+    /// The point that the last restore or refresh put here, untouched as far as we know.
+    #[serde(default)]
+    pub applied: Option<AppliedHere>,
+    /// An operation is changing the copy at this moment, or died while it did. The gate is closed.
+    #[serde(default)]
+    pub applying: Option<OperationId>,
+    /// Somebody took this member out of service. The gate is closed.
+    #[serde(default)]
+    pub offline: Option<Timestamp>,
+}
+
+/// A point that is in place on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AppliedHere {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// Its consistency time.
+    pub source_time: Timestamp,
+    /// How many roots have a manifest beside this record.
+    pub roots: usize,
+}
+
+impl MemberRecord {
+    /// What is remembered; nothing yet is an empty record.
+    pub fn load(site: &ServiceSite) -> Result<MemberRecord, Error> {
+        let path = site.dir().join("member.json");
+        match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
+                Error::new(Class::Corrupt, format!("{} is damaged", path.display()))
+                    .because(e)
+                    .hinting("Look at what the copy of this member is, then remove the file and run `mainstay refresh --reseed`.")
+            }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(MemberRecord::default()),
+            Err(e) => Err(Error::io("read", &path, e)),
+        }
+    }
+
+    /// Remembers it, durable on return.
+    pub(crate) fn save(&self, site: &ServiceSite) -> Result<(), Error> {
+        let text = serde_json::to_vec_pretty(self).unwrap_or_default();
+        write_durable(&site.dir(), "member.json", &text)
+    }
+
+    /// Loads, changes and saves.
+    pub(crate) fn change(
+        site: &ServiceSite,
+        change: impl FnOnce(&mut MemberRecord),
+    ) -> Result<MemberRecord, Error> {
+        let mut record = MemberRecord::load(site)?;
+        let before = record.clone();
+        change(&mut record);
+        if record != before {
+            record.save(site)?;
+        }
+        Ok(record)
+    }
+}
+
+/// The manifest of one root.
+pub(crate) fn manifest(site: &ServiceSite, root: usize) -> std::path::PathBuf {
+    site.dir().join(format!("manifest-{root}"))
+}
+
+/// Replaces a small file atomically and durably.
+pub(crate) fn write_durable(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), Error> {
+    std::fs::create_dir_all(dir).map_err(|e| Error::io("make the directory", dir, e))?;
+    let (path, temporary) = (dir.join(name), dir.join(format!("{name}.tmp")));
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, &path)?;
+        File::open(dir)?.sync_all()
+    };
+    write().map_err(|e| Error::io("write", &path, e))
+}

@@ -1,0 +1,335 @@
+//! One run of an operation: lock, journal, log, progress, cancel, end.
+
+use crate::journal::{Event, FORMAT, Journal, Kind, Outcome};
+use crate::lock::MemberLock;
+use crate::report::Report;
+use crate::{Error, ServiceSite, hooks, journal, recover};
+use jiff::Timestamp;
+use model::{CancelToken, Class, Classify, OperationId, Progress};
+use rustix::fs::FlockOperation;
+use serde::Serialize;
+use serde_json::Value;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// What a caller brings to an operation.
+#[derive(Clone)]
+pub struct Run {
+    /// Who watches.
+    pub progress: Arc<dyn Progress>,
+    /// Stops it.
+    pub cancel: CancelToken,
+    /// How long to wait for another operation's lock; not at all without it.
+    pub wait: Option<Duration>,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Run { progress: Arc::new(model::progress::Silent), cancel: CancelToken::new(), wait: None }
+    }
+}
+
+/// A running operation. It holds the member's lock until it is dropped.
+pub(crate) struct Operation {
+    id: OperationId,
+    dir: PathBuf,
+    journal: Journal,
+    report: Arc<Report>,
+    cancel: CancelToken,
+    watch: CancelWatch,
+    _alive: File,
+    _lock: MemberLock,
+}
+
+/// Where a service's operations are.
+pub(crate) fn operations_dir(site: &ServiceSite) -> PathBuf {
+    site.dir().join("operations")
+}
+
+impl Operation {
+    /// Takes the lock, cleans up after whoever died, and begins.
+    pub(crate) fn begin(
+        site: &ServiceSite,
+        kind: Kind,
+        params: &impl Serialize,
+        run: &Run,
+    ) -> Result<Operation, Error> {
+        let mut lock = MemberLock::take(&site.dir(), kind.as_str(), run.wait, &run.cancel)?;
+        for line in recover::sweep_locked(site, run)? {
+            run.progress.warn(&line);
+        }
+        let id = new_id(kind)?;
+        let dir = operations_dir(site).join(id.as_str());
+        std::fs::create_dir_all(dir.join("scratch")).map_err(|e| Error::io("make", &dir, e))?;
+        // Names are durable before the journal counts on them.
+        for above in [operations_dir(site), site.dir()] {
+            journal::sync_dir(&above)?;
+        }
+        let alive = hold_alive(&dir)?;
+        let mut journal = Journal::create(&dir)?;
+        let report = Arc::new(Report::new(&dir, run.progress.clone())?);
+        lock.name(Some(&id), kind.as_str())?;
+        journal.write(Event::Start {
+            format: FORMAT,
+            id: id.clone(),
+            kind,
+            params: to_value(params)?,
+            pid: std::process::id(),
+        })?;
+        report.log(&format!("{} of {} begins", kind.as_str(), site.name()));
+        let watch = CancelWatch::start(&dir, run.cancel.clone());
+        Ok(Operation {
+            id,
+            dir,
+            journal,
+            report,
+            cancel: run.cancel.clone(),
+            watch,
+            _alive: alive,
+            _lock: lock,
+        })
+    }
+
+    /// Its id.
+    pub(crate) fn id(&self) -> &OperationId {
+        &self.id
+    }
+
+    /// Its directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A directory for its temporary files.
+    pub(crate) fn scratch(&self) -> PathBuf {
+        self.dir.join("scratch")
+    }
+
+    /// Its token.
+    pub(crate) fn cancel(&self) -> &CancelToken {
+        &self.cancel
+    }
+
+    /// Its progress.
+    pub(crate) fn report(&self) -> Arc<Report> {
+        self.report.clone()
+    }
+
+    /// What an engine is given.
+    pub(crate) fn with_context<T>(
+        &self,
+        site: &ServiceSite,
+        call: impl FnOnce(&engines::Context<'_>) -> Result<T, engines::Error>,
+    ) -> Result<T, Error> {
+        self.parts(site, self.cancel.clone()).call(call)
+    }
+
+    /// The same for what a cancel must not stop.
+    pub(crate) fn calm(&self, site: &ServiceSite) -> Parts {
+        self.parts(site, CancelToken::new())
+    }
+
+    fn parts(&self, site: &ServiceSite, cancel: CancelToken) -> Parts {
+        Parts::new(site, Some(&self.id), self.scratch(), self.report.clone(), cancel)
+    }
+
+    /// Fails if somebody asked for a stop.
+    pub(crate) fn check_cancel(&self) -> Result<(), Error> {
+        if self.cancel.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) }
+    }
+
+    /// One step: its intent is durable before it begins, its outcome after. A cancel is noticed
+    /// before it begins.
+    pub(crate) fn step<T: Serialize>(
+        &mut self,
+        name: &str,
+        intent: impl Serialize,
+        work: impl FnOnce(&mut Operation) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.check_cancel()?;
+        self.forward(name, intent, work)
+    }
+
+    /// A step past the commit marker: a cancel does not stop it.
+    pub(crate) fn forward<T: Serialize>(
+        &mut self,
+        name: &str,
+        intent: impl Serialize,
+        work: impl FnOnce(&mut Operation) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.journal.write(Event::Begin { step: name.to_owned(), data: to_value(&intent)? })?;
+        let value = work(self)?;
+        self.journal.write(Event::Done { step: name.to_owned(), data: to_value(&value)? })?;
+        Ok(value)
+    }
+
+    /// Ends it: undoes what a failure left (by the same rules as after a crash), writes the last
+    /// line, and hands the result on.
+    pub(crate) fn end<T>(
+        mut self,
+        site: &ServiceSite,
+        kind: Kind,
+        result: Result<T, Error>,
+        describe: impl FnOnce(&T) -> (Outcome, String),
+    ) -> Result<T, Error> {
+        self.watch.stop();
+        let (outcome, message) = match &result {
+            Ok(value) => describe(value),
+            Err(error) => {
+                let outcome = match error.class() {
+                    Class::Cancelled => Outcome::Cancelled,
+                    _ => Outcome::Failed,
+                };
+                (outcome, error.chain())
+            }
+        };
+        let mut left = Ok(());
+        if result.is_err() {
+            // Cleaning up must not be stopped by the cancel that made it necessary.
+            let calm =
+                Run { cancel: CancelToken::new(), progress: self.report.clone(), wait: None };
+            left = recover::undo(site, kind, &self.id, &self.dir, &mut self.journal, &calm).map(
+                |lines| {
+                    for line in lines {
+                        self.report.note(&line);
+                    }
+                },
+            );
+        }
+        self.report.log(&format!("{}: {message}", outcome_word(outcome)));
+        if let Err(error) = left {
+            // Without a last line the next command tries the clean-up again.
+            self.report.warn(&format!("cleaning up failed: {}", error.chain()));
+            return result.and(Err(error));
+        }
+        remove_scratch(&self.dir);
+        self.journal.write(Event::End { outcome, message })?;
+        result
+    }
+}
+
+/// Everything that an engine's context borrows.
+pub(crate) struct Parts {
+    cancel: CancelToken,
+    progress: Arc<dyn Progress>,
+    scratch: PathBuf,
+    callback: Vec<String>,
+    variables: Vec<(String, String)>,
+}
+
+impl Parts {
+    /// For an operation, or for looking at a service without one.
+    pub(crate) fn new(
+        site: &ServiceSite,
+        id: Option<&OperationId>,
+        scratch: PathBuf,
+        progress: Arc<dyn Progress>,
+        cancel: CancelToken,
+    ) -> Parts {
+        let callback = site.site().callback();
+        Parts { cancel, progress, scratch, callback, variables: hooks::variables(site, id) }
+    }
+
+    /// What an engine is given.
+    pub(crate) fn context(&self) -> engines::Context<'_> {
+        engines::Context {
+            cancel: &self.cancel,
+            progress: &*self.progress,
+            scratch: &self.scratch,
+            callback: &self.callback,
+            variables: &self.variables,
+        }
+    }
+
+    /// Calls an engine.
+    pub(crate) fn call<T>(
+        &self,
+        call: impl FnOnce(&engines::Context<'_>) -> Result<T, engines::Error>,
+    ) -> Result<T, Error> {
+        call(&self.context()).map_err(Error::from)
+    }
+}
+
+/// Asks the engine about the service, outside of any operation.
+pub fn look<T>(
+    site: &ServiceSite,
+    run: &Run,
+    call: impl FnOnce(&engines::Context<'_>) -> Result<T, engines::Error>,
+) -> Result<T, Error> {
+    let scratch = std::env::temp_dir();
+    Parts::new(site, None, scratch, run.progress.clone(), run.cancel.clone()).call(call)
+}
+
+pub(crate) fn outcome_word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Done => "done",
+        Outcome::Incomplete => "done, but incomplete",
+        Outcome::Failed => "failed",
+        Outcome::Cancelled => "cancelled",
+        Outcome::Died => "died",
+    }
+}
+
+/// Scratch that cannot be removed now is removed with its operation's directory later.
+pub(crate) fn remove_scratch(dir: &Path) {
+    let _ = crate::exchange::remove(&dir.join("scratch"));
+}
+
+pub(crate) fn to_value(data: &impl Serialize) -> Result<Value, Error> {
+    serde_json::to_value(data)
+        .map_err(|e| Error::new(Class::Failed, "cannot encode a journal entry").because(e))
+}
+
+/// The worker's sign of life, which the guardian waits on: an flock that ends with the process.
+fn hold_alive(dir: &Path) -> Result<File, Error> {
+    let path = dir.join("alive");
+    let file = File::create(&path).map_err(|e| Error::io("make", &path, e))?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|e| Error::io("lock", &path, e.into()))?;
+    Ok(file)
+}
+
+/// `20261121T010442Z-backup-5f3a09c1`.
+fn new_id(kind: Kind) -> Result<OperationId, Error> {
+    let mut random = [0; 4];
+    getrandom::fill(&mut random)
+        .map_err(|e| Error::new(Class::Failed, format!("no random bytes: {e}")))?;
+    let time = Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
+    OperationId::new(&format!("{time}-{}-{}", kind.as_str(), hex::encode(random)))
+        .map_err(|e| Error::invalid(e.to_string()))
+}
+
+/// Turns the appearance of a file `cancel` into a cancelled token: `mainstay cancel` writes it.
+struct CancelWatch {
+    over: Arc<AtomicBool>,
+}
+
+impl CancelWatch {
+    fn start(dir: &Path, cancel: CancelToken) -> CancelWatch {
+        let over = Arc::new(AtomicBool::new(false));
+        let (file, ended) = (dir.join("cancel"), over.clone());
+        std::thread::spawn(move || {
+            while !ended.load(Ordering::SeqCst) {
+                if file.exists() {
+                    cancel.cancel();
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        CancelWatch { over }
+    }
+
+    fn stop(&self) {
+        self.over.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Drop for CancelWatch {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,332 @@
+//! From a snapshot to data in place: staged beside the target, made ready by the engine, then
+//! moved in one rename per root. Restore, refresh and rejoin share it.
+//!
+//! The journal entry `place: begin` is the commit marker: before it everything staged is thrown
+//! away after a crash, from it on the rest is carried out by whoever comes next. In between the
+//! start gate is closed.
+
+use crate::exchange::{Placement, beside, remove};
+use crate::member::{AppliedHere, manifest};
+use crate::operation::Operation;
+use crate::recover::Left;
+use crate::{Error, MemberRecord, ServiceSite};
+use engines::{Purpose, Refresh, Root, RootKind, SnapshotMeta, Staged};
+use jiff::Timestamp;
+use model::state::Applied;
+use model::{Class, OperationId, Position, Progress, SnapshotId};
+use repository::restore::{Options, Restored, Reuse};
+use repository::{NodeKind, SnapshotReader};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Space that must stay free beside a restore.
+const SPACE_MARGIN: u64 = 8 << 20;
+
+/// A root of a snapshot and where it goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Destination {
+    /// In the snapshot.
+    pub(crate) root: Root,
+    /// Where its content is staged.
+    pub(crate) staged: PathBuf,
+    /// Where it goes.
+    pub(crate) target: PathBuf,
+}
+
+/// Everything that the rest of a placing needs to know after a crash.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Placing {
+    pub(crate) placements: Vec<Placement>,
+    pub(crate) snapshot: SnapshotId,
+    pub(crate) source_time: Timestamp,
+    pub(crate) position: Option<Position>,
+    pub(crate) purpose: Purpose,
+    /// The target is this member's own data, not some other directory.
+    pub(crate) own: bool,
+}
+
+/// The description inside a snapshot, or one made up for a snapshot that plain restic wrote.
+pub(crate) fn meta(site: &ServiceSite, snapshot: SnapshotId) -> Result<SnapshotMeta, Error> {
+    let repository = site.repository()?;
+    let reader = SnapshotReader::open(repository, snapshot)?;
+    if reader.node(crate::backup::META_PATH.as_bytes())?.is_some() {
+        let mut text = Vec::new();
+        reader.dump(crate::backup::META_PATH.as_bytes(), &mut text)?;
+        let meta: SnapshotMeta = serde_json::from_slice(&text).map_err(|e| {
+            let what = format!("{} of snapshot {snapshot} is not valid", crate::backup::META_PATH);
+            Error::new(Class::Corrupt, what).because(e)
+        })?;
+        if meta.format != 1 {
+            return Err(Error::invalid(format!(
+                "snapshot {snapshot} has description format {}; this version of mainstay knows 1",
+                meta.format
+            )));
+        }
+        return Ok(meta);
+    }
+    let file = repository.snapshot(snapshot)?;
+    let mut roots = Vec::new();
+    for path in &file.paths {
+        let Some(node) = reader.node(path.as_bytes())? else { continue };
+        let kind = if node.kind == NodeKind::Dir { RootKind::Tree } else { RootKind::File };
+        roots.push(Root { in_snapshot: path.clone(), on_host: PathBuf::from(path), kind });
+    }
+    if roots.is_empty() {
+        return Err(Error::invalid(format!("snapshot {snapshot} names no path that it holds"))
+            .hinting("Look into it with `mainstay ls`, and take files out with `mainstay dump`."));
+    }
+    let source_time = file.time.parse().map_err(|e| {
+        Error::new(Class::Corrupt, format!("the time of snapshot {snapshot} is not valid"))
+            .because(e)
+    })?;
+    Ok(SnapshotMeta {
+        format: 1,
+        service: site.name().clone(),
+        definition: site.spec().clone(),
+        generation: model::Generation::FIRST,
+        member: site.member().clone(),
+        source_time,
+        position: None,
+        engine_version: None,
+        roots,
+        detail: serde_json::Value::Null,
+    })
+}
+
+/// Where the snapshot's roots go when they go to this member's own place: by its configuration.
+pub(crate) fn own_targets(site: &ServiceSite, meta: &SnapshotMeta) -> Result<Vec<PathBuf>, Error> {
+    let here = site.engine()?.roots();
+    if here.len() != meta.roots.len() {
+        return Err(Error::invalid(format!(
+            "the snapshot holds {} roots of {}, but its definition on this host has {}",
+            meta.roots.len(),
+            site.name(),
+            here.len()
+        ))
+        .hinting("Restore to another place with `--target DIR`, or correct the definition."));
+    }
+    Ok(here.into_iter().map(|root| root.on_host).collect())
+}
+
+/// Pairs roots with targets; staging is beside each target, on its file system.
+pub(crate) fn destinations(
+    meta: &SnapshotMeta,
+    targets: Vec<PathBuf>,
+    id: &OperationId,
+) -> Result<Vec<Destination>, Error> {
+    let pairs = meta.roots.iter().cloned().zip(targets);
+    pairs
+        .map(|(root, target)| {
+            let staged = beside(&target, &format!("mainstay-{id}"))?;
+            Ok(Destination { root, staged, target })
+        })
+        .collect()
+}
+
+/// Whether something stands at a path that a restore must not overwrite.
+pub(crate) fn occupied(path: &Path) -> Result<bool, Error> {
+    let meta = match std::fs::symlink_metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(Error::io("look at", path, e)),
+    };
+    if !meta.is_dir() {
+        return Ok(true);
+    }
+    let mut items = std::fs::read_dir(path).map_err(|e| Error::io("list", path, e))?;
+    Ok(items.next().is_some())
+}
+
+/// Refuses to begin what cannot end for want of space.
+pub(crate) fn check_space(target: &Path, need: u64) -> Result<(), Error> {
+    let existing = target.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+    let stat = rustix::fs::statvfs(existing)
+        .map_err(|e| Error::io("ask for free space of", existing, e.into()))?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let need = need.saturating_add(SPACE_MARGIN);
+    if free < need {
+        return Err(Error::new(
+            Class::NoSpace,
+            format!(
+                "too little space at {}: {} are free, {} are needed",
+                existing.display(),
+                model::size::human(free),
+                model::size::human(need)
+            ),
+        )
+        .hinting(
+            "Free some space, or restore to a larger disk with `--target`; nothing was touched.",
+        ));
+    }
+    Ok(())
+}
+
+/// Restores every root into its staging place. `reuse` is the snapshot that the targets hold,
+/// untouched.
+pub(crate) fn stage(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    snapshot: SnapshotId,
+    destinations: &[Destination],
+    reuse: Option<SnapshotId>,
+) -> Result<Restored, Error> {
+    let repository = site.repository()?;
+    let hard_links = site.engine()?.name() == "files";
+    let mut total = Restored::default();
+    operation.step("stage", destinations, |operation| {
+        operation.report().phase("restoring");
+        for destination in destinations {
+            if let Some(parent) = destination.staged.parent() {
+                std::fs::create_dir_all(parent).map_err(|e| Error::io("make", parent, e))?;
+            }
+            let reuse = reuse.filter(|_| destination.target.exists()).map(|old| Reuse {
+                tree: &destination.target,
+                snapshot: old,
+                hard_links,
+            });
+            let report = operation.report();
+            let done = repository::restore::restore(
+                repository,
+                snapshot,
+                destination.root.in_snapshot.as_bytes(),
+                &destination.staged,
+                Options { reuse, durable: true },
+                &*report,
+                operation.cancel(),
+            )?;
+            total.files += done.files;
+            total.bytes += done.bytes;
+            total.fetched_bytes += done.fetched_bytes;
+        }
+        Ok(())
+    })?;
+    Ok(total)
+}
+
+/// Lets the engine make the staged files what they are for.
+pub(crate) fn prepare(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    meta: &SnapshotMeta,
+    destinations: &[Destination],
+    purpose: &Purpose,
+) -> Result<(), Error> {
+    let engine = site.engine()?;
+    operation.step("prepare", (), |operation| {
+        let staged = staged(destinations);
+        operation.with_context(site, |cx| engine.prepare(cx, meta, &staged, purpose))
+    })
+}
+
+fn staged(destinations: &[Destination]) -> Vec<Staged> {
+    let one = |d: &Destination| Staged {
+        root: d.root.clone(),
+        staged: d.staged.clone(),
+        target: d.target.clone(),
+    };
+    destinations.iter().map(one).collect()
+}
+
+/// Moves everything in place and settles it. From its first line on there is only forward.
+pub(crate) fn place(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    placing: &Placing,
+) -> Result<(), Error> {
+    let engine = site.engine()?;
+    let id = operation.id().clone();
+    if placing.own {
+        for (root, placement) in engine.roots().iter().zip(&placing.placements) {
+            operation
+                .with_context(site, |cx| engine.ready_to_replace(cx, root, &placement.target))?;
+        }
+    }
+    operation.step("place", placing, |operation| {
+        operation.report().phase("putting in place");
+        move_all(site, &id, placing)
+    })?;
+    operation
+        .forward("settle", (), |operation| settle(site, &operation.calm(site).context(), placing))
+}
+
+/// After a crash: throws away what was staged, or carries on what was being placed.
+pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
+    let decode = |what: &str, e: serde_json::Error| {
+        Error::new(Class::Corrupt, format!("the journal's entry `{what}` is not valid")).because(e)
+    };
+    if let Some(data) = left.begun("place") {
+        if left.done("settle").is_some() {
+            return Ok(());
+        }
+        let placing: Placing = serde_json::from_value(data).map_err(|e| decode("place", e))?;
+        let (site, id) = (left.site, left.id.clone());
+        move_all(site, &id, &placing)?;
+        left.with_context(|cx| {
+            settle(site, cx, &placing).map_err(|e| {
+                engines::Error::new(
+                    model::Classify::class(&e),
+                    "what was put in place could not be settled",
+                )
+                .because(e)
+            })
+        })?;
+        return left.finished("settle", "what was being put in place was brought to its end");
+    }
+    if let Some(data) = left.begun("stage") {
+        let destinations: Vec<Destination> =
+            serde_json::from_value(data).map_err(|e| decode("stage", e))?;
+        for destination in &destinations {
+            remove(&destination.staged)?;
+        }
+        left.undone("stage", "what was staged was removed")?;
+    }
+    Ok(())
+}
+
+fn move_all(site: &ServiceSite, id: &OperationId, placing: &Placing) -> Result<(), Error> {
+    if placing.own {
+        MemberRecord::change(site, |record| record.applying = Some(id.clone()))?;
+    }
+    placing.placements.iter().try_for_each(Placement::place)
+}
+
+fn settle(site: &ServiceSite, cx: &engines::Context<'_>, placing: &Placing) -> Result<(), Error> {
+    let engine = site.engine()?;
+    for placement in &placing.placements {
+        placement.drop_staged()?;
+    }
+    let meta = meta(site, placing.snapshot)?;
+    if placing.own {
+        engine.activate(cx, &meta, &placing.purpose)?;
+    }
+    if !placing.own {
+        return Ok(());
+    }
+    let standby = placing.purpose == Purpose::Standby;
+    let follows = engine.refresh() == Refresh::Follow;
+    if standby && !follows {
+        for (number, placement) in placing.placements.iter().enumerate() {
+            repository::restore::record_manifest(&placement.target, &manifest(site, number))?;
+        }
+    }
+    MemberRecord::change(site, |record| {
+        record.applying = None;
+        record.applied = standby.then_some(AppliedHere {
+            snapshot: placing.snapshot,
+            source_time: placing.source_time,
+            roots: if follows { 0 } else { placing.placements.len() },
+        });
+    })?;
+    if standby {
+        let applied = Applied {
+            snapshot: placing.snapshot,
+            source_time: placing.source_time,
+            position: placing.position.clone(),
+            at: Timestamp::now(),
+        };
+        site.state()?.update(|state| state.applied(site.member(), Some(applied.clone())))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! Stops or freezes a service for a capture, and brings it back, whatever happens.
+//!
+//! The order is what makes it safe: the journal says `quiesce` before the service is touched, and a
+//! guardian, a process of its own, is waiting on the worker's sign of life before that. Whoever is
+//! first to notice the worker's death (the guardian, or the next command) brings the service back.
+
+use crate::hooks;
+use crate::operation::Operation;
+use crate::recover::Left;
+use crate::{Error, ServiceSite};
+use model::config::Quiesce;
+use model::{Class, Progress};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// How often bringing a service back is tried before it counts as failed.
+const TRIES: u32 = 3;
+
+/// The step that stands in journals between the stop and the return.
+pub(crate) const STEP: &str = "quiesce";
+
+/// Whether the service's definition asks for it.
+pub(crate) fn wanted(site: &ServiceSite) -> bool {
+    site.spec().quiesce != Quiesce::None
+}
+
+/// Arms the guardian, then stops or freezes the service.
+pub(crate) fn quiesce(site: &ServiceSite, operation: &mut Operation) -> Result<(), Error> {
+    operation.step("arm", (), |operation| arm(site, operation))?;
+    operation.step(STEP, site.spec().quiesce, |operation| {
+        operation.report().phase("stopping the service");
+        match site.spec().quiesce {
+            Quiesce::None => Ok(()),
+            Quiesce::Stop => {
+                let engine = site.engine()?;
+                operation.with_context(site, |cx| engine.stop(cx))
+            }
+            Quiesce::Freeze => {
+                hook(site, "freeze", &site.spec().hooks.freeze, operation).map(|_| ())
+            }
+        }
+    })
+}
+
+/// Brings it back after a capture. A cancel does not stop this.
+pub(crate) fn resume(site: &ServiceSite, operation: &mut Operation) -> Result<(), Error> {
+    operation.forward("resume", (), |operation| {
+        operation.report().phase("starting the service");
+        // A fresh token: whoever cancelled the backup did not ask for the service to stay down.
+        let calm = operation.calm(site);
+        bring_back(site, &calm.context())
+    })
+}
+
+/// After a crash or failure: the service comes back before anything else is looked at, since
+/// nothing else is as urgent and nothing of it needs the vault.
+pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
+    if left.begun(STEP).is_none() || left.done("resume").is_some() {
+        return Ok(());
+    }
+    let site = left.site;
+    left.with_context(|cx| {
+        bring_back(site, cx).map_err(|e| {
+            engines::Error::new(Class::Failed, "the service could not be brought back").because(e)
+        })
+    })?;
+    left.finished("resume", "the service was brought back")
+}
+
+fn bring_back(site: &ServiceSite, cx: &engines::Context<'_>) -> Result<(), Error> {
+    let variables = &cx.variables.to_vec();
+    let mut tries = 1;
+    loop {
+        let result = match site.spec().quiesce {
+            Quiesce::None => Ok(()),
+            Quiesce::Stop => site.engine()?.start(cx).map_err(Error::from),
+            Quiesce::Freeze => match &site.spec().hooks.thaw {
+                Some(thaw) => hooks::run("thaw", thaw, variables, cx.cancel).map(|_| ()),
+                None => Ok(()),
+            },
+        };
+        match result {
+            Ok(()) => return Ok(()),
+            Err(error) if tries >= TRIES => return Err(error),
+            Err(error) => {
+                cx.progress.warn(&format!("try {tries} of {TRIES} failed: {}", error.chain()));
+                std::thread::sleep(Duration::from_millis(500) * tries);
+                tries += 1;
+            }
+        }
+    }
+}
+
+fn hook(
+    site: &ServiceSite,
+    name: &str,
+    command: &Option<String>,
+    operation: &Operation,
+) -> Result<String, Error> {
+    let Some(command) = command else {
+        return Err(Error::invalid(format!("quiesce = \"freeze\" needs the hook `{name}`")));
+    };
+    hooks::run(name, command, &hooks::variables(site, Some(operation.id())), operation.cancel())
+}
+
+/// Starts `mainstay guardian SERVICE OPERATION` in a session of its own, so that neither a signal
+/// to our process group nor the end of our terminal reaches it.
+fn arm(site: &ServiceSite, operation: &Operation) -> Result<u32, Error> {
+    let Some(program) = site.site().program() else {
+        return Err(Error::invalid(
+            "no guardian can be armed: the program's own path is not known",
+        ));
+    };
+    let log = operation.dir().join("guardian.log");
+    let log = std::fs::File::create(&log).map_err(|e| Error::io("make", &log, e))?;
+    let errors = log.try_clone().map_err(|e| Error::io("share", operation.dir(), e))?;
+    let mut child = Command::new("setsid")
+        .arg("--fork")
+        .arg(program)
+        .arg("--config")
+        .arg(site.site().config_file())
+        .args(["guardian", site.name().as_str(), operation.id().as_str()])
+        // The test hook that kills the worker must not kill its guardian.
+        .env_remove("MAINSTAY_TEST_KILL_AT")
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(errors)
+        .spawn()
+        .map_err(|e| Error::io("start the guardian", program, e))?;
+    let status = child.wait().map_err(|e| Error::io("start the guardian", program, e))?;
+    if !status.success() {
+        return Err(Error::new(Class::Failed, format!("the guardian did not start ({status})")));
+    }
+    // It writes this file once it waits; only then is it safe to stop anything.
+    let ready = operation.dir().join("guardian.ready");
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !ready.exists() {
+        if std::time::Instant::now() >= deadline {
+            return Err(Error::new(Class::Failed, "the guardian did not become ready"));
+        }
+        operation.check_cancel()?;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(std::process::id())
+}

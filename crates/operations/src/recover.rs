@@ -1,0 +1,145 @@
+//! Cleans up after operations whose process died, by what their journals say.
+//!
+//! Only one table decides: each kind's `undo` looks at the journal and either takes back what was
+//! begun or, past its commit marker, brings it to its end. A live operation that fails uses the
+//! very same function, so that the path after a crash is walked every day.
+
+use crate::journal::{self, Event, Journal, Kind, Outcome, Steps};
+use crate::lock::MemberLock;
+use crate::operation::{Parts, Run, operations_dir, remove_scratch};
+use crate::{Error, ServiceSite, backup, offline, refresh, rejoin, restore, takeover};
+use model::OperationId;
+use std::path::{Path, PathBuf};
+
+/// How many finished operations are kept for `mainstay logs`.
+const KEPT: usize = 200;
+
+/// Cleans up after whoever died on this member; says what was done.
+pub fn sweep(site: &ServiceSite, run: &Run) -> Result<Vec<String>, Error> {
+    let _lock = MemberLock::take(&site.dir(), "clean-up", run.wait, &run.cancel)?;
+    sweep_locked(site, run)
+}
+
+/// The same, by whoever holds the lock already.
+pub(crate) fn sweep_locked(site: &ServiceSite, run: &Run) -> Result<Vec<String>, Error> {
+    let mut said = Vec::new();
+    let dirs = list(site)?;
+    let mut ended = Vec::new();
+    for dir in dirs {
+        let entries = journal::read(&dir)?;
+        let Some((id, kind)) = entries.start().map(|(id, kind)| (id.clone(), kind)) else {
+            // It died before its first line: nothing was begun.
+            crate::exchange::remove(&dir)?;
+            continue;
+        };
+        if entries.end().is_some() {
+            ended.push(dir);
+            continue;
+        }
+        let mut journal = Journal::reopen(&dir)?;
+        let lines = undo(site, kind, &id, &dir, &mut journal, run)?;
+        remove_scratch(&dir);
+        let what = match lines.as_slice() {
+            [] => "it had left nothing".to_owned(),
+            lines => lines.join("; "),
+        };
+        let message = format!("{id} had died; {what}");
+        journal.write(Event::End { outcome: Outcome::Died, message: message.clone() })?;
+        said.push(message);
+    }
+    let surplus = ended.len().saturating_sub(KEPT);
+    for dir in ended.into_iter().take(surplus) {
+        crate::exchange::remove(&dir)?;
+    }
+    Ok(said)
+}
+
+/// Takes back, or brings to its end, what a journal without a last line says was begun. Can be
+/// repeated: it may itself be killed.
+pub(crate) fn undo(
+    site: &ServiceSite,
+    kind: Kind,
+    id: &OperationId,
+    dir: &Path,
+    journal: &mut Journal,
+    run: &Run,
+) -> Result<Vec<String>, Error> {
+    let mut left = Left { site, id, dir, journal, run, said: Vec::new() };
+    match kind {
+        Kind::Backup => backup::undo(&mut left)?,
+        Kind::Restore => restore::undo(&mut left)?,
+        Kind::Refresh => refresh::undo(&mut left)?,
+        Kind::Takeover => takeover::undo(&mut left)?,
+        Kind::Offline | Kind::Online => offline::undo(&mut left)?,
+        Kind::Rejoin => rejoin::undo(&mut left)?,
+    }
+    Ok(left.said)
+}
+
+/// What an unfinished operation left, as its `undo` sees it.
+pub(crate) struct Left<'a> {
+    /// The service.
+    pub(crate) site: &'a ServiceSite,
+    /// The operation.
+    pub(crate) id: &'a OperationId,
+    /// Its directory.
+    pub(crate) dir: &'a Path,
+    journal: &'a mut Journal,
+    /// For progress; its token is not cancelled.
+    pub(crate) run: &'a Run,
+    said: Vec<String>,
+}
+
+impl Left<'_> {
+    /// The data of a step that was begun, and not undone.
+    pub(crate) fn begun(&self, step: &str) -> Option<serde_json::Value> {
+        self.journal.entries().begun(step).cloned()
+    }
+
+    /// The data of a step that was done, and not undone.
+    pub(crate) fn done(&self, step: &str) -> Option<serde_json::Value> {
+        self.journal.entries().done(step).cloned()
+    }
+
+    /// Records that a step was taken back.
+    pub(crate) fn undone(&mut self, step: &str, said: impl Into<String>) -> Result<(), Error> {
+        self.said.push(said.into());
+        self.journal.write(Event::Undone { step: step.to_owned() })
+    }
+
+    /// Records that a step was brought to its end.
+    pub(crate) fn finished(&mut self, step: &str, said: impl Into<String>) -> Result<(), Error> {
+        self.said.push(said.into());
+        self.journal.write(Event::Done { step: step.to_owned(), data: serde_json::Value::Null })
+    }
+
+    /// What an engine is given.
+    pub(crate) fn with_context<T>(
+        &self,
+        call: impl FnOnce(&engines::Context<'_>) -> Result<T, engines::Error>,
+    ) -> Result<T, Error> {
+        let scratch = self.dir.join("scratch");
+        std::fs::create_dir_all(&scratch).map_err(|e| Error::io("make", &scratch, e))?;
+        let (progress, cancel) = (self.run.progress.clone(), self.run.cancel.clone());
+        Parts::new(self.site, Some(self.id), scratch, progress, cancel).call(call)
+    }
+}
+
+/// The directories of all operations, oldest first.
+pub(crate) fn list(site: &ServiceSite) -> Result<Vec<PathBuf>, Error> {
+    let dir = operations_dir(site);
+    let items = match std::fs::read_dir(&dir) {
+        Ok(items) => items,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io("list", &dir, e)),
+    };
+    let mut dirs = Vec::new();
+    for item in items {
+        let item = item.map_err(|e| Error::io("list", &dir, e))?;
+        if item.file_name().to_str().is_some_and(|name| OperationId::new(name).is_ok()) {
+            dirs.push(item.path());
+        }
+    }
+    dirs.sort();
+    Ok(dirs)
+}

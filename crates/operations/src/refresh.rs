@@ -1,0 +1,432 @@
+//! Refresh: this host's standby is brought from the point it holds to a newer one.
+//!
+//! At every instant, crash included, the standby is at the old point or the new one: the new copy
+//! is built beside the old and exchanged with it in one rename. An engine that follows a log by
+//! itself is only seeded so; after that a refresh makes sure that it follows, and waits.
+
+use crate::exchange::{Placement, beside};
+use crate::journal::{Kind, Outcome};
+use crate::member::manifest;
+use crate::operation::{Operation, Run};
+use crate::placing::{self, Placing};
+use crate::recover::Left;
+use crate::{Error, MemberRecord, ServiceSite, Which, which};
+use engines::{Purpose, Refresh, Running};
+use jiff::Timestamp;
+use model::state::Applied;
+use model::{
+    Class, OperationId, Position, Progress, RecoveryPoint, Role, ServiceState, SnapshotId,
+};
+use repository::LockKind;
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+/// How many differences of a standby that was written to are named.
+const NAMED: usize = 10;
+
+/// How long a following standby may take to replay what the vault has.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(600);
+
+/// What is asked for.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Params {
+    /// Which point.
+    pub which: Which,
+    /// Put aside whatever is there and begin anew.
+    pub reseed: bool,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+/// What came of it, or with a dry run would.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Done {
+    /// The operation; none for a dry run.
+    pub operation: Option<OperationId>,
+    /// The point the standby held before.
+    pub from: Option<SnapshotId>,
+    /// The point it holds now.
+    pub to: SnapshotId,
+    /// Consistency time of what it holds now.
+    pub source_time: Timestamp,
+    /// How far it has followed the log, if it follows one.
+    pub position: Option<Position>,
+    /// It was at this point already.
+    pub unchanged: bool,
+    /// It was built from nothing.
+    pub seeded: bool,
+    /// Bytes of the copy.
+    pub bytes: u64,
+    /// Of these: bytes that came from the vault.
+    pub fetched_bytes: u64,
+    /// Where a copy that was put aside is.
+    pub put_aside: Vec<std::path::PathBuf>,
+    /// How long the run took.
+    pub seconds: f64,
+}
+
+/// Refreshes this host's standby.
+pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error> {
+    if params.dry_run {
+        let began = Instant::now();
+        let state = site.load_state()?.state;
+        let point = target(site, &state, &params.which)?;
+        let from = MemberRecord::load(site)?.applied.map(|a| a.snapshot);
+        return Ok(Done::to(&point, from, began));
+    }
+    let mut operation = Operation::begin(site, Kind::Refresh, params, run)?;
+    let result = perform(site, &mut operation, params);
+    operation.end(site, Kind::Refresh, result, |done| {
+        let message = match (done.unchanged, done.seeded) {
+            (true, _) => format!("it was at {} already", done.to.short()),
+            (_, true) => format!("seeded at {}", done.to.short()),
+            _ => format!("now at {}", done.to.short()),
+        };
+        (Outcome::Done, message)
+    })
+}
+
+impl Done {
+    fn to(point: &RecoveryPoint, from: Option<SnapshotId>, began: Instant) -> Done {
+        Done {
+            operation: None,
+            from,
+            to: point.snapshot,
+            source_time: point.source_time,
+            position: point.position.clone(),
+            unchanged: from == Some(point.snapshot),
+            seeded: from.is_none(),
+            bytes: point.size_bytes,
+            fetched_bytes: 0,
+            put_aside: Vec::new(),
+            seconds: began.elapsed().as_secs_f64(),
+        }
+    }
+}
+
+/// The point to go to. Only committed history counts.
+fn target(site: &ServiceSite, state: &ServiceState, which: &Which) -> Result<RecoveryPoint, Error> {
+    match state.members.get(site.member()).map(|member| member.role) {
+        Some(Role::Standby) => {}
+        Some(role) => {
+            return Err(Error::refused(format!(
+                "{} is {role:?} of {}, and only a standby is refreshed",
+                site.member(),
+                site.name()
+            )));
+        }
+        None => {
+            return Err(Error::invalid(format!(
+                "{} is not a member of {} yet",
+                site.member(),
+                site.name()
+            ))
+            .hinting("Run `mainstay init` on this host first."));
+        }
+    }
+    let id = which::resolve(site, state, which)?;
+    let point = state.point(id).ok_or_else(|| {
+        Error::refused(format!(
+            "snapshot {} is not history of {}: no backup committed it",
+            id.short(),
+            site.name()
+        ))
+    })?;
+    if point.incomplete {
+        return Err(Error::refused(format!("{} is incomplete", point.name())).hinting(
+            "Choose a whole one, or restore it elsewhere with `mainstay restore --target`.",
+        ));
+    }
+    Ok(point.clone())
+}
+
+/// The refresh inside an operation that may be more than a refresh (a takeover ends with one).
+pub(crate) fn perform(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    params: &Params,
+) -> Result<Done, Error> {
+    let began = Instant::now();
+    operation.report().phase("opening the vault");
+    let state = site.load_state()?.state;
+    let point = target(site, &state, &params.which)?;
+    let record = MemberRecord::load(site)?;
+    let from = record.applied.as_ref().map(|applied| applied.snapshot);
+    if record.offline.is_some() && params.which == Which::Latest && !params.reseed {
+        return Err(Error::refused(format!("{} is offline on this host", site.name()))
+            .hinting("Bring it back with `mainstay online` first."));
+    }
+    if let Some(held) = from
+        && !params.reseed
+        && state.point(held).is_none()
+    {
+        return Err(Error::refused(format!(
+            "the copy on this host is at {}, which is not in the history of {} (any more)",
+            held.short(),
+            site.name()
+        ))
+        .hinting("Build it anew with `mainstay refresh --reseed`; what is there is put aside."));
+    }
+    let engine = site.engine()?;
+    let mut done =
+        Done { operation: Some(operation.id().clone()), ..Done::to(&point, from, began) };
+    if engine.refresh() == Refresh::Follow && from.is_some() && !params.reseed {
+        follow(site, operation, &point, &mut done)?;
+    } else {
+        replace(site, operation, &point, params, &mut done)?;
+        if engine.refresh() == Refresh::Follow {
+            follow(site, operation, &point, &mut done)?;
+        }
+    }
+    if let Some(command) = &site.spec().hooks.after_refresh {
+        let variables = crate::hooks::variables(site, Some(operation.id()));
+        crate::hooks::run("after-refresh", command, &variables, operation.cancel())?;
+    }
+    done.seconds = began.elapsed().as_secs_f64();
+    Ok(done)
+}
+
+/// Builds the new copy beside the old one and exchanges them.
+fn replace(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    point: &RecoveryPoint,
+    params: &Params,
+    done: &mut Done,
+) -> Result<(), Error> {
+    let engine = site.engine()?;
+    let runs = operation.with_context(site, |cx| engine.running(cx))? == Running::Yes;
+    if runs && !params.reseed {
+        return Err(Error::refused(format!("{} runs on this standby", site.name()))
+            .hinting("Stop it: a standby of this engine is not running until it takes over."));
+    }
+    let meta = placing::meta(site, point.snapshot)?;
+    let targets = placing::own_targets(site, &meta)?;
+    let destinations = placing::destinations(&meta, targets, operation.id())?;
+    let reuse = done.from.filter(|_| !params.reseed);
+    let mut put_aside = Vec::new();
+    for (number, destination) in destinations.iter().enumerate() {
+        let occupied = placing::occupied(&destination.target)?;
+        match (occupied, reuse) {
+            (false, _) => put_aside.push(None),
+            (true, _) if params.reseed => {
+                let stamp = Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
+                put_aside.push(Some(beside(&destination.target, &format!("diverged-{stamp}"))?));
+            }
+            (true, None) => {
+                return Err(Error::refused(format!(
+                    "{} holds data that no refresh put there",
+                    destination.target.display()
+                ))
+                .hinting("Move it away, or build the copy anew with `mainstay refresh --reseed`, which puts it aside."));
+            }
+            (true, Some(_)) => {
+                untouched(site, number, &destination.target)?;
+                put_aside.push(None);
+            }
+        }
+    }
+    if done.unchanged && !params.reseed && destinations.iter().all(|d| d.target.exists()) {
+        site.state()?.update(|state| {
+            let entry = state.members.get(site.member()).and_then(|m| m.applied.clone());
+            match entry {
+                Some(applied) if applied.snapshot == point.snapshot => Ok(()),
+                _ => state.applied(site.member(), Some(applied_now(point, None))),
+            }
+        })?;
+        return Ok(());
+    }
+    done.unchanged = false;
+    done.seeded = reuse.is_none();
+    let repository = site.repository()?;
+    let _lock = repository.lock(LockKind::Shared, Duration::from_secs(60), operation.cancel())?;
+    if reuse.is_none() {
+        for destination in &destinations {
+            placing::check_space(&destination.target, point.size_bytes)?;
+        }
+    }
+    operation.step("announce", (), |_| {
+        site.state()?.update(|state| state.importing(site.member()))?;
+        Ok(())
+    })?;
+    let restored = placing::stage(site, operation, point.snapshot, &destinations, reuse)?;
+    done.bytes = restored.bytes;
+    done.fetched_bytes = restored.fetched_bytes;
+    placing::prepare(site, operation, &meta, &destinations, &Purpose::Standby)?;
+    if runs {
+        operation
+            .step("stop", (), |operation| operation.with_context(site, |cx| engine.stop(cx)))?;
+    }
+    let placements = destinations
+        .iter()
+        .zip(&put_aside)
+        .map(|(d, aside)| Placement::new(d.staged.clone(), d.target.clone(), aside.clone()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let placing = Placing {
+        placements,
+        snapshot: point.snapshot,
+        source_time: point.source_time,
+        position: point.position.clone(),
+        purpose: Purpose::Standby,
+        own: true,
+    };
+    // Looked at again just before the exchange: building took time in which somebody may have
+    // written.
+    if reuse.is_some() {
+        for (number, destination) in destinations.iter().enumerate() {
+            if placing::occupied(&destination.target)? {
+                untouched(site, number, &destination.target)?;
+            }
+        }
+    }
+    placing::place(site, operation, &placing)?;
+    done.put_aside = put_aside.into_iter().flatten().collect();
+    Ok(())
+}
+
+/// A running standby: start it if it is down, refuse it if it does not follow, wait until it has
+/// replayed what the vault has.
+fn follow(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    point: &RecoveryPoint,
+    done: &mut Done,
+) -> Result<(), Error> {
+    let engine = site.engine()?;
+    if operation.with_context(site, |cx| engine.running(cx))? != Running::Yes {
+        operation
+            .step("start", (), |operation| operation.with_context(site, |cx| engine.start(cx)))?;
+    }
+    operation.report().phase("waiting for the standby to replay");
+    let goal = replay_goal(site, point)?;
+    let deadline = Instant::now() + REPLAY_PATIENCE;
+    loop {
+        operation.check_cancel()?;
+        let seen = operation.with_context(site, |cx| engine.inspect(cx))?;
+        if seen.running == Running::Yes && !seen.following {
+            return Err(Error::refused(format!(
+                "the copy of {} on this host does not follow any more: it was promoted or written to",
+                site.name()
+            ))
+            .hinting("Look at what is in it; `mainstay refresh --reseed` puts it aside and begins anew."));
+        }
+        if reached(seen.position.as_ref(), goal.as_ref()) {
+            let source_time = seen.replayed.unwrap_or(point.source_time).max(point.source_time);
+            done.position.clone_from(&seen.position);
+            done.source_time = source_time;
+            let applied = Applied {
+                snapshot: point.snapshot,
+                source_time,
+                position: seen.position.clone(),
+                at: Timestamp::now(),
+            };
+            site.state()?.update(|state| state.applied(site.member(), Some(applied.clone())))?;
+            MemberRecord::change(site, |record| {
+                if let Some(applied) = &mut record.applied {
+                    applied.snapshot = point.snapshot;
+                    applied.source_time = source_time;
+                }
+            })?;
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::new(
+                Class::Unavailable,
+                format!("the standby of {} does not get to {}", site.name(), place(goal.as_ref())),
+            )
+            .hinting("Look at its log for a segment that it cannot get; `mainstay refresh --reseed` builds it anew."));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// How far a standby can get with what the vault has: the head's position.
+fn replay_goal(_site: &ServiceSite, point: &RecoveryPoint) -> Result<Option<Position>, Error> {
+    Ok(point.position.clone())
+}
+
+fn place(position: Option<&Position>) -> String {
+    position.map_or_else(|| "its goal".to_owned(), Position::to_string)
+}
+
+/// Whether a position is at or past another in the same log.
+pub(crate) fn reached(seen: Option<&Position>, goal: Option<&Position>) -> bool {
+    match (seen, goal) {
+        (_, None) => true,
+        (Some(Position::Lsn { lsn: seen, .. }), Some(Position::Lsn { lsn: goal, .. })) => {
+            seen >= goal
+        }
+        (Some(seen), Some(goal)) => seen == goal,
+        (None, Some(_)) => false,
+    }
+}
+
+fn applied_now(point: &RecoveryPoint, position: Option<Position>) -> Applied {
+    Applied {
+        snapshot: point.snapshot,
+        source_time: point.source_time,
+        position,
+        at: Timestamp::now(),
+    }
+}
+
+/// Refuses a copy that somebody wrote to since the last refresh.
+fn untouched(site: &ServiceSite, root: usize, target: &std::path::Path) -> Result<(), Error> {
+    let found = differences(site, root, target)?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    let mut lines: Vec<String> = found.iter().take(NAMED).cloned().collect();
+    if found.len() > NAMED {
+        lines.push("and more".to_owned());
+    }
+    Err(Error::refused(format!(
+        "the standby at {} was written to since its last refresh: {}",
+        target.display(),
+        lines.join(", ")
+    ))
+    .hinting("Keep what you need of it; `mainstay refresh --reseed` puts the copy aside and builds it anew."))
+}
+
+fn differences(
+    site: &ServiceSite,
+    root: usize,
+    target: &std::path::Path,
+) -> Result<Vec<String>, Error> {
+    let found = repository::restore::differences(target, &manifest(site, root), NAMED + 1)?;
+    Ok(found.into_iter().map(|d| format!("{} ({})", d.path, d.what)).collect())
+}
+
+/// What of this host's standby was changed since its last refresh, by name; empty if nothing was,
+/// or if the engine follows by itself.
+pub fn modified(site: &ServiceSite) -> Result<Vec<String>, Error> {
+    let Some(applied) = MemberRecord::load(site)?.applied else { return Ok(Vec::new()) };
+    let roots = site.engine()?.roots();
+    let mut found = Vec::new();
+    for (number, root) in roots.iter().enumerate().take(applied.roots) {
+        found.extend(differences(site, number, &root.on_host)?);
+    }
+    Ok(found)
+}
+
+/// Takes back a refresh that did not reach its commit marker; brings another to its end.
+pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
+    placing::undo(left)?;
+    let site = left.site;
+    if left.begun("announce").is_some() && left.done("settle").is_none() {
+        let record = MemberRecord::load(site)?;
+        site.state()?.update(|state| {
+            let Some(member) = state.members.get(site.member()) else { return Ok(()) };
+            if member.role != Role::Standby || !member.importing {
+                return Ok(());
+            }
+            // It holds what it held before.
+            let before = member.applied.clone().filter(|_| record.applied.is_some());
+            state.applied(site.member(), before)
+        })?;
+        left.undone("announce", "the standby is where it was")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! Rejoin: a member that was taken over becomes a standby. Its old data is put aside, never lost.
+
+use crate::journal::{Kind, Outcome};
+use crate::operation::{Operation, Run};
+use crate::recover::Left;
+use crate::{Error, MemberRecord, ServiceSite, Which, refresh};
+use engines::Running;
+use jiff::Timestamp;
+use model::{Generation, OperationId, Role};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// What came of it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Done {
+    /// The operation.
+    pub operation: OperationId,
+    /// The generation that it follows now.
+    pub generation: Generation,
+    /// Where its old data is.
+    pub put_aside: Vec<PathBuf>,
+    /// What it holds now.
+    pub refreshed: refresh::Done,
+}
+
+/// Makes this host's broken member a standby of the primary that took over.
+pub fn run(site: &ServiceSite, run: &Run) -> Result<Done, Error> {
+    let mut operation = Operation::begin(site, Kind::Rejoin, &(), run)?;
+    let result = perform(site, &mut operation);
+    operation.end(site, Kind::Rejoin, result, |done| {
+        (Outcome::Done, format!("a standby at {}", done.refreshed.to.short()))
+    })
+}
+
+fn perform(site: &ServiceSite, operation: &mut Operation) -> Result<Done, Error> {
+    let state = site.load_state()?.state;
+    let role = state.members.get(site.member()).map(|member| member.role);
+    match role {
+        Some(Role::Broken | Role::Standby) => {}
+        Some(Role::Primary) => {
+            return Err(Error::refused(format!(
+                "{} is the primary of {}",
+                site.member(),
+                site.name()
+            )));
+        }
+        None => {
+            return Err(Error::invalid(format!(
+                "{} is not a member of {}",
+                site.member(),
+                site.name()
+            ))
+            .hinting("Run `mainstay init` on this host first."));
+        }
+    }
+    if state.head.is_none_or(|head| head.generation < state.generation) {
+        return Err(Error::refused(format!(
+            "the new primary has not made a backup at generation {} yet",
+            state.generation
+        ))
+        .hinting("Run `mainstay backup` on it first; the standby is built from that."));
+    }
+    let engine = site.engine()?;
+    if operation.with_context(site, |cx| engine.running(cx))? == Running::Yes {
+        if !engine.abilities().start_stop {
+            return Err(Error::refused(format!("{} still runs on this host", site.name()))
+                .hinting("Stop it first."));
+        }
+        operation
+            .step("stop", (), |operation| operation.with_context(site, |cx| engine.stop(cx)))?;
+    }
+    operation.step("join", (), |_| {
+        if role == Some(Role::Broken) {
+            site.state()?.update(|state| state.rejoin(site.member(), Timestamp::now()))?;
+        }
+        MemberRecord::change(site, |record| {
+            record.applied = None;
+            record.offline = None;
+        })?;
+        Ok(())
+    })?;
+    let params = refresh::Params { which: Which::Latest, reseed: true, dry_run: false };
+    let refreshed = refresh::perform(site, operation, &params)?;
+    Ok(Done {
+        operation: operation.id().clone(),
+        generation: state.generation,
+        put_aside: refreshed.put_aside.clone(),
+        refreshed,
+    })
+}
+
+/// A member that has joined stays a standby with nothing on it; its refresh is taken back.
+pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
+    refresh::undo(left)
+}

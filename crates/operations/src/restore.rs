@@ -1,0 +1,316 @@
+//! Restore: a recovery point becomes data in a place of this host.
+//!
+//! | step | after it | undone by |
+//! |---|---|---|
+//! | `stage` | the content is beside its target, verified and durable | removing it |
+//! | `prepare` | the engine has made it what it is for | removing it |
+//! | `stop` | the service that stood there is stopped | starting it |
+//! | `place` | commit marker: the content is moved in | (only forward) |
+//! | `settle` | the old content is put aside or removed, the record written | |
+//! | `start` | the service runs | |
+
+use crate::exchange::{Placement, beside};
+use crate::journal::{Kind, Outcome};
+use crate::operation::{Operation, Run};
+use crate::placing::{self, Placing};
+use crate::recover::Left;
+use crate::{Error, MemberRecord, ServiceSite, Which, which};
+use engines::{Purpose, RootKind, Running, SnapshotMeta};
+use jiff::Timestamp;
+use model::{OperationId, Position, Role, ServiceName, ServiceState, SnapshotId};
+use repository::{LockKind, SnapshotReader};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What is asked for.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Params {
+    /// Which point.
+    pub which: Which,
+    /// Where to, instead of the service's own place.
+    pub target: Option<PathBuf>,
+    /// Under a new name: beside the service's own place if there is no target.
+    pub as_name: Option<ServiceName>,
+    /// What stands there is put aside.
+    pub replace: bool,
+    /// The service is left stopped.
+    pub no_start: bool,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+/// What came of it, or with a dry run would.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Done {
+    /// The operation; none for a dry run.
+    pub operation: Option<OperationId>,
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// Its consistency time.
+    pub source_time: Timestamp,
+    /// Its log position.
+    pub position: Option<Position>,
+    /// The point in time that the log is replayed to beyond the snapshot.
+    pub until: Option<Timestamp>,
+    /// Where everything is now.
+    pub targets: Vec<PathBuf>,
+    /// Where what stood there is now.
+    pub put_aside: Vec<PathBuf>,
+    /// Regular files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The service was started.
+    pub started: bool,
+    /// The definition, for a restore under a new name.
+    pub definition: model::config::Service,
+    /// How long the run took.
+    pub seconds: f64,
+}
+
+/// Restores.
+pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error> {
+    if params.dry_run {
+        let state = load(site)?;
+        let plan = Plan::make(site, &state, params, &dry_id()?)?;
+        return Ok(plan.done(None, 0, 0, false, 0.0));
+    }
+    let mut operation = Operation::begin(site, Kind::Restore, params, run)?;
+    let result = perform(site, &mut operation, params);
+    operation.end(site, Kind::Restore, result, |done| {
+        let places: Vec<_> = done.targets.iter().map(|t| t.display().to_string()).collect();
+        (Outcome::Done, format!("{} is at {}", done.snapshot.short(), places.join(", ")))
+    })
+}
+
+fn dry_id() -> Result<OperationId, Error> {
+    OperationId::new("dry-run").map_err(|e| Error::invalid(e.to_string()))
+}
+
+/// A state that is damaged must not stand between a person and their data: with a target of its
+/// own, a restore needs only the snapshots.
+fn load(site: &ServiceSite) -> Result<ServiceState, Error> {
+    Ok(site.load_state()?.state)
+}
+
+struct Plan {
+    snapshot: SnapshotId,
+    meta: SnapshotMeta,
+    destinations: Vec<placing::Destination>,
+    purpose: Purpose,
+    until: Option<Timestamp>,
+    own: bool,
+    put_aside: Vec<Option<PathBuf>>,
+    size_bytes: u64,
+}
+
+impl Plan {
+    fn make(
+        site: &ServiceSite,
+        state: &ServiceState,
+        params: &Params,
+        id: &OperationId,
+    ) -> Result<Plan, Error> {
+        let snapshot = which::resolve(site, state, &params.which)?;
+        let meta = placing::meta(site, snapshot)?;
+        let engine = site.engine()?;
+        let until = match params.which {
+            // Only a log reaches beyond a snapshot.
+            Which::At(time) if engine.abilities().log => Some(time),
+            _ => None,
+        };
+        let own = params.target.is_none() && params.as_name.is_none();
+        if let Some(name) = &params.as_name {
+            name_is_free(site, name)?;
+        }
+        let targets = match (&params.target, &params.as_name) {
+            (Some(dir), _) => targets_below(dir, &meta)?,
+            (None, Some(name)) => {
+                let own = placing::own_targets(site, &meta)?;
+                own.iter().map(|path| beside(path, name.as_str())).collect::<Result<_, _>>()?
+            }
+            (None, None) => placing::own_targets(site, &meta)?,
+        };
+        let purpose =
+            if own { own_purpose(site, state, until)? } else { Purpose::Scratch { until } };
+        let destinations = placing::destinations(&meta, targets, id)?;
+        let stamp = Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+        let mut put_aside = Vec::new();
+        for destination in &destinations {
+            if !placing::occupied(&destination.target)? {
+                put_aside.push(None);
+                continue;
+            }
+            if !params.replace {
+                let what = format!("{} is not empty", destination.target.display());
+                return Err(Error::refused(what).hinting(
+                    "Add `--replace` to put what is there aside, or choose another place with `--target`.",
+                ));
+            }
+            put_aside.push(Some(beside(&destination.target, &format!("replaced-{stamp}"))?));
+        }
+        let size_bytes = match state.point(snapshot) {
+            Some(point) => point.size_bytes,
+            None => size_of(site, snapshot)?,
+        };
+        Ok(Plan { snapshot, meta, destinations, purpose, until, own, put_aside, size_bytes })
+    }
+
+    fn done(
+        self,
+        operation: Option<OperationId>,
+        files: u64,
+        bytes: u64,
+        started: bool,
+        seconds: f64,
+    ) -> Done {
+        Done {
+            operation,
+            snapshot: self.snapshot,
+            source_time: self.meta.source_time,
+            position: self.meta.position,
+            until: self.until,
+            targets: self.destinations.into_iter().map(|d| d.target).collect(),
+            put_aside: self.put_aside.into_iter().flatten().collect(),
+            files,
+            bytes,
+            started,
+            definition: self.meta.definition,
+            seconds,
+        }
+    }
+}
+
+fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Result<Done, Error> {
+    let began = Instant::now();
+    let state = load(site)?;
+    let plan = Plan::make(site, &state, params, operation.id())?;
+    let repository = site.repository()?;
+    let engine = site.engine()?;
+    let _lock = repository.lock(LockKind::Shared, Duration::from_secs(60), operation.cancel())?;
+    for destination in &plan.destinations {
+        placing::check_space(&destination.target, plan.size_bytes)?;
+    }
+    let was_running =
+        plan.own && operation.with_context(site, |cx| engine.running(cx))? == Running::Yes;
+    if was_running && !params.replace {
+        return Err(Error::refused(format!("{} runs on this host", site.name()))
+            .hinting("Take it out of service with `mainstay offline` first, or add `--replace`."));
+    }
+    let restored = placing::stage(site, operation, plan.snapshot, &plan.destinations, None)?;
+    placing::prepare(site, operation, &plan.meta, &plan.destinations, &plan.purpose)?;
+    if was_running {
+        operation
+            .step("stop", (), |operation| operation.with_context(site, |cx| engine.stop(cx)))?;
+    }
+    let placements = plan.destinations.iter().zip(&plan.put_aside);
+    let placements = placements
+        .map(|(d, aside)| Placement::new(d.staged.clone(), d.target.clone(), aside.clone()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let placing = Placing {
+        placements,
+        snapshot: plan.snapshot,
+        source_time: plan.meta.source_time,
+        position: plan.meta.position.clone(),
+        purpose: plan.purpose.clone(),
+        own: plan.own,
+    };
+    placing::place(site, operation, &placing)?;
+    let offline = MemberRecord::load(site)?.offline.is_some();
+    let can_start = engine.abilities().start_stop;
+    let start =
+        plan.own && can_start && !params.no_start && !offline && starts(&plan.purpose, engine);
+    if start {
+        operation.forward("start", (), |operation| {
+            operation.with_context(site, |cx| engine.start(cx))
+        })?;
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    Ok(plan.done(Some(operation.id().clone()), restored.files, restored.bytes, start, seconds))
+}
+
+/// A restored primary is started; a standby only if it is of the kind that runs.
+fn starts(purpose: &Purpose, engine: &dyn engines::Engine) -> bool {
+    match purpose {
+        Purpose::Primary { .. } => true,
+        Purpose::Standby => engine.refresh() == engines::Refresh::Follow,
+        Purpose::Scratch { .. } => false,
+    }
+}
+
+/// Takes back a restore that did not reach its commit marker; brings another to its end.
+pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
+    placing::undo(left)?;
+    if left.begun("stop").is_some() && left.done("start").is_none() {
+        let engine = left.site.engine()?;
+        left.with_context(|cx| engine.start(cx))?;
+        left.finished("start", "the service was started again")?;
+    }
+    Ok(())
+}
+
+fn own_purpose(
+    site: &ServiceSite,
+    state: &ServiceState,
+    until: Option<Timestamp>,
+) -> Result<Purpose, Error> {
+    let elsewhere = "Restore to another place with `--target DIR`.";
+    match state.members.get(site.member()).map(|member| member.role) {
+        Some(Role::Primary) => Ok(Purpose::Primary { until }),
+        Some(Role::Standby) => Ok(Purpose::Standby),
+        Some(Role::Broken) => Err(Error::refused(format!(
+            "{} was taken over and is broken: its data is kept until someone decides",
+            site.member()
+        ))
+        .hinting(format!("{elsewhere} `mainstay rejoin` makes it a standby."))),
+        None => {
+            Err(Error::refused(format!("{} is not a member of {}", site.member(), site.name()))
+                .hinting(format!("{elsewhere} `mainstay init` makes it a member.")))
+        }
+    }
+}
+
+fn name_is_free(site: &ServiceSite, name: &ServiceName) -> Result<(), Error> {
+    let host = site.site();
+    let used = |where_: String| {
+        Error::refused(format!("the name {name} is in use: {where_}"))
+            .hinting("Choose a name that no service has.")
+    };
+    if host.config().service.contains_key(name) {
+        return Err(used(host.config_file().display().to_string()));
+    }
+    let vault = host.vault()?;
+    if !vault.list(name.as_str())?.is_empty() {
+        return Err(used(format!("{}/{name}", vault.location())));
+    }
+    Ok(())
+}
+
+/// One tree goes to the target itself; a file goes into it; of several, each keeps its whole path.
+fn targets_below(dir: &Path, meta: &SnapshotMeta) -> Result<Vec<PathBuf>, Error> {
+    let dir = std::path::absolute(dir).map_err(|e| Error::io("resolve", dir, e))?;
+    let [only] = meta.roots.as_slice() else {
+        let below = |root: &engines::Root| dir.join(root.in_snapshot.trim_start_matches('/'));
+        return Ok(meta.roots.iter().map(below).collect());
+    };
+    Ok(vec![match only.kind {
+        RootKind::Tree => dir,
+        RootKind::File => {
+            let name = only.in_snapshot.rsplit('/').next().unwrap_or("file");
+            dir.join(name)
+        }
+    }])
+}
+
+fn size_of(site: &ServiceSite, snapshot: SnapshotId) -> Result<u64, Error> {
+    let reader = SnapshotReader::open(site.repository()?, snapshot)?;
+    let mut total = 0_u64;
+    reader.walk(b"/", &mut |_, node| {
+        total = total.saturating_add(node.size);
+        Ok(())
+    })?;
+    Ok(total)
+}

@@ -1,0 +1,406 @@
+//! Takeover: this host's standby becomes the primary. What is decided elsewhere is carried out
+//! here, in steps of which each is safe to repeat.
+//!
+//! | step | after it | undone by |
+//! |---|---|---|
+//! | `claim` | nobody else can claim a takeover of this service | giving the claim back |
+//! | `fence` | there is proof that the old primary does not serve | |
+//! | final refresh | the standby has all that the vault has | |
+//! | `raise` | **point of no return**: new generation, new primary, old one broken | (only forward) |
+//! | `promote` | the copy accepts writes | |
+//! | `start` | the service runs | |
+//! | `hooks` | the service and its clients know | |
+//! | `finish` | the takeover is history | |
+
+use crate::journal::{Kind, Outcome};
+use crate::operation::{Operation, Run};
+use crate::recover::Left;
+use crate::{Error, MemberRecord, ServiceSite, Which, hooks, refresh};
+use engines::{Purpose, Refresh};
+use jiff::Timestamp;
+use model::state::{FenceProof, Intent, Stopped, TakeoverKind};
+use model::{Class, Generation, MemberName, OperationId, Progress, ServiceState};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// The name under which a person overrides that the old primary is not fenced.
+pub const UNFENCED: &str = "primary-not-fenced";
+
+/// What is asked for, after the gates were passed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Params {
+    /// Planned or unplanned.
+    pub kind: TakeoverKind,
+    /// Gates that a person overrode, with the reasons they typed.
+    pub overrides: BTreeMap<String, String>,
+    /// How long a planned takeover waits for the old primary to stop.
+    pub patience_seconds: u64,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Done {
+    /// The operation.
+    pub operation: OperationId,
+    /// The new generation.
+    pub generation: Generation,
+    /// The old primary.
+    pub from: Option<MemberName>,
+    /// Why it is believed not to serve.
+    pub fenced: FenceProof,
+    /// The name that its copy goes by now.
+    pub old_label: Option<String>,
+    /// What the new primary started from, at source time.
+    pub source_time: Option<Timestamp>,
+    /// What was done and could not be done after the promotion, for people to go through.
+    pub checklist: Vec<Item>,
+    /// The service runs here.
+    pub started: bool,
+    /// Seconds from the raised generation to the end of the promotion.
+    pub promotion_seconds: f64,
+    /// How long the run took.
+    pub seconds: f64,
+}
+
+/// One line of the checklist.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Item {
+    /// What.
+    pub what: String,
+    /// Whether it was done.
+    pub done: bool,
+    /// How it went.
+    pub detail: String,
+}
+
+/// Takes over.
+pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error> {
+    let mut operation = Operation::begin(site, Kind::Takeover, params, run)?;
+    let result = perform(site, &mut operation, params);
+    operation.end(site, Kind::Takeover, result, |done| {
+        (
+            Outcome::Done,
+            format!("{} is the primary at generation {}", site.member(), done.generation),
+        )
+    })
+}
+
+fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Result<Done, Error> {
+    let began = Instant::now();
+    let id = operation.id().clone();
+    let store = site.state()?;
+    let before = site.load_state()?.state;
+    // Claims of our own that died before the generation was raised were given back by the sweep;
+    // one that is raised was brought to its end by it.
+    let from = before.primary.clone();
+    operation.step("claim", params, |_| {
+        let intent = Intent {
+            id: id.to_string(),
+            kind: params.kind,
+            from: from.clone(),
+            to: site.member().clone(),
+            generation: before.generation,
+            claimed: Timestamp::now(),
+            fenced: None,
+            overrides: params.overrides.clone(),
+            raised: false,
+        };
+        store.update(|state| state.claim(intent.clone()))?;
+        Ok(())
+    })?;
+    let fenced = operation.step("fence", (), |operation| {
+        operation.report().phase("fencing the old primary");
+        let proof = fence(site, operation, params, &from)?;
+        store.update(|state| state.fenced(id.as_str(), proof.clone()))?;
+        Ok(proof)
+    })?;
+    let source_time = catch_up(site, operation)?;
+
+    // From here on nothing stops it: a cancel is looked at one last time.
+    operation.check_cancel()?;
+    let raised_at = Instant::now();
+    operation.forward("raise", (), |_| raise(site, &id))?;
+    let (started, checklist, promotion_seconds) = {
+        let calm = operation.calm(site);
+        let cx = calm.context();
+        operation.forward("promote", (), |operation| {
+            operation.report().phase("promoting");
+            promote(site, &cx)
+        })?;
+        let promotion_seconds = raised_at.elapsed().as_secs_f64();
+        let started = operation.forward("start", (), |_| Ok(start(site, &cx)))?;
+        let variables = takeover_variables(site, operation.id(), &from);
+        let mut checklist = vec![started.clone()];
+        let more = operation.forward("hooks", (), |_| Ok(follow_up(site, &cx, &variables)))?;
+        checklist.extend(more);
+        (started.done, checklist, promotion_seconds)
+    };
+    let state = operation.forward("finish", (), |_| finish(site, &id))?;
+    for item in checklist.iter().filter(|item| !item.done) {
+        operation.report().warn(&format!("{}: {}", item.what, item.detail));
+    }
+    let old_label =
+        from.as_ref().and_then(|from| state.members.get(from)).and_then(|m| m.label.clone());
+    Ok(Done {
+        operation: id,
+        generation: state.generation,
+        from,
+        fenced,
+        old_label,
+        source_time,
+        checklist,
+        started,
+        promotion_seconds,
+        seconds: began.elapsed().as_secs_f64(),
+    })
+}
+
+/// Finds proof that the old primary does not serve, or fails.
+fn fence(
+    site: &ServiceSite,
+    operation: &Operation,
+    params: &Params,
+    from: &Option<MemberName>,
+) -> Result<FenceProof, Error> {
+    let Some(from) = from else { return Ok(FenceProof::NoPrimary) };
+    if stopped(&site.load_state()?.state, from).is_some() {
+        return Ok(FenceProof::Stopped);
+    }
+    let mut hook_error = None;
+    if let Some(command) = &site.spec().hooks.fence {
+        let variables = takeover_variables(site, operation.id(), &Some(from.clone()));
+        match hooks::run("fence", command, &variables, operation.cancel()) {
+            // A planned takeover loses nothing only if the old primary handed everything over; a
+            // fence that merely cut it off is no hand-over.
+            Ok(_) if params.kind == TakeoverKind::Unplanned => {
+                return Ok(FenceProof::Hook { command: command.clone() });
+            }
+            Ok(_) => {}
+            Err(error) => hook_error = Some(error),
+        }
+    }
+    match params.kind {
+        TakeoverKind::Planned => {
+            if let Some(error) = hook_error {
+                return Err(error);
+            }
+            wait_for_stop(site, operation, params, from)
+        }
+        TakeoverKind::Unplanned => match params.overrides.get(UNFENCED) {
+            Some(reason) => Ok(FenceProof::Override { reason: reason.clone() }),
+            None => Err(hook_error.unwrap_or_else(|| {
+                Error::refused(format!("the old primary {from} is not fenced: it may still serve")).hinting(format!(
+                    "Configure the hook `fence`, or make sure yourself that it is off and say so with `--override {UNFENCED}=REASON`."
+                ))
+            })),
+        },
+    }
+}
+
+fn stopped<'a>(state: &'a ServiceState, member: &MemberName) -> Option<&'a Stopped> {
+    let stopped = state.members.get(member)?.stopped.as_ref()?;
+    (stopped.generation == state.generation).then_some(stopped)
+}
+
+fn wait_for_stop(
+    site: &ServiceSite,
+    operation: &Operation,
+    params: &Params,
+    from: &MemberName,
+) -> Result<FenceProof, Error> {
+    let report = operation.report();
+    report.phase("waiting for the old primary to stop");
+    report.note(&format!("run on {from}: mainstay offline {}", site.name()));
+    let deadline = Instant::now() + Duration::from_secs(params.patience_seconds);
+    loop {
+        operation.check_cancel()?;
+        if stopped(&site.load_state()?.state, from).is_some() {
+            return Ok(FenceProof::Stopped);
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::new(
+                Class::Unavailable,
+                format!("{from} did not stop within {} s; the takeover was given up and {from} is still the primary", params.patience_seconds),
+            )
+            .hinting(format!("Run `mainstay offline {}` on {from}, then this again.", site.name())));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Brings the standby to all that the vault has. Says the source time it then holds.
+fn catch_up(site: &ServiceSite, operation: &mut Operation) -> Result<Option<Timestamp>, Error> {
+    let state = site.load_state()?.state;
+    let record = MemberRecord::load(site)?;
+    let engine = site.engine()?;
+    let behind = match (state.head, &record.applied) {
+        (Some(head), Some(applied)) => head.snapshot != applied.snapshot,
+        (Some(_), None) => true,
+        (None, _) => false,
+    };
+    if engine.refresh() == Refresh::Follow {
+        operation.report().phase("replaying what the vault has");
+        crate::wal::catch_up(site, operation)?;
+        let seen = operation.with_context(site, |cx| engine.inspect(cx))?;
+        let held = record.applied.map(|applied| applied.source_time);
+        return Ok(seen.replayed.max(held));
+    }
+    if behind {
+        let params = refresh::Params { which: Which::Latest, reseed: false, dry_run: false };
+        let done = refresh::perform(site, operation, &params)?;
+        return Ok(Some(done.source_time));
+    }
+    Ok(record.applied.map(|applied| applied.source_time))
+}
+
+fn raise(site: &ServiceSite, id: &OperationId) -> Result<Generation, Error> {
+    let (versioned, generation) =
+        site.state()?.update(|state| state.raise(id.as_str(), Timestamp::now()))?;
+    site.witness().see(&versioned)?;
+    Ok(generation)
+}
+
+/// The copy becomes the primary's. Can be repeated.
+fn promote(site: &ServiceSite, cx: &engines::Context<'_>) -> Result<(), Error> {
+    let engine = site.engine()?;
+    match engine.refresh() {
+        Refresh::Follow => {
+            engine.promote(cx)?;
+        }
+        Refresh::Exchange => {}
+        Refresh::Import => {
+            if let Some(applied) = MemberRecord::load(site)?.applied {
+                let meta = crate::placing::meta(site, applied.snapshot)?;
+                engine.activate(cx, &meta, &Purpose::Primary { until: None })?;
+            }
+        }
+    }
+    // From now on it is written to; the manifest of the standby would only mislead.
+    MemberRecord::change(site, |record| {
+        record.applied = None;
+        record.offline = None;
+    })?;
+    Ok(())
+}
+
+/// Starts the service. After the point of no return a failure is told, not undone.
+fn start(site: &ServiceSite, cx: &engines::Context<'_>) -> Item {
+    let what = "the service runs here".to_owned();
+    let started = || -> Result<String, Error> {
+        let engine = site.engine()?;
+        if !engine.abilities().start_stop {
+            return Ok("nobody said how to start it: start it by hand".to_owned());
+        }
+        engine.start(cx)?;
+        Ok(String::new())
+    };
+    match started() {
+        Ok(detail) if detail.is_empty() => Item { what, done: true, detail: "started".to_owned() },
+        Ok(detail) => Item { what, done: false, detail },
+        Err(error) => Item { what, done: false, detail: error.chain() },
+    }
+}
+
+fn follow_up(
+    site: &ServiceSite,
+    cx: &engines::Context<'_>,
+    variables: &hooks::Variables,
+) -> Vec<Item> {
+    let hooks = &site.spec().hooks;
+    let known = [
+        ("promoted", "the service was told that it is the primary", &hooks.promoted),
+        ("route", "clients were moved here", &hooks.route),
+    ];
+    let mut items = Vec::new();
+    for (name, what, command) in known {
+        let Some(command) = command else { continue };
+        let result = hooks::run(name, command, variables, cx.cancel);
+        let (done, detail) = match result {
+            Ok(said) => (true, said.trim().to_owned()),
+            Err(error) => (false, error.chain()),
+        };
+        items.push(Item { what: what.to_owned(), done, detail });
+    }
+    items
+}
+
+fn finish(site: &ServiceSite, id: &OperationId) -> Result<ServiceState, Error> {
+    let (versioned, ()) = site.state()?.update(|state| {
+        if state.intent.as_ref().is_none_or(|intent| intent.id != id.as_str()) {
+            // A repeat after a crash: it is finished already.
+            return Ok(());
+        }
+        state.finish(id.as_str(), Timestamp::now())
+    })?;
+    Ok(versioned.state)
+}
+
+fn takeover_variables(
+    site: &ServiceSite,
+    id: &OperationId,
+    from: &Option<MemberName>,
+) -> hooks::Variables {
+    let pair = |name: &str, value: String| (format!("MAINSTAY_{name}"), value);
+    vec![
+        pair("SERVICE", site.name().to_string()),
+        pair("MEMBER", site.member().to_string()),
+        pair("OPERATION", id.to_string()),
+        pair("CONFIG", site.site().config_file().display().to_string()),
+        pair("OLD_PRIMARY", from.as_ref().map(ToString::to_string).unwrap_or_default()),
+        pair("NEW_PRIMARY", site.member().to_string()),
+    ]
+}
+
+/// A takeover that died: given back before the generation was raised, brought to its end after.
+pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
+    // The final refresh inside it leaves what any refresh leaves.
+    refresh::undo(left)?;
+    if left.begun("claim").is_none() || left.done("finish").is_some() {
+        return Ok(());
+    }
+    let (site, id) = (left.site, left.id.clone());
+    let versioned = site.load_state()?;
+    let state = &versioned.state;
+    let ours = state.intent.as_ref().filter(|intent| intent.id == id.as_str());
+    match ours {
+        // Never claimed, or finished just before it died.
+        None => Ok(()),
+        Some(intent) if !intent.raised => {
+            site.state()?.update(|state| state.abandon(id.as_str()))?;
+            left.undone("claim", "the claim was given back")
+        }
+        Some(intent) => {
+            let from = intent.from.clone();
+            let variables = takeover_variables(site, &id, &from);
+            left.with_context(|cx| {
+                let all = || -> Result<Vec<Item>, Error> {
+                    promote(site, cx)?;
+                    let mut items = vec![start(site, cx)];
+                    items.extend(follow_up(site, cx, &variables));
+                    Ok(items)
+                };
+                let items = all().map_err(|e| {
+                    let class = model::Classify::class(&e);
+                    engines::Error::new(class, "the takeover could not be brought to its end")
+                        .because(e)
+                })?;
+                for item in items.iter().filter(|item| !item.done) {
+                    cx.progress.warn(&format!("{}: {}", item.what, item.detail));
+                }
+                Ok(())
+            })?;
+            finish(site, &id)?;
+            left.finished("finish", "the takeover was brought to its end")
+        }
+    }
+}
+
+/// Gives back a claim that stands in the vault and whose host is gone.
+pub fn abandon(site: &ServiceSite) -> Result<Option<Intent>, Error> {
+    let Some(intent) = site.load_state()?.state.intent else { return Ok(None) };
+    site.state()?.update(|state| state.abandon(&intent.id))?;
+    Ok(Some(intent))
+}
