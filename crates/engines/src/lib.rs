@@ -9,6 +9,7 @@ pub mod control;
 mod error;
 pub mod external;
 pub mod files;
+pub mod postgres;
 pub mod script;
 pub mod sqlite;
 
@@ -25,6 +26,7 @@ use model::config::Service;
 pub fn open(name: &model::ServiceName, service: &Service) -> Result<Box<dyn Engine>, Error> {
     match service.engine.as_str() {
         "files" => Ok(Box::new(files::Files::new(name, service)?)),
+        "postgres" => Ok(Box::new(postgres::Postgres::new(name, service)?)),
         "script" => Ok(Box::new(script::Script::new(name, service)?)),
         "sqlite" => Ok(Box::new(sqlite::Sqlite::new(name, service)?)),
         other => match external::External::find(name, service)? {

@@ -8,6 +8,8 @@ mod contract;
 mod control;
 mod external;
 mod files;
+mod pg_server;
+mod postgres;
 mod script;
 mod sink;
 mod sqlite;

@@ -82,6 +82,8 @@ impl CaptureSink for DirSink {
         let to = self.call(at)?;
         let mut file = fs::File::create(&to).map_err(|e| Error::io("create", to.display(), e))?;
         io::copy(content, &mut file).map_err(|e| Error::io("read", at, e))?;
+        // As in a restore without root, the owner may not be ours to give.
+        let _ = lchown(&to, Some(meta.uid), Some(meta.gid));
         fs::set_permissions(&to, Permissions::from_mode(meta.mode)).expect("mode");
         Ok(())
     }
@@ -137,12 +139,14 @@ fn dress(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The patterns that the tests use: a name, `*.suffix`, or a path relative to the tree's top.
+/// The patterns that the tests use: a name, `*.suffix`, `prefix*`, or a path relative to the tree's
+/// top.
 fn excludes(pattern: &str, path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    match pattern.strip_prefix('*') {
-        Some(suffix) => name.ends_with(suffix),
-        None if pattern.contains('/') => path.ends_with(pattern.trim_matches('/')),
-        None => name == pattern,
+    match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
+        (Some(suffix), _) => name.ends_with(suffix),
+        (None, Some(prefix)) => name.starts_with(prefix),
+        (None, None) if pattern.contains('/') => path.ends_with(pattern.trim_matches('/')),
+        (None, None) => name == pattern,
     }
 }

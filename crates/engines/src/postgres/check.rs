@@ -1,0 +1,414 @@
+//! Judges a copy by starting a server on it: it must replay to a consistent state, and its tables
+//! and indexes must agree.
+//!
+//! Starting a server changes its files, so it works on a copy of the copy, where the file system
+//! can without using space for it.
+
+use super::connect::{Address, Session};
+use super::pg_control::PgControl;
+use super::programs::{Owner, Programs};
+use super::server::{self, State};
+use super::{Postgres, go_on};
+use crate::command::Process;
+use crate::{Context, Error, Staged, Verdict};
+use model::{CancelToken, Class};
+use rustix::process::Signal;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What the judging server must not do, whatever its files say.
+const ISOLATED: [&str; 14] = [
+    "listen_addresses=",
+    "port=5432",
+    "archive_mode=off",
+    "shared_preload_libraries=",
+    "session_preload_libraries=",
+    "local_preload_libraries=",
+    "max_logical_replication_workers=0",
+    "synchronous_standby_names=",
+    "primary_conninfo=",
+    "ssl=off",
+    "logging_collector=off",
+    "external_pid_file=",
+    // Nobody needs this copy when the machine crashes.
+    "fsync=off",
+    "autovacuum=off",
+];
+
+/// `pg_amcheck` says with this that it found something.
+const FOUND: i32 = 2;
+
+/// Checks every B-tree index of a database, for versions whose `pg_amcheck` does not exist yet.
+const CHECK_INDEXES: &str = "
+    SELECT count(bt_index_check(c.oid::regclass, true)::text) FROM pg_index i
+    JOIN pg_class c ON c.oid = i.indexrelid
+    JOIN pg_am a ON a.oid = c.relam AND a.amname = 'btree'
+    WHERE i.indisready AND i.indisvalid AND c.relpersistence = 'p'";
+
+pub(super) fn check(engine: &Postgres, cx: &Context<'_>, data: &Staged) -> Result<Verdict, Error> {
+    let dir = &data.staged;
+    let programs = engine.programs(dir)?;
+    if let Some(postmaster) = server::postmaster(dir)? {
+        return Err(Error::new(
+            Class::Refused,
+            format!("a server (process {}) works on {}", postmaster.pid, dir.display()),
+        )
+        .hinting("Check a copy on which no server works."));
+    }
+    let owner = Owner::of(dir)?;
+    let home = Home::make(cx, dir, &programs, owner)?;
+    cx.progress.phase("copying, to try it");
+    let copy = home.path.join("data");
+    copy_tree(cx.cancel, dir, &copy)?;
+    // A standby would wait for more; what is there must do.
+    let _ = fs::remove_file(copy.join("standby.signal"));
+
+    let mut findings = Vec::new();
+    let judged = judge(engine, cx, &programs, &home, &copy, &mut findings)?;
+    Ok(Verdict { sound: judged, findings })
+}
+
+fn judge(
+    engine: &Postgres,
+    cx: &Context<'_>,
+    programs: &Programs,
+    home: &Home,
+    copy: &Path,
+    findings: &mut Vec<String>,
+) -> Result<bool, Error> {
+    cx.progress.phase("replaying the log");
+    let mut server = match Scratch::start(cx, programs, home, copy)? {
+        Ok(server) => server,
+        Err(said) => {
+            findings.push(said);
+            return Ok(false);
+        }
+    };
+    let (superuser, mut session) = server.session(engine, home)?;
+    let row = session.row(
+        "describe itself",
+        "SELECT current_setting('server_version'), pg_current_wal_lsn()::text, \
+                current_setting('data_checksums') = 'on'",
+        &[],
+    )?;
+    let (version, lsn, checksums): (String, String, bool) = (row.get(0), row.get(1), row.get(2));
+    findings.push(format!("PostgreSQL {version} replayed the copy to {lsn} and accepts work"));
+
+    cx.progress.phase("comparing tables and indexes");
+    let mut sound = if programs.has("pg_amcheck") {
+        amcheck(cx, programs, home, &superuser, findings)?
+    } else {
+        amcheck_by_hand(cx, home, &superuser, &mut session, findings)?
+    };
+    drop(session);
+    server.stop(cx, programs, copy)?;
+    if checksums {
+        cx.progress.phase("verifying page checksums");
+        let output = programs
+            .command("pg_checksums")
+            .args(["--check", "--pgdata"])
+            .arg(copy)
+            .tied()
+            .ask(cx.cancel)?;
+        if output.success() {
+            findings.push("pg_checksums found every page as it was written".to_owned());
+        } else {
+            sound = false;
+            findings.push(output.failure().to_string());
+        }
+    }
+    let control = PgControl::read(copy)?;
+    findings.push(format!("it ended at {} on timeline {}", control.checkpoint, control.timeline));
+    Ok(sound)
+}
+
+fn amcheck(
+    cx: &Context<'_>,
+    programs: &Programs,
+    home: &Home,
+    superuser: &str,
+    findings: &mut Vec<String>,
+) -> Result<bool, Error> {
+    let output = programs
+        .command("pg_amcheck")
+        .args(["--all", "--install-missing", "--heapallindexed", "--no-password", "--port=5432"])
+        .arg("--host")
+        .arg(&home.path)
+        .arg("--username")
+        .arg(superuser)
+        .tied()
+        .ask(cx.cancel)?;
+    match output.code() {
+        Some(0) => {
+            findings.push("pg_amcheck found no fault in any table or index".to_owned());
+            Ok(true)
+        }
+        Some(FOUND) => {
+            findings.push(format!(
+                "pg_amcheck found faults: {}",
+                last_words(&String::from_utf8_lossy(output.stdout()?))
+            ));
+            Ok(false)
+        }
+        _ => {
+            let failure = output.failure();
+            if failure.to_string().contains("amcheck.control") {
+                findings.push(
+                    "tables and indexes were not compared: the extension amcheck is not installed \
+                     on this host"
+                        .to_owned(),
+                );
+                return Ok(true);
+            }
+            Err(failure)
+        }
+    }
+}
+
+fn last_words(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines.iter().take(10).copied().collect::<Vec<_>>().join("; ")
+}
+
+fn amcheck_by_hand(
+    cx: &Context<'_>,
+    home: &Home,
+    superuser: &str,
+    session: &mut Session,
+    findings: &mut Vec<String>,
+) -> Result<bool, Error> {
+    let rows = session.rows(
+        "list its databases",
+        "SELECT datname::text FROM pg_database WHERE datallowconn ORDER BY 1",
+        &[],
+    )?;
+    let mut sound = true;
+    for row in rows {
+        let database: String = row.get(0);
+        let mut session =
+            Address::in_dir(&home.path, superuser).with_database(&database).connect()?;
+        session.set("CREATE EXTENSION IF NOT EXISTS amcheck")?;
+        match session.long_row(cx, "compare tables and indexes", CHECK_INDEXES, &[]) {
+            Ok(row) => findings.push(format!(
+                "amcheck found no fault in the {} indexes of {database}",
+                row.get::<_, i64>(0)
+            )),
+            Err(error) if model::Classify::class(&error) == Class::Cancelled => return Err(error),
+            Err(error) => {
+                sound = false;
+                let source = std::error::Error::source(&error).map(ToString::to_string);
+                findings.push(format!("{database}: {}", source.unwrap_or_default()));
+            }
+        }
+    }
+    Ok(sound)
+}
+
+/// A directory for the judging server: its files, its socket. Removed when it is dropped.
+struct Home {
+    path: PathBuf,
+}
+
+impl Home {
+    fn make(
+        cx: &Context<'_>,
+        dir: &Path,
+        programs: &Programs,
+        owner: Owner,
+    ) -> Result<Home, Error> {
+        let beside = dir.parent().unwrap_or(dir);
+        let runs_as = programs.owner();
+        let reachable = |place: &Path| {
+            let socket = place.as_os_str().len() + 60 < 107;
+            socket && runs_as.is_none_or(|owner| can_enter(place, owner))
+        };
+        let places = [cx.scratch, beside, Path::new("/tmp")];
+        let Some(place) = places.into_iter().find(|place| reachable(place)) else {
+            return Err(Error::failed(format!(
+                "user {} cannot enter {}, where its server would be tried",
+                owner.uid,
+                cx.scratch.display()
+            )));
+        };
+        let needed = tree_size(dir)?;
+        let free = rustix::fs::statvfs(place)
+            .map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+            .map_err(|e| Error::io("ask for free space of", place.display(), e.into()))?;
+        if free < needed {
+            return Err(Error::new(
+                Class::NoSpace,
+                format!(
+                    "trying the copy needs {needed} bytes in {}, where {free} are free",
+                    place.display()
+                ),
+            ));
+        }
+        let dir = tempfile::Builder::new()
+            .prefix("mainstay-check-")
+            .tempdir_in(place)
+            .map_err(|e| Error::io("make a directory in", place.display(), e))?;
+        let home = Home { path: dir.keep() };
+        fs::write(home.hba(), "local all all trust\n")
+            .map_err(|e| Error::io("write", home.hba().display(), e))?;
+        for path in [&home.path, &home.hba()] {
+            if runs_as.is_some() {
+                lchown(path, Some(owner.uid), Some(owner.gid))
+                    .map_err(|e| Error::io("change the owner of", path.display(), e))?;
+            }
+        }
+        Ok(home)
+    }
+
+    fn hba(&self) -> PathBuf {
+        self.path.join("pg_hba.conf")
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Whether a user can go to a directory and, as its owner, work below it.
+fn can_enter(place: &Path, owner: Owner) -> bool {
+    place.canonicalize().is_ok_and(|place| {
+        place.ancestors().all(|dir| {
+            fs::metadata(dir).is_ok_and(|meta| {
+                let bit = match meta {
+                    _ if meta.uid() == owner.uid => 0o100,
+                    _ if meta.gid() == owner.gid => 0o010,
+                    _ => 0o001,
+                };
+                meta.mode() & bit != 0
+            })
+        })
+    })
+}
+
+/// A server in the foreground, which dies with us.
+struct Scratch {
+    process: Option<Process>,
+}
+
+impl Scratch {
+    /// Starts it and waits until it accepts work; what it said if it did not come to that.
+    fn start(
+        cx: &Context<'_>,
+        programs: &Programs,
+        home: &Home,
+        copy: &Path,
+    ) -> Result<Result<Scratch, String>, Error> {
+        let mut command = programs.command("postgres").arg("-D").arg(copy);
+        let own = [
+            format!("data_directory={}", copy.display()),
+            format!("hba_file={}", home.hba().display()),
+            format!("unix_socket_directories={}", home.path.display()),
+        ];
+        for setting in ISOLATED.iter().map(|s| (*s).to_owned()).chain(own) {
+            command = command.arg("-c").arg(setting);
+        }
+        let mut process = command.tied().spawn()?;
+        loop {
+            let state = server::postmaster(copy)?.map(|postmaster| postmaster.state);
+            if state == Some(State::Ready) && server::in_production(copy)? {
+                return Ok(Ok(Scratch { process: Some(process) }));
+            }
+            if process.has_ended()? {
+                let output = process.wait(cx.cancel)?;
+                return Ok(Err(output.failure_as("did not come up on the copy").to_string()));
+            }
+            if cx.cancel.is_cancelled() {
+                process.end()?;
+                go_on(cx)?;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// A session as its superuser, whatever that is called.
+    fn session(&self, engine: &Postgres, home: &Home) -> Result<(String, Session), Error> {
+        let mut names = vec!["postgres".to_owned(), engine.address.user().to_owned()];
+        names.dedup();
+        let mut last = None;
+        for name in names {
+            match Address::in_dir(&home.path, &name).connect() {
+                Err(error) => last = Some(error),
+                Ok(mut session) => {
+                    let row = session.row(
+                        "name its superuser",
+                        "SELECT rolname::text FROM pg_roles WHERE oid = 10",
+                        &[],
+                    )?;
+                    let superuser: String = row.get(0);
+                    let session = Address::in_dir(&home.path, &superuser).connect()?;
+                    return Ok((superuser, session));
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::failed("the copy has no role to connect as")))
+    }
+
+    fn stop(&mut self, cx: &Context<'_>, programs: &Programs, copy: &Path) -> Result<(), Error> {
+        programs
+            .command("pg_ctl")
+            .args(["stop", "--wait", "--silent", "--mode=fast", "--pgdata"])
+            .arg(copy)
+            .run(cx.cancel)?;
+        match self.process.take() {
+            Some(process) => process.wait(cx.cancel).map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.signal(Signal::KILL);
+            let _ = process.end();
+        }
+    }
+}
+
+/// Copies everything with owners and modes; links become what they lead to, since the copy must
+/// not share a file with anything.
+fn copy_tree(cancel: &CancelToken, from: &Path, to: &Path) -> Result<(), Error> {
+    let failed = |e| Error::io("copy", from.display(), e);
+    if cancel.is_cancelled() {
+        return Err(Error::new(Class::Cancelled, "cancelled"));
+    }
+    let meta = fs::metadata(from).map_err(failed)?;
+    if meta.is_dir() {
+        fs::create_dir(to).map_err(failed)?;
+        for entry in fs::read_dir(from).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            copy_tree(cancel, &entry.path(), &to.join(entry.file_name()))?;
+        }
+    } else if meta.is_file() {
+        // A clone where the file system has them.
+        fs::copy(from, to).map_err(failed)?;
+    } else {
+        return Ok(());
+    }
+    fs::set_permissions(to, Permissions::from_mode(meta.mode() & 0o7777)).map_err(failed)?;
+    if rustix::process::geteuid().is_root() {
+        lchown(to, Some(meta.uid()), Some(meta.gid())).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn tree_size(path: &Path) -> Result<u64, Error> {
+    let failed = |e| Error::io("look at", path.display(), e);
+    let meta = fs::metadata(path).map_err(failed)?;
+    if !meta.is_dir() {
+        return Ok(meta.len());
+    }
+    let mut size = 0;
+    for entry in fs::read_dir(path).map_err(failed)? {
+        size += tree_size(&entry.map_err(failed)?.path())?;
+    }
+    Ok(size)
+}

@@ -1,0 +1,148 @@
+//! What can be seen of the server without changing it.
+
+use super::connect::Session;
+use super::lsn::{Lsn, Segments, WalFile};
+use super::pg_control::{PgControl, State};
+use super::{Postgres, facts, programs, server};
+use crate::{Context, Error, Inspection, Running};
+use jiff::Timestamp;
+use model::Position;
+use std::fs;
+use std::path::Path;
+
+/// Size of the header at the beginning of each segment.
+const SEGMENT_HEADER: u64 = 40;
+
+pub(super) fn inspect(engine: &Postgres, cx: &Context<'_>) -> Result<Inspection, Error> {
+    let data_dir = &engine.data_dir;
+    let Ok(major) = programs::data_version(data_dir) else {
+        return Ok(Inspection {
+            running: Running::No,
+            has_data: false,
+            version: None,
+            size_bytes: None,
+            position: None,
+            replayed: None,
+            following: false,
+            summary: format!("{} holds no server", data_dir.display()),
+        });
+    };
+    let running = server::running(engine, cx)?;
+    let standby = data_dir.join("standby.signal").exists();
+    let mut found = Inspection {
+        running,
+        has_data: true,
+        version: Some(major.to_string()),
+        size_bytes: None,
+        position: None,
+        replayed: None,
+        following: standby,
+        summary: String::new(),
+    };
+    if running == Running::No {
+        let control = PgControl::read(data_dir)?;
+        found.position = stopped_at(data_dir, &control);
+        let how = match (control.state, standby) {
+            (_, true) => "stopped, a standby",
+            (State::ShutDown, _) => "stopped cleanly",
+            _ => "not running, and was not stopped cleanly",
+        };
+        found.summary = format!("PostgreSQL {major}, {how}");
+        return Ok(found);
+    }
+    let seen = engine.address.connect().and_then(|mut session| ask(&mut session, &mut found));
+    if let Err(error) = seen {
+        found.summary = format!("PostgreSQL {major} runs, and does not answer: {error}");
+    }
+    Ok(found)
+}
+
+fn ask(session: &mut Session, found: &mut Inspection) -> Result<(), Error> {
+    let row = session.row(
+        "describe itself",
+        "SELECT current_setting('server_version'), pg_is_in_recovery(), \
+                (SELECT sum(pg_database_size(oid))::int8 FROM pg_database \
+                 WHERE has_database_privilege(oid, 'CONNECT'))",
+        &[],
+    )?;
+    let version: String = row.get(0);
+    found.following = row.get(1);
+    found.size_bytes = row.get::<_, Option<i64>>(2).and_then(|size| u64::try_from(size).ok());
+    found.version = Some(version.clone());
+    let position = if found.following {
+        let row = session.row(
+            "tell how far it has replayed",
+            "SELECT pg_last_wal_replay_lsn()::text, \
+                    greatest((SELECT timeline_id FROM pg_control_checkpoint()), \
+                             (SELECT min_recovery_end_timeline FROM pg_control_recovery())), \
+                    (extract(epoch FROM pg_last_xact_replay_timestamp()) * 1000000)::int8",
+            &[],
+        )?;
+        found.replayed = row
+            .get::<_, Option<i64>>(2)
+            .and_then(|micros| Timestamp::from_microsecond(micros).ok());
+        let lsn = row.get::<_, Option<&str>>(0).map(facts::lsn).transpose()?;
+        lsn.map(|lsn| (row.get::<_, i32>(1).cast_unsigned(), lsn))
+    } else {
+        let row = session.row(
+            "tell its position",
+            "SELECT pg_walfile_name(pg_current_wal_lsn()), pg_current_wal_lsn()::text",
+            &[],
+        )?;
+        Some((server::timeline_in(row.get(0))?, facts::lsn(row.get(1))?))
+    };
+    found.position = position.map(|(timeline, lsn)| Position::Lsn { timeline, lsn: lsn.0 });
+    let role = if found.following { "a standby that replays the log" } else { "a primary" };
+    found.summary = format!("PostgreSQL {version}, {role}");
+    if let Some(position) = &found.position {
+        found.summary.push_str(&format!(" at {position}"));
+    }
+    if !found.following
+        && let Some(trouble) = archiver_trouble(session)
+    {
+        found.summary.push_str(&trouble);
+    }
+    Ok(())
+}
+
+/// What keeps the log from reaching the vault, if the server knows of something.
+fn archiver_trouble(session: &mut Session) -> Option<String> {
+    let row = session
+        .row(
+            "tell of its archiver",
+            "SELECT last_failed_wal FROM pg_stat_archiver \
+             WHERE last_failed_time > coalesce(last_archived_time, '-infinity')",
+            &[],
+        )
+        .ok()?;
+    let segment: Option<String> = row.get(0);
+    Some(format!("; it FAILS to archive its log since {}", segment?))
+}
+
+/// Where a primary that was stopped cleanly has ended.
+///
+/// A server that archives switches to a new segment before it writes its last checkpoint, which
+/// says nothing but that it stopped. What a standby can replay ends where that segment begins.
+pub(super) fn stopped_at(data_dir: &Path, control: &PgControl) -> Option<Position> {
+    if control.state != State::ShutDown {
+        return None;
+    }
+    let segments = segment_size(data_dir).and_then(Segments::of);
+    let lsn = match segments {
+        Some(segments) if control.checkpoint.0 % segments.size() == SEGMENT_HEADER => {
+            Lsn(control.checkpoint.0 - SEGMENT_HEADER)
+        }
+        _ => control.checkpoint,
+    };
+    Some(Position::Lsn { timeline: control.timeline, lsn: lsn.0 })
+}
+
+/// The size of the segments that are there.
+pub(super) fn segment_size(data_dir: &Path) -> Option<u64> {
+    let entries = fs::read_dir(data_dir.join("pg_wal")).ok()?;
+    entries.flatten().find_map(|entry| {
+        let name = entry.file_name();
+        let segment = matches!(WalFile::parse(name.to_str()?), Some(WalFile::Segment { .. }));
+        if segment { entry.metadata().ok().map(|meta| meta.len()) } else { None }
+    })
+}

@@ -1,0 +1,216 @@
+//! The engine `postgres`: a PostgreSQL server as a whole, by base backup and write-ahead log.
+//!
+//! A capture reads the data directory of the running server while it is in backup mode, and the
+//! log that makes what was read consistent. A standby is a restored copy that runs and replays the
+//! log from the vault by itself, so that its promotion takes well under a second.
+
+mod capture;
+mod check;
+mod cold;
+mod conf;
+mod connect;
+mod detail;
+mod facts;
+mod inspect;
+mod layout;
+mod lsn;
+mod pg_control;
+mod place;
+mod prepare;
+mod programs;
+mod server;
+mod wal;
+
+pub use lsn::{Lsn, Segments, WalFile};
+pub use wal::check_file as check_wal_file;
+
+use crate::control::Control;
+use crate::files::plain_path;
+use crate::{
+    Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, Promoted, Purpose,
+    Refresh, Root, RootKind, Running, SnapshotMeta, Staged, Verdict,
+};
+use connect::Address;
+use model::config::Service;
+use model::{Class, Classify, ServiceName};
+use programs::Programs;
+use std::path::{Path, PathBuf};
+
+/// Where the data directory is in snapshots.
+const DATA: &str = "/postgres/data";
+/// In the data directory: what a server that we start says before it has a log of its own.
+const STARTUP_LOG: &str = "mainstay_startup.log";
+/// The previous one.
+const STARTUP_LOG_OLD: &str = "mainstay_startup.log.old";
+
+/// A service of engine `postgres`.
+#[derive(Debug)]
+pub struct Postgres {
+    name: ServiceName,
+    address: Address,
+    data_dir: PathBuf,
+    bin_dir: Option<PathBuf>,
+    control: Control,
+    /// What the definition leaves to us.
+    own_start: bool,
+    own_stop: bool,
+}
+
+impl Postgres {
+    /// Reads and judges the definition.
+    pub fn new(name: &ServiceName, definition: &Service) -> Result<Self, Error> {
+        let missing = |key: &str, example: &str| {
+            Error::invalid(format!("service {name} has no `{key}`"))
+                .hinting(format!("Add `{key} = \"{example}\"` to [service.{name}]."))
+        };
+        let url = definition
+            .url
+            .as_deref()
+            .ok_or_else(|| missing("url", "postgres://backup@/postgres?host=/run/postgresql"))?;
+        let data_dir = definition
+            .data_dir
+            .as_deref()
+            .ok_or_else(|| missing("data-dir", "/var/lib/postgresql/15/main"))?;
+        let unit = definition.unit.is_some();
+        Ok(Postgres {
+            name: name.clone(),
+            address: Address::parse(name, url)?,
+            data_dir: plain_path(name, data_dir)?,
+            bin_dir: definition.bin_dir.clone(),
+            control: Control::of(name, definition),
+            own_start: definition.start.is_none() && !unit,
+            own_stop: definition.stop.is_none() && !unit,
+        })
+    }
+
+    fn programs(&self, data_dir: &Path) -> Result<Programs, Error> {
+        Programs::find(&self.name, self.bin_dir.as_deref(), data_dir)
+    }
+
+    /// What a backup is called in the server's own files.
+    fn label(&self) -> String {
+        format!("mainstay backup of {}", self.name)
+    }
+
+    /// What to do about a `data-dir` and a `url` that do not fit.
+    fn place_hint(&self, says: &str) -> String {
+        let name = &self.name;
+        match says {
+            "" => format!("Correct `data-dir` or `url` of [service.{name}]."),
+            says => format!(
+                "Correct `data-dir` or `url` of [service.{name}]; the server says that its data \
+                 directory is {says}."
+            ),
+        }
+    }
+}
+
+impl Engine for Postgres {
+    fn name(&self) -> &str {
+        "postgres"
+    }
+
+    fn abilities(&self) -> Abilities {
+        Abilities { live_capture: true, start_stop: true, promote: true, log: true, check: true }
+    }
+
+    fn refresh(&self) -> Refresh {
+        Refresh::Follow
+    }
+
+    fn roots(&self) -> Vec<Root> {
+        vec![Root {
+            in_snapshot: DATA.to_owned(),
+            on_host: self.data_dir.clone(),
+            kind: RootKind::Tree,
+        }]
+    }
+
+    fn inspect(&self, cx: &Context<'_>) -> Result<Inspection, Error> {
+        inspect::inspect(self, cx)
+    }
+
+    fn capture(&self, cx: &Context<'_>, sink: &mut dyn CaptureSink) -> Result<Captured, Error> {
+        go_on(cx)?;
+        // Without a data directory there is nothing to capture, whatever the server says.
+        programs::data_version(&self.data_dir)?;
+        match self.address.connect() {
+            Ok(session) => capture::live(self, cx, session, sink),
+            Err(error) if error.class() == Class::Unavailable => {
+                cold::capture(self, cx, error, sink)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn prepare(
+        &self,
+        cx: &Context<'_>,
+        meta: &SnapshotMeta,
+        staged: &[Staged],
+        purpose: &Purpose,
+    ) -> Result<(), Error> {
+        prepare::prepare(self, cx, meta, data_of(staged)?, purpose)
+    }
+
+    fn ready_to_replace(
+        &self,
+        _cx: &Context<'_>,
+        _root: &Root,
+        target: &Path,
+    ) -> Result<(), Error> {
+        match server::postmaster(target)? {
+            None => Ok(()),
+            Some(postmaster) => Err(Error::new(
+                Class::Refused,
+                format!("a server (process {}) works on {}", postmaster.pid, target.display()),
+            )
+            .hinting(format!("Stop it first: `mainstay offline {}`.", self.name))),
+        }
+    }
+
+    fn activate(
+        &self,
+        _cx: &Context<'_>,
+        _meta: &SnapshotMeta,
+        _purpose: &Purpose,
+    ) -> Result<(), Error> {
+        // Starting is enough.
+        Ok(())
+    }
+
+    fn running(&self, cx: &Context<'_>) -> Result<Running, Error> {
+        server::running(self, cx)
+    }
+
+    fn start(&self, cx: &Context<'_>) -> Result<(), Error> {
+        server::start(self, cx)
+    }
+
+    fn stop(&self, cx: &Context<'_>) -> Result<(), Error> {
+        server::stop(self, cx)
+    }
+
+    fn promote(&self, cx: &Context<'_>) -> Result<Promoted, Error> {
+        server::promote(self, cx)
+    }
+
+    fn check(&self, cx: &Context<'_>, copy: &[Staged]) -> Result<Verdict, Error> {
+        check::check(self, cx, data_of(copy)?)
+    }
+}
+
+/// The data directory among the roots.
+fn data_of(staged: &[Staged]) -> Result<&Staged, Error> {
+    staged.iter().find(|staged| staged.root.in_snapshot == DATA).ok_or_else(|| {
+        Error::new(Class::Corrupt, format!("the snapshot has no data directory at {DATA}"))
+    })
+}
+
+/// Ends what is going on if somebody asked for it.
+fn go_on(cx: &Context<'_>) -> Result<(), Error> {
+    if cx.cancel.is_cancelled() {
+        return Err(Error::new(Class::Cancelled, "cancelled"));
+    }
+    Ok(())
+}

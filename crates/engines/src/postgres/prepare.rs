@@ -1,0 +1,339 @@
+//! Makes restored files into a standby, a primary, or a copy to look at.
+//!
+//! Settings go into `postgresql.auto.conf`, which wins over `postgresql.conf` wherever that is, so
+//! it holds for a copy that is started with a distribution's own configuration, too.
+
+use super::detail::Detail;
+use super::lsn::{Lsn, Segments};
+use super::pg_control::PgControl;
+use super::programs::{Owner, data_version};
+use super::{Postgres, conf, go_on, place};
+use crate::{Context, Error, Purpose, SnapshotMeta, Staged};
+use jiff::Timestamp;
+use model::Class;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
+use std::path::{Path, PathBuf};
+
+/// Libraries that do things on a schedule, or replicate.
+const SCHEDULERS: [&str; 8] = [
+    "pg_cron",
+    "pg_partman_bgw",
+    "pg_squeeze",
+    "pg_timetable",
+    "pgagent",
+    "pglogical",
+    "pgl_ddl_deploy",
+    "timescaledb",
+];
+
+/// Settings that say where things were on the source.
+const PLACES: [&str; 4] = ["data_directory", "external_pid_file", "hba_file", "ident_file"];
+
+/// What a copy has that had no configuration of its own.
+const PLAIN_HBA: &str = "# The source's pg_hba.conf was not in the snapshot.\n\
+                         local all all peer\n";
+
+type Settings = Vec<(&'static str, String)>;
+
+pub(super) fn prepare(
+    engine: &Postgres,
+    cx: &Context<'_>,
+    meta: &SnapshotMeta,
+    data: &Staged,
+    purpose: &Purpose,
+) -> Result<(), Error> {
+    go_on(cx)?;
+    let dir = &data.staged;
+    let major = data_version(dir)?;
+    let detail = Detail::of(meta)?;
+    whole(dir, &detail)?;
+    let until = match purpose {
+        Purpose::Standby => None,
+        Purpose::Primary { until } | Purpose::Scratch { until } => *until,
+    };
+    if let Some(until) = until.filter(|until| *until < detail.consistent_at) {
+        return Err(Error::new(
+            Class::Refused,
+            format!(
+                "this base is consistent from {} on; {until} cannot be reached from it",
+                detail.consistent_at
+            ),
+        )
+        .hinting("Name an earlier snapshot: replay goes forward only."));
+    }
+    let owner = adopt(dir, &data.target)?;
+    let file = Writer { dir, owner };
+
+    let config = fs::read_to_string(dir.join("postgresql.conf"));
+    match config {
+        Ok(text) => {
+            let own = conf::without(&text, &PLACES);
+            if own != text {
+                file.write("postgresql.conf", &own)?;
+            }
+            if conf::includes(&own) {
+                cx.progress.note("postgresql.conf includes other files: they must be here, too");
+            }
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            cx.progress.warn("the snapshot has no postgresql.conf: the copy has the defaults");
+            file.write("postgresql.conf", "# The source's was not in the snapshot.\n")?;
+        }
+        Err(e) => return Err(Error::io("read", dir.join("postgresql.conf").display(), e)),
+    }
+    if !dir.join("pg_hba.conf").exists() {
+        file.write("pg_hba.conf", PLAIN_HBA)?;
+    }
+
+    let auto = match fs::read_to_string(dir.join("postgresql.auto.conf")) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(e) => return Err(Error::io("read", dir.join("postgresql.auto.conf").display(), e)),
+    };
+    let mut settings = following(cx, meta, until);
+    settings.extend(everywhere(&detail, major));
+    let (comment, signal) = match purpose {
+        Purpose::Standby => {
+            settings.extend(place::own(&engine.address, detail.listen_addresses.as_deref()));
+            settings.extend(archiving(engine, cx, &detail, major));
+            ("a standby", "standby.signal")
+        }
+        Purpose::Primary { .. } => {
+            settings.extend(place::own(&engine.address, detail.listen_addresses.as_deref()));
+            settings.extend(archiving(engine, cx, &detail, major));
+            ("restored, to be a primary", "recovery.signal")
+        }
+        Purpose::Scratch { .. } => {
+            settings.extend(place::isolated(&engine.address, &data.target));
+            settings.extend(neutral(&detail, major));
+            ("restored to be looked at, cut off from everything", "recovery.signal")
+        }
+    };
+    file.write("postgresql.auto.conf", &conf::with_block(&auto, comment, &settings))?;
+    for name in ["standby.signal", "recovery.signal"] {
+        if name != signal {
+            file.remove(name)?;
+        }
+    }
+    file.write(signal, "")?;
+    // The server refuses a directory that others can enter.
+    let mode = fs::metadata(dir).map_err(|e| Error::io("look at", dir.display(), e))?.mode();
+    if mode & 0o027 != 0 {
+        fs::set_permissions(dir, Permissions::from_mode(0o700))
+            .map_err(|e| Error::io("set the mode of", dir.display(), e))?;
+    }
+    sync(dir)
+}
+
+/// Refuses a copy that is not what was captured, before a server stumbles over it.
+fn whole(dir: &Path, detail: &Detail) -> Result<(), Error> {
+    let bad = |what: String| Error::new(Class::Corrupt, format!("{}: {what}", dir.display()));
+    let control = PgControl::read(dir)?;
+    if control.system.to_string() != detail.system_identifier {
+        return Err(bad(format!("it is of the server {}", control.system)));
+    }
+    let lsn = |text: &str| text.parse::<Lsn>().map_err(&bad);
+    let segments = Segments::of(detail.segment_size)
+        .ok_or_else(|| bad(format!("segments of {} bytes", detail.segment_size)))?;
+    let (start, stop) = (lsn(&detail.start)?, lsn(&detail.stop)?);
+    let first = segments.number(start);
+    let last = segments.number(Lsn(stop.0.saturating_sub(1))).max(first);
+    for number in first..=last {
+        let name = segments.name(detail.timeline, number);
+        let size = fs::metadata(dir.join("pg_wal").join(&name)).map_or(0, |meta| meta.len());
+        if size != segments.size() {
+            return Err(bad(format!("the segment {name} is not there, or not whole")));
+        }
+    }
+    Ok(())
+}
+
+/// Replays the log of the service that was captured.
+fn following(cx: &Context<'_>, meta: &SnapshotMeta, until: Option<Timestamp>) -> Settings {
+    let command = if cx.callback.is_empty() {
+        // Nobody to ask: the log ends with what the base holds.
+        "false".to_owned()
+    } else {
+        format!("{} wal fetch {} %f \"%p\"", conf::command_words(cx.callback), meta.service)
+    };
+    let until = until.map(|t| t.strftime("%Y-%m-%d %H:%M:%S%.6f+00").to_string());
+    vec![
+        ("restore_command", command),
+        ("recovery_target", String::new()),
+        ("recovery_target_lsn", String::new()),
+        ("recovery_target_name", String::new()),
+        ("recovery_target_xid", String::new()),
+        ("recovery_target_time", until.unwrap_or_default()),
+        ("recovery_target_timeline", "latest".to_owned()),
+        // What was committed at that very time is in.
+        ("recovery_target_inclusive", "on".to_owned()),
+        ("recovery_target_action", "promote".to_owned()),
+        ("recovery_min_apply_delay", "0".to_owned()),
+        ("recovery_end_command", String::new()),
+        ("archive_cleanup_command", String::new()),
+        ("primary_conninfo", String::new()),
+        ("primary_slot_name", String::new()),
+        ("hot_standby", "on".to_owned()),
+    ]
+}
+
+/// What holds for every copy.
+fn everywhere(detail: &Detail, major: u32) -> Settings {
+    // Waiting for the source's standbys, a new primary would hang at its first commit.
+    let mut settings = vec![("synchronous_standby_names", String::new())];
+    if major >= 17 {
+        settings.push(("synchronized_standby_slots", String::new()));
+    }
+    if !detail.tablespaces.is_empty() && detail.in_place_tablespaces {
+        settings.push(("allow_in_place_tablespaces", "on".to_owned()));
+    }
+    settings
+}
+
+/// The copy archives once it is a primary, into its own service's log, at its own generation. With
+/// `archive_mode = on` a server in recovery archives nothing.
+fn archiving(engine: &Postgres, cx: &Context<'_>, detail: &Detail, major: u32) -> Settings {
+    let mut settings = Vec::new();
+    if detail.archive_mode.as_deref() == Some("off") {
+        return settings;
+    }
+    if cx.callback.is_empty() {
+        settings.push(("archive_mode", "off".to_owned()));
+        return settings;
+    }
+    if detail.archive_mode.is_some() {
+        settings.push(("archive_mode", "on".to_owned()));
+    }
+    let words = conf::command_words(cx.callback);
+    settings.push(("archive_command", format!("{words} wal push {} \"%p\"", engine.name)));
+    if major >= 15 {
+        settings.push(("archive_library", String::new()));
+    }
+    settings
+}
+
+/// Nothing of the copy reaches production, and nothing in it begins by itself.
+fn neutral(detail: &Detail, major: u32) -> Settings {
+    let mut settings = vec![
+        ("archive_mode", "off".to_owned()),
+        ("archive_command", String::new()),
+        // Subscriptions: nobody is there to apply them.
+        ("max_logical_replication_workers", "0".to_owned()),
+        ("ssl", "off".to_owned()),
+        ("logging_collector", "off".to_owned()),
+    ];
+    if major >= 15 {
+        settings.push(("archive_library", String::new()));
+    }
+    if let Some(libraries) = &detail.shared_preload_libraries {
+        settings.push(("shared_preload_libraries", without_schedulers(libraries)));
+    }
+    settings
+}
+
+fn without_schedulers(libraries: &str) -> String {
+    let scheduler = |library: &str| {
+        let name = library.trim().trim_matches('"').rsplit('/').next().unwrap_or_default();
+        SCHEDULERS.contains(&name.trim_end_matches(".so"))
+    };
+    let kept: Vec<&str> = libraries
+        .split(',')
+        .map(str::trim)
+        .filter(|library| !library.is_empty() && !scheduler(library))
+        .collect();
+    kept.join(", ")
+}
+
+/// Gives the copy to whom it belongs on this host: the owner of what it replaces, or, if this host
+/// does not know the source's user by its number, the user `postgres`. Only root can.
+fn adopt(dir: &Path, target: &Path) -> Result<Owner, Error> {
+    let has = Owner::of(dir)?;
+    if !rustix::process::geteuid().is_root() {
+        return Ok(has);
+    }
+    let accounts = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let known =
+        |uid: u32| accounts.lines().any(|line| line.split(':').nth(2) == Some(&uid.to_string()));
+    let postgres = accounts.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        match fields.as_slice() {
+            ["postgres", _, uid, gid, ..] => {
+                Some(Owner { uid: uid.parse().ok()?, gid: gid.parse().ok()? })
+            }
+            _ => None,
+        }
+    });
+    let there = Owner::of(target).ok().filter(|owner| owner.uid != 0);
+    let wanted = match there {
+        Some(owner) => owner,
+        None if has.uid == 0 || !known(has.uid) => postgres.unwrap_or(has),
+        None => has,
+    };
+    if wanted != has {
+        give(dir, wanted)?;
+    }
+    Ok(wanted)
+}
+
+fn give(path: &Path, owner: Owner) -> Result<(), Error> {
+    let failed = |e| Error::io("change the owner of", path.display(), e);
+    lchown(path, Some(owner.uid), Some(owner.gid)).map_err(failed)?;
+    if fs::symlink_metadata(path).map_err(failed)?.is_dir() {
+        for entry in fs::read_dir(path).map_err(failed)? {
+            give(&entry.map_err(failed)?.path(), owner)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes files of the copy: whole, durable, and its owner's.
+struct Writer<'a> {
+    dir: &'a PathBuf,
+    owner: Owner,
+}
+
+impl Writer<'_> {
+    fn write(&self, name: &str, text: &str) -> Result<(), Error> {
+        let path = self.dir.join(name);
+        let failed = |e| Error::io("write", path.display(), e);
+        let staged = self.dir.join(format!(".{name}.mainstay"));
+        let mut file = File::create(&staged).map_err(failed)?;
+        file.write_all(text.as_bytes()).map_err(failed)?;
+        file.set_permissions(Permissions::from_mode(0o600)).map_err(failed)?;
+        if rustix::process::geteuid().is_root() {
+            lchown(&staged, Some(self.owner.uid), Some(self.owner.gid)).map_err(failed)?;
+        }
+        file.sync_all().map_err(failed)?;
+        fs::rename(&staged, &path).map_err(failed)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Error> {
+        let path = self.dir.join(name);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io("remove", path.display(), e))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn sync(dir: &Path) -> Result<(), Error> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| Error::io("sync", dir.display(), e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_that_act_by_themselves_are_left_out() {
+        assert_eq!(
+            without_schedulers("pg_stat_statements, pg_cron,\"$libdir/pglogical.so\",auto_explain"),
+            "pg_stat_statements, auto_explain"
+        );
+        assert_eq!(without_schedulers(""), "");
+    }
+}
