@@ -1,4 +1,4 @@
-//! Where every blob is, in memory: 48 bytes for each.
+//! Where every blob is, in memory: 48 bytes for each, and half a byte to find it by.
 
 mod live;
 mod table;
@@ -7,7 +7,6 @@ pub(crate) use live::Live;
 
 use crate::format::index::IndexedPack;
 use crate::format::{BlobId, BlobKind, PackId};
-use std::collections::HashMap;
 use table::{Entry, Table};
 
 /// Where a blob is.
@@ -28,17 +27,19 @@ pub struct Location {
 pub struct BlobIndex {
     data: Table,
     trees: Table,
+    /// By their numbers. One that was added twice has two.
     packs: Vec<PackId>,
-    numbers: HashMap<PackId, u32>,
 }
 
 impl BlobIndex {
-    /// Adds packs. A pack may be told of more than once; its blobs count once.
+    /// Adds packs.
     pub fn add(&mut self, packs: &[IndexedPack]) {
         let mut data = Vec::new();
         let mut trees = Vec::new();
+        self.packs.reserve_exact(packs.len());
         for pack in packs {
-            let number = self.number(pack.id);
+            let number = u32::try_from(self.packs.len()).unwrap_or(u32::MAX);
+            self.packs.push(pack.id);
             for blob in &pack.blobs {
                 let entries = match blob.kind {
                     BlobKind::Data => &mut data,
@@ -83,22 +84,11 @@ impl BlobIndex {
         self.len() == 0
     }
 
-    /// All packs that hold a blob.
-    pub fn packs(&self) -> &[PackId] {
-        &self.packs
-    }
-
-    /// Whether this pack is known.
-    pub fn has_pack(&self, id: &PackId) -> bool {
-        self.numbers.contains_key(id)
-    }
-
     /// Bytes that the blobs take in memory.
     pub fn memory_bytes(&self) -> usize {
         self.data.memory_bytes()
             + self.trees.memory_bytes()
             + self.packs.capacity() * size_of::<PackId>()
-            + self.numbers.capacity() * size_of::<(PackId, u32)>()
     }
 
     fn table(&self, kind: BlobKind) -> &Table {
@@ -106,12 +96,5 @@ impl BlobIndex {
             BlobKind::Data => &self.data,
             BlobKind::Tree => &self.trees,
         }
-    }
-
-    fn number(&mut self, pack: PackId) -> u32 {
-        *self.numbers.entry(pack).or_insert_with(|| {
-            self.packs.push(pack);
-            u32::try_from(self.packs.len() - 1).unwrap_or(u32::MAX)
-        })
     }
 }

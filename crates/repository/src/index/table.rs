@@ -1,7 +1,8 @@
-//! A set of entries in a few sorted runs, each at least twice as long as the next: exactly one
-//! entry's size for each, and adding many costs little more than sorting them.
+//! A set of entries in a few sorted runs, each much longer than the next: little more memory than
+//! the entries themselves, and adding many costs little more than sorting them.
 //!
-//! Ids are SHA-256 sums, so they are spread evenly, and where one stands in a run can be guessed.
+//! Ids are SHA-256 sums, so they are spread evenly: a directory by their first bits leads to the
+//! few entries that begin with the same.
 
 use crate::format::BlobId;
 use crate::format::pack::PackedBlob;
@@ -34,28 +35,45 @@ impl Entry {
     }
 }
 
+/// A run is at least this many times as long as the next one. More means fewer runs to look
+/// through, and more copying when entries are added.
+const RATIO: usize = 8;
+/// Entries that begin with the same bits of the directory, at least and on average.
+const BUCKET: usize = 8;
+
 #[derive(Debug, Default)]
 pub(super) struct Table {
     /// Longest first.
-    runs: Vec<Vec<Entry>>,
+    runs: Vec<Run>,
+}
+
+#[derive(Debug)]
+struct Run {
+    entries: Vec<Entry>,
+    /// How many first bits of an id the directory knows.
+    bits: u32,
+    /// Where the entries that begin with each value of these bits start; and the end of all.
+    starts: Vec<u32>,
 }
 
 impl Table {
     pub(super) fn len(&self) -> usize {
-        self.runs.iter().map(Vec::len).sum()
+        self.runs.iter().map(|run| run.entries.len()).sum()
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.runs.iter().map(|run| run.capacity() * size_of::<Entry>()).sum()
+        let bytes = |run: &Run| {
+            run.entries.capacity() * size_of::<Entry>() + run.starts.capacity() * size_of::<u32>()
+        };
+        self.runs.iter().map(bytes).sum()
     }
 
     pub(super) fn add(&mut self, mut entries: Vec<Entry>) {
         if entries.is_empty() {
             return;
         }
-        // Shorter runs are merged in, so that the invariant holds.
-        while let Some(last) = self.runs.pop_if(|last| last.len() < 2 * entries.len()) {
-            let mut merged = last;
+        while let Some(last) = self.runs.pop_if(|last| last.entries.len() < RATIO * entries.len()) {
+            let mut merged = last.entries;
             merged.reserve_exact(entries.len());
             merged.append(&mut entries);
             entries = merged;
@@ -64,7 +82,7 @@ impl Table {
         entries.sort();
         entries.dedup();
         entries.shrink_to_fit();
-        self.runs.push(entries);
+        self.runs.push(Run::new(entries));
     }
 
     /// All entries of an id.
@@ -75,9 +93,42 @@ impl Table {
     }
 }
 
+impl Run {
+    /// Of sorted entries.
+    fn new(entries: Vec<Entry>) -> Run {
+        let bits = (entries.len() / BUCKET).max(1).ilog2();
+        let mut starts = Vec::with_capacity((1 << bits) + 1);
+        for (at, entry) in (0u32..).zip(&entries) {
+            // The first with these bits, and with all between the last ones and these.
+            while starts.len() <= bucket(&entry.id, bits) {
+                starts.push(at);
+            }
+        }
+        starts.resize((1 << bits) + 1, u32::try_from(entries.len()).unwrap_or(u32::MAX));
+        Run { entries, bits, starts }
+    }
+
+    /// The entries of an id.
+    fn find(&self, id: &[u8; 32]) -> &[Entry] {
+        let bucket = bucket(id, self.bits);
+        let (from, to) = (self.starts[bucket] as usize, self.starts[bucket + 1] as usize);
+        let near = &self.entries[from..to];
+        let first = near.partition_point(|entry| entry.id < *id);
+        let same = near[first..].iter().take_while(|entry| entry.id == *id).count();
+        &near[first..first + same]
+    }
+}
+
+/// The first bits of an id, as a number.
+fn bucket(id: &[u8; 32], bits: u32) -> usize {
+    let prefix = id.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
+    // Widened, since for no bits at all this is a shift by 32.
+    usize::try_from(u64::from(prefix) >> (32 - bits)).unwrap_or(0)
+}
+
 /// The entries of one id.
 pub(super) struct Found<'a> {
-    runs: &'a [Vec<Entry>],
+    runs: &'a [Run],
     current: &'a [Entry],
     id: BlobId,
 }
@@ -92,9 +143,7 @@ impl Found<'_> {
         while self.current.is_empty() {
             let Some((run, rest)) = self.runs.split_first() else { return };
             self.runs = rest;
-            let from = &run[lower_bound(run, &self.id.0)..];
-            let same = from.iter().take_while(|entry| entry.id == self.id.0).count();
-            self.current = &from[..same];
+            self.current = run.find(&self.id.0);
         }
     }
 }
@@ -108,42 +157,4 @@ impl<'a> Iterator for Found<'a> {
         self.settle();
         Some(entry)
     }
-}
-
-/// Where `id` stands in a sorted run, or would stand.
-///
-/// Guesses from the first eight bytes where it is, and by how much the guess may be wrong (the
-/// deviation grows with the square root of the range); a range that does not shrink that way is
-/// searched by halves.
-fn lower_bound(run: &[Entry], id: &[u8; 32]) -> usize {
-    let key = prefix(id);
-    let (mut low, mut high) = (0, run.len());
-    let (mut low_key, mut high_key) = (0, u64::MAX);
-    for _ in 0..4 {
-        let range = high - low;
-        if range < 32 || key < low_key || high_key <= low_key {
-            break;
-        }
-        let share = u128::from(key - low_key) * range as u128 / u128::from(high_key - low_key);
-        let guess = low + usize::try_from(share).unwrap_or(range).min(range - 1);
-        let margin = 2 * range.isqrt();
-        let (below, above) =
-            (guess.saturating_sub(margin).max(low), (guess + margin).min(high - 1));
-        if run[below].id < *id {
-            (low, low_key) = (below + 1, prefix(&run[below].id));
-        } else {
-            (high, high_key) = (below, prefix(&run[below].id));
-            continue;
-        }
-        if above >= low && run[above].id >= *id {
-            (high, high_key) = (above, prefix(&run[above].id));
-        } else if above >= low {
-            (low, low_key) = (above + 1, prefix(&run[above].id));
-        }
-    }
-    low + run[low..high].partition_point(|entry| entry.id < *id)
-}
-
-fn prefix(id: &[u8; 32]) -> u64 {
-    id.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }

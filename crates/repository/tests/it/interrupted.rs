@@ -35,42 +35,50 @@ fn backup(storage: Arc<dyn Storage>) -> Result<SnapshotId, Error> {
 }
 
 #[test]
-fn whichever_call_fails_nothing_names_what_is_missing() {
-    for how in [
-        How::Before(ErrorKind::Unavailable),
-        How::After(ErrorKind::Unavailable),
-        How::Before(ErrorKind::NoSpace),
-    ] {
-        let mut failed = 0;
-        for n in 1.. {
-            let inner = repository();
-            let first = rig::back_up(&open(inner.clone()), b"shared content");
-            let flaky = Arc::new(Flaky::new(inner.clone()));
-            flaky.plan(Fault::nth(n, how));
-            let result = in_time({
-                let flaky = flaky.clone();
-                move || backup(flaky)
-            });
-            let fresh = open(inner);
-            let report = check(&fresh);
-            assert_eq!(report.errors, Vec::<String>::new(), "{how:?} at call {n}");
-            assert_eq!(rig::read_back(&fresh, first).unwrap(), b"shared content");
-            match result {
-                Ok(id) => assert_eq!(rig::read_back(&fresh, id).unwrap(), b"shared content"),
-                Err(_) => failed += 1,
-            }
-            if flaky.fired() == 0 {
-                break;
-            }
-            // Whoever comes next goes on from there.
-            if result.is_err() {
-                let id = backup_again(&fresh);
-                assert_eq!(rig::read_back(&fresh, id).unwrap(), b"shared content");
-                assert_eq!(check(&fresh).errors, Vec::<String>::new());
-            }
+fn whichever_call_is_not_done_nothing_names_what_is_missing() {
+    fails_at_every_call(How::Before(ErrorKind::Unavailable));
+}
+
+#[test]
+fn whichever_answer_is_lost_nothing_names_what_is_missing() {
+    fails_at_every_call(How::After(ErrorKind::Unavailable));
+}
+
+#[test]
+fn wherever_the_space_ends_nothing_names_what_is_missing() {
+    fails_at_every_call(How::Before(ErrorKind::NoSpace));
+}
+
+fn fails_at_every_call(how: How) {
+    let mut failed = 0;
+    for n in 1.. {
+        let inner = repository();
+        let first = rig::back_up(&open(inner.clone()), b"shared content");
+        let flaky = Arc::new(Flaky::new(inner.clone()));
+        flaky.plan(Fault::nth(n, how));
+        let result = in_time({
+            let flaky = flaky.clone();
+            move || backup(flaky)
+        });
+        let fresh = open(inner);
+        let report = check(&fresh);
+        assert_eq!(report.errors, Vec::<String>::new(), "{how:?} at call {n}");
+        assert_eq!(rig::read_back(&fresh, first).unwrap(), b"shared content");
+        match result {
+            Ok(id) => assert_eq!(rig::read_back(&fresh, id).unwrap(), b"shared content"),
+            Err(_) => failed += 1,
         }
-        assert!(failed >= 10, "only {failed} calls could fail the backup");
+        if flaky.fired() == 0 {
+            break;
+        }
+        // Whoever comes next goes on from there.
+        if result.is_err() {
+            let id = backup_again(&fresh);
+            assert_eq!(rig::read_back(&fresh, id).unwrap(), b"shared content");
+            assert_eq!(check(&fresh).errors, Vec::<String>::new());
+        }
     }
+    assert!(failed >= 10, "only {failed} calls could fail the backup");
 }
 
 fn backup_again(repository: &Repository) -> SnapshotId {
