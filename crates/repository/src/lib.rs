@@ -19,6 +19,7 @@ pub mod pipeline;
 pub mod reader;
 pub mod repository;
 pub mod restore;
+pub mod scrub;
 
 pub use archive::{Archiver, Finished, Problem, Summary, TreeOptions};
 pub use blobs::PackRead;

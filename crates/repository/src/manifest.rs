@@ -8,6 +8,7 @@
 use crate::disk::{self, Stat};
 use crate::{Error, NodeKind, Xattr};
 use sha2::{Digest, Sha256};
+use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
@@ -25,7 +26,7 @@ pub struct Difference {
     pub what: String,
     /// Nothing but the time of the last change of the inode has changed. That also happens when a
     /// hard link to the file is made or removed, as a restore with [`Reuse`](crate::restore::Reuse)
-    /// does; the content decides.
+    /// does; the content decides: see [`written_to`](crate::scrub::written_to).
     pub only_ctime: bool,
 }
 
@@ -91,32 +92,52 @@ pub fn record_manifest(root: &Path, manifest: &Path) -> Result<(), Error> {
 /// vanished directory is one difference, whatever it holds.
 pub fn differences(root: &Path, manifest: &Path, limit: usize) -> Result<Vec<Difference>, Error> {
     let mut found = Vec::new();
+    compare_all(root, manifest, &mut |path, what, only_ctime| {
+        if found.len() < limit {
+            found.push(Difference::new(path, what, only_ctime));
+        }
+        Ok(found.len() < limit)
+    })?;
+    Ok(found)
+}
+
+/// Told a path below the root, what is the matter with it, and whether that is its ctime alone.
+/// Returns whether to go on.
+pub(crate) type Found<'a> = dyn FnMut(&[u8], &str, bool) -> Result<bool, Error> + 'a;
+
+/// Calls `found` for each difference between `root` and a manifest.
+pub(crate) fn compare_all(
+    root: &Path,
+    manifest: &Path,
+    found: &mut Found<'_>,
+) -> Result<(), Error> {
     let mut recorded = Recorded::open(manifest)?;
     let mut before = recorded.next()?;
     let mut walk = match Walk::new(root) {
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            return Ok(vec![difference(b"", "gone")]);
+            return found(b"", "gone", false).map(|_| ());
         }
         walk => walk?,
     };
     let mut now = walk.next()?;
-    while found.len() < limit {
+    let mut go_on = true;
+    while go_on {
         let order = match (&before, &now) {
             (None, None) => break,
-            (Some(_), None) => std::cmp::Ordering::Less,
-            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
             (Some(before), Some(now)) => parts(&before.path).cmp(parts(&now.path)),
         };
         match (order, before.take(), now.take()) {
-            (std::cmp::Ordering::Equal, Some(old), Some(new)) => {
-                if let Some(difference) = compare(&old, &new) {
-                    found.push(difference);
+            (Ordering::Equal, Some(old), Some(new)) => {
+                if old != new {
+                    go_on = found(&new.path, "changed", only_ctime(&old, &new))?;
                 }
                 before = recorded.next()?;
                 now = walk.next()?;
             }
-            (std::cmp::Ordering::Less, Some(old), kept) => {
-                found.push(difference(&old.path, "gone"));
+            (Ordering::Less, Some(old), kept) => {
+                go_on = found(&old.path, "gone", false)?;
                 now = kept;
                 before = recorded.next()?;
                 while before.as_ref().is_some_and(|entry| below(&entry.path, &old.path)) {
@@ -124,7 +145,7 @@ pub fn differences(root: &Path, manifest: &Path, limit: usize) -> Result<Vec<Dif
                 }
             }
             (_, kept, Some(new)) => {
-                found.push(difference(&new.path, "new"));
+                go_on = found(&new.path, "new", false)?;
                 before = kept;
                 if new.state.file.is_none() {
                     walk.skip_directory();
@@ -134,25 +155,20 @@ pub fn differences(root: &Path, manifest: &Path, limit: usize) -> Result<Vec<Dif
             _ => break,
         }
     }
-    Ok(found)
+    Ok(())
 }
 
-fn difference(path: &[u8], what: &str) -> Difference {
-    let path = if path.is_empty() { ".".to_owned() } else { disk::shown(path) };
-    Difference { path, what: what.to_owned(), only_ctime: false }
+impl Difference {
+    pub(crate) fn new(path: &[u8], what: &str, only_ctime: bool) -> Difference {
+        let path = if path.is_empty() { ".".to_owned() } else { disk::shown(path) };
+        Difference { path, what: what.to_owned(), only_ctime }
+    }
 }
 
-fn compare(old: &Entry, new: &Entry) -> Option<Difference> {
-    if old == new {
-        return None;
-    }
-    let mut found = difference(&new.path, "changed");
-    if let (Some(old_file), Some(new_file)) = (&old.state.file, &new.state.file) {
-        let aligned = FileState { ctime: new_file.ctime, ..old_file.clone() };
-        let state = State { file: Some(aligned), ..old.state.clone() };
-        found.only_ctime = state == new.state;
-    }
-    Some(found)
+fn only_ctime(old: &Entry, new: &Entry) -> bool {
+    let (Some(old_file), Some(new_file)) = (&old.state.file, &new.state.file) else { return false };
+    let aligned = FileState { ctime: new_file.ctime, ..old_file.clone() };
+    State { file: Some(aligned), ..old.state.clone() } == new.state
 }
 
 fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {

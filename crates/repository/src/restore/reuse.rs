@@ -4,8 +4,8 @@ use super::fill::Filler;
 use super::plan::Job;
 use super::site::Handles;
 use super::{Reuse, site};
-use crate::reader::SnapshotReader;
-use crate::{BlobId, BlobKind, Error, Node, NodeKind, Repository, disk};
+use crate::reader::{SnapshotReader, blob_length};
+use crate::{BlobId, Error, Node, NodeKind, Repository, disk};
 use rustix::fs::AtFlags;
 use std::collections::HashMap;
 use std::fs::File;
@@ -172,10 +172,7 @@ impl Filler<'_> {
 
     /// How long a blob is.
     pub(super) fn length(&self, id: &BlobId) -> Result<u64, Error> {
-        let location = self.repository.locate(BlobKind::Data, id)?;
-        let sealed = u64::from(location.length);
-        let overhead = crate::format::crypto::OVERHEAD_BYTES as u64;
-        Ok(location.plain_length.map_or(sealed.saturating_sub(overhead), u64::from))
+        blob_length(self.repository, id)
     }
 }
 

@@ -16,6 +16,7 @@ mod manifest;
 mod memory_index;
 mod restore;
 mod rig;
+mod scrub;
 mod snapshots;
 mod tree_format;
 mod trees;
