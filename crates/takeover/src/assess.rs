@@ -205,8 +205,25 @@ fn overrides(
         }
         _ => BTreeMap::new(),
     };
+    // What can only go forward is what was asked for, whatever has become of the generation since.
+    let forward = matches!(standing, Standing::OnlyForward { .. });
+    if request.seen.generation != state.generation && !forward {
+        mistakes.push(format!(
+            "It was asked for at generation {}, and the service is at generation {} by now; look \
+             again, and ask again.",
+            request.seen.generation, state.generation
+        ));
+    }
     for (name, reason) in &request.overrides {
         match Gate::by_name(name) {
+            Some(Gate::TakeoverUnderWay) if matches!(standing, Standing::Theirs { id, .. } if request.seen.intent.as_ref() != Some(id)) =>
+            {
+                mistakes.push(
+                    "Another takeover is under way than the one that was to be overridden; look \
+                     again, and ask again."
+                        .to_owned(),
+                );
+            }
             None => {
                 let names: Vec<&str> = Gate::all().map(Gate::name).collect();
                 mistakes

@@ -19,5 +19,5 @@ mod plan;
 pub use assess::{Assessment, Standing, assess};
 pub use gates::{Gate, GateReport, Verdict};
 pub use loss::Loss;
-pub use observe::{CopyState, Observation, Request, Running, Sighting};
+pub use observe::{CopyState, Observation, Request, Running, Seen, Sighting};
 pub use plan::{Fencing, Step, Target};

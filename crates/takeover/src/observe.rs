@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use model::state::TakeoverKind;
-use model::{MemberName, Position};
+use model::{Generation, MemberName, Position, ServiceState};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -17,10 +17,32 @@ pub struct Request {
     /// Gates to override, by name, each with the reason that a person typed.
     #[serde(default)]
     pub overrides: BTreeMap<String, String>,
+    /// What the person was shown when they asked.
+    pub seen: Seen,
     /// Unplanned only: promote what the candidate holds now, without fetching what the vault has
     /// beyond it.
     #[serde(default)]
     pub as_is: bool,
+}
+
+/// What somebody was shown when they asked for a takeover. "The primary is surely off" was said of
+/// the primary of that moment, and must not be held against the next one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Seen {
+    /// The generation.
+    pub generation: Generation,
+    /// The takeover that was under way, if there was one.
+    #[serde(default)]
+    pub intent: Option<String>,
+}
+
+impl Seen {
+    /// What this state shows.
+    pub fn of(state: &ServiceState) -> Seen {
+        let intent = state.intent.as_ref().map(|intent| intent.id.clone());
+        Seen { generation: state.generation, intent }
+    }
 }
 
 /// What the candidate's host sees of itself, and has heard of the primary.

@@ -213,6 +213,10 @@ impl ServiceState {
         // Once a takeover counts on it, serving again would make a second primary.
         if stopped.is_none() {
             self.not_barred(member)?;
+        } else if let Some(intent) = self.intent.as_ref().filter(|intent| intent.to == *member) {
+            // A new primary that is not promoted yet has nothing to stop; the takeover would wait
+            // for ever for what was stopped here to serve.
+            return Err(under_way(intent));
         }
         if let Some(entry) = self.members.get_mut(member) {
             entry.stopped = stopped;

@@ -1,8 +1,8 @@
 //! Each gate: what shuts it, what it says, and whether a person may open it.
 
 use crate::support::{
-    PLANNED, UNPLANNED, ago, applied, ask, claim, fine, lsn, member, now, point, shop, shut, stop,
-    to, verdict, with,
+    PLANNED, UNPLANNED, ago, applied, ask, claim, fine, lsn, member, now, point, seeing, shop,
+    shut, stop, to, verdict, with,
 };
 use mainstay_takeover::{
     Assessment, CopyState, Gate, Observation, Request, Running, Sighting, Standing, Verdict,
@@ -74,7 +74,7 @@ fn wrong_role() {
             "a is a primary that was taken over; let it rejoin as a standby first.",
         ),
     ] {
-        let assessment = ask(state, &fine(here), &to(UNPLANNED, name));
+        let assessment = ask(state, &fine(here), &seeing(state, to(UNPLANNED, name)));
         assert_eq!(verdict(&assessment, Gate::WrongRole), (SHUT, why.to_owned()));
         assert!(!assessment.allowed);
     }
@@ -104,7 +104,7 @@ fn takeover_under_way() {
     assert_eq!(verdict(&own, Gate::TakeoverUnderWay).1, "The takeover under way is the one to c.");
     state.fenced("op-c", FenceProof::Hook { command: "x".to_owned() }).unwrap();
     state.raise("op-c", now()).unwrap();
-    let assessment = unplanned(&state, &fine("b"));
+    let assessment = ask(&state, &fine("b"), &seeing(&state, to(UNPLANNED, "b")));
     assert!(
         verdict(&assessment, Gate::TakeoverUnderWay)
             .1
@@ -344,6 +344,45 @@ fn an_override_beside_a_hook_says_that_the_hook_is_known_to_fail() {
     );
     let steps: Vec<String> = assessment.steps.iter().map(ToString::to_string).collect();
     assert!(steps[1].ends_with("a person said so (power is out)"), "{steps:?}");
+}
+
+#[test]
+fn what_was_said_of_one_primary_is_not_held_against_the_next() {
+    let request = with(to(UNPLANNED, "c"), "primary-not-fenced", "a burnt down");
+    let no_hook = Observation { fence_hook: None, ..fine("c") };
+    let mut state = shop();
+    assert!(ask(&state, &no_hook, &request).allowed);
+    // Before it is claimed, somebody else's takeover is done.
+    claim(&mut state, "op", UNPLANNED, "b");
+    state.fenced("op", FenceProof::Hook { command: "x".to_owned() }).unwrap();
+    state.raise("op", now()).unwrap();
+    state.finish("op", now()).unwrap();
+    let late = ask(&state, &no_hook, &request);
+    assert!(!late.allowed);
+    assert_eq!(
+        late.sentence,
+        "The request is refused. It was asked for at generation 1, and the service is at \
+         generation 2 by now; look again, and ask again."
+    );
+    assert!(ask(&state, &no_hook, &seeing(&state, request)).allowed);
+}
+
+#[test]
+fn what_was_said_of_one_takeover_is_not_held_against_the_next() {
+    let over = with(to(UNPLANNED, "b"), "takeover-under-way", "c burnt down");
+    let mut state = shop();
+    state.join(&member("d"), Role::Standby, now()).unwrap();
+    state.applied(&member("d"), Some(applied(2, 10))).unwrap();
+    claim(&mut state, "op-c", UNPLANNED, "c");
+    let asked = seeing(&state, over);
+    assert!(ask(&state, &fine("b"), &asked).allowed);
+    state.abandon("op-c").unwrap();
+    claim(&mut state, "op-d", UNPLANNED, "d");
+    assert_eq!(
+        ask(&state, &fine("b"), &asked).sentence,
+        "The request is refused. Another takeover is under way than the one that was to be \
+         overridden; look again, and ask again."
+    );
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The steps that are left, from every state in which a crash can leave a takeover.
 
 use crate::support::{
-    PLANNED, UNPLANNED, applied, ask, claim, fine, lsn, member, now, point, shop, steps, stop, to,
-    with,
+    PLANNED, UNPLANNED, applied, ask, claim, fine, lsn, member, now, point, seeing, shop, steps,
+    stop, to, with,
 };
 use mainstay_takeover::{Fencing, Observation, Request, Running, Standing, Step};
 use model::ServiceState;
@@ -49,7 +49,7 @@ fn unplanned_step_by_step() {
     assert_eq!(raised.sentence, "b is the primary since generation 2 and only has to be finished.");
     assert!(!raised.may_abandon());
     state.finish("op", now()).unwrap();
-    let done = ask(&state, &fine("b"), &request);
+    let done = ask(&state, &fine("b"), &seeing(&state, request));
     assert!(!done.allowed && done.steps.is_empty());
 }
 
@@ -151,17 +151,20 @@ fn somebody_elses_is_closed_only_by_a_typed_override() {
     let mut state = shop();
     claim(&mut state, "op-c", UNPLANNED, "c");
     let over = with(to(UNPLANNED, "b"), "takeover-under-way", "c burnt down too");
+    let over = seeing(&state, over);
     assert!(!ask(&state, &fine("b"), &to(UNPLANNED, "b")).allowed);
     assert_eq!(plan(&state, &over)[..2], ["give back the claim of op-c", "claim the takeover"]);
     state.fenced("op-c", hook()).unwrap();
     state.raise("op-c", now()).unwrap();
+    let over = seeing(&state, over);
     assert_eq!(
         plan(&state, &over)[..2],
         ["close the unfinished takeover op-c", "claim the takeover"]
     );
     // Closed, c is the primary: it is the one to be fenced now.
     state.finish("op-c", now()).unwrap();
-    let assessment = ask(&state, &fine("b"), &to(UNPLANNED, "b"));
+    let assessment = ask(&state, &fine("b"), &seeing(&state, to(UNPLANNED, "b")));
+    assert!(assessment.allowed);
     assert_eq!(assessment.intent("op", now()).from, Some(member("c")));
     assert_eq!(assessment.intent("op", now()).generation.0, 2);
 }

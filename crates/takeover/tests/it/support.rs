@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use mainstay_takeover::{
-    Assessment, CopyState, Gate, Observation, Request, Running, Sighting, Verdict, assess,
+    Assessment, CopyState, Gate, Observation, Request, Running, Seen, Sighting, Verdict, assess,
 };
 use model::state::{Applied, Intent, Stopped, TakeoverKind};
 use model::{
@@ -99,7 +99,13 @@ pub(crate) fn fine(name: &str) -> Observation {
 }
 
 pub(crate) fn to(kind: TakeoverKind, name: &str) -> Request {
-    Request { kind, to: member(name), overrides: BTreeMap::new(), as_is: false }
+    let seen = Seen { generation: Generation::FIRST, intent: None };
+    Request { kind, to: member(name), overrides: BTreeMap::new(), seen, as_is: false }
+}
+
+/// Asked by somebody who was shown this state.
+pub(crate) fn seeing(state: &ServiceState, request: Request) -> Request {
+    Request { seen: Seen::of(state), ..request }
 }
 
 pub(crate) fn with(request: Request, gate: &str, reason: &str) -> Request {
