@@ -79,7 +79,8 @@ fn go_offline(site: &ServiceSite, operation: &mut Operation) -> Result<Done, Err
             // Stopping it archived the rest of its log; the vault must have that before the word
             // is given that nothing is missing.
             last_position = crate::wal::last_position(site, operation)?;
-        } else {
+        }
+        if last_position.is_none() {
             last_point = Some(backup::perform_stopped(site, operation)?.point.snapshot);
         }
         operation.step("say", (), |_| {

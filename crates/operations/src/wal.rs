@@ -3,9 +3,12 @@
 
 use crate::operation::Operation;
 use crate::{Error, ServiceSite, refresh};
+use engines::Running;
+use engines::postgres::{Lsn, Segments, WalFile, check_wal_file, segments_of, unarchived};
 use model::{Class, Position, Progress};
 use repository::log::{LogStore, Pushed};
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a standby may take to replay what the vault has before a takeover gives up.
@@ -13,6 +16,10 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 /// How long a standby's position must stand still to count as the end of what it can get.
 const STILL: Duration = Duration::from_millis(600);
+
+/// After so long the standby has asked for the next segment several times, and what the vault has
+/// of it does not help: it is of a timeline that was left, or behind a gap.
+const STUCK: Duration = Duration::from_secs(30);
 
 /// What became of a request for a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,55 +32,102 @@ pub enum Fetched {
 
 /// Stores one finished segment of the log. Only the primary of the current generation may.
 pub fn push(site: &ServiceSite, segment: &Path) -> Result<Pushed, Error> {
-    let name = segment.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
-        Error::invalid(format!("{} is not the path of a log segment", segment.display()))
-    })?;
+    let name = segment.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if WalFile::parse(name).is_none() {
+        return Err(Error::invalid(format!("{} is no file of a log", segment.display()))
+            .hinting(format!("Write archive_command = 'mainstay wal push {} %p'.", site.name())));
+    }
     let state = site.load_state()?.state;
     state.require_primary(site.member(), state.generation)?;
     let bytes =
         std::fs::read(segment).map_err(|e| Error::io("read the log segment", segment, e))?;
+    check_wal_file(name, &bytes).map_err(|what| {
+        Error::new(Class::Corrupt, format!("{} is not stored: {what}", segment.display()))
+    })?;
     Ok(LogStore::new(site.repository()?).push(state.generation, name, &bytes)?)
 }
 
-/// Writes the segment of this name to `target`, whole or not at all.
+/// Writes the segment of this name to `target`, whole or not at all. An error means that the vault
+/// could not be asked, which is not to be taken for the end of the log.
 pub fn fetch(site: &ServiceSite, name: &str, target: &Path) -> Result<Fetched, Error> {
-    let Some(bytes) = LogStore::new(site.repository()?).fetch(name)? else {
+    if WalFile::parse(name).is_none() {
+        return Err(Error::invalid(format!("{name:?} is no file of a log")).hinting(format!(
+            "Write restore_command = 'mainstay wal fetch {} %f %p'.",
+            site.name()
+        )));
+    }
+    let log = LogStore::new(site.repository()?);
+    let Some(bytes) = log.fetch(name)? else {
         return Ok(Fetched::NotThere);
     };
-    let dir = match target.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
-        _ => Path::new(".").to_owned(),
-    };
-    let file = target.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
-        Error::invalid(format!("{} is not a path for a log segment", target.display()))
-    })?;
-    crate::member::write_durable(&dir, file, &bytes)?;
+    put(target, &bytes)?;
     Ok(Fetched::Found)
+}
+
+/// Whether a segment that is not there never will be: servers archive in order, and a later one of
+/// the same timeline is there. No recovery gets over such a gap.
+pub fn is_gap(site: &ServiceSite, name: &str) -> Result<bool, Error> {
+    if !matches!(WalFile::parse(name), Some(WalFile::Segment { .. })) {
+        return Ok(false);
+    }
+    // Names of one timeline sort by position. What is in a later shard only is found when the
+    // server asks for that.
+    let near = LogStore::new(site.repository()?).list_near(name)?;
+    let on_timeline = |other: &str| other.len() == name.len() && other[..8] == name[..8];
+    let there = |wanted: &str| near.iter().any(|(other, _)| other == wanted);
+    Ok(!there(name) && near.iter().any(|(other, _)| on_timeline(other) && other.as_str() > name))
+}
+
+/// Beside its target first, so that a server never sees a part of it. Not synced: the server does
+/// that with what it keeps, and asks again for what a crash took.
+fn put(target: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let mut beside = target.as_os_str().to_owned();
+    beside.push(".mainstay");
+    let beside = PathBuf::from(beside);
+    let written = std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, target));
+    written.map_err(|e| {
+        let _ = std::fs::remove_file(&beside);
+        Error::io("write the log segment", target, e)
+    })
 }
 
 /// Waits until the standby on this host has replayed what the vault has.
 pub(crate) fn catch_up(site: &ServiceSite, operation: &Operation) -> Result<(), Error> {
     let engine = site.engine()?;
+    if operation.with_context(site, |cx| engine.running(cx))? == Running::No {
+        operation.with_context(site, |cx| engine.start(cx))?;
+    }
     let state = site.load_state()?.state;
     let stopped = state.primary.as_ref().and_then(|p| state.members.get(p)?.stopped.as_ref());
     let goal = stopped
         .filter(|stopped| stopped.generation == state.generation)
         .and_then(|stopped| stopped.last_position.clone())
         .or_else(|| state.head_point().and_then(|point| point.position.clone()));
+    let stored = Stored::look(site)?;
     let deadline = Instant::now() + PATIENCE;
     let mut last: Option<(Option<Position>, Instant)> = None;
     loop {
         operation.check_cancel()?;
         let seen = operation.with_context(site, |cx| engine.inspect(cx))?;
         let still = match &last {
-            Some((position, since)) if *position == seen.position => since.elapsed() >= STILL,
+            Some((position, since)) if *position == seen.position => since.elapsed(),
             _ => {
                 last = Some((seen.position.clone(), Instant::now()));
-                false
+                Duration::ZERO
             }
         };
-        if still && refresh::reached(seen.position.as_ref(), goal.as_ref()) {
-            return Ok(());
+        let position = seen.position.as_ref();
+        if still >= STILL && refresh::reached(position, goal.as_ref()) {
+            if stored.is_exhausted(position) {
+                return Ok(());
+            }
+            if still >= STUCK {
+                operation.report().warn(
+                    "the vault has more of the log than the standby can use: it ends at a gap, or \
+                     on a timeline that was left",
+                );
+                return Ok(());
+            }
         }
         if Instant::now() >= deadline {
             let place = goal.map_or_else(|| "its goal".to_owned(), |goal| goal.to_string());
@@ -81,13 +135,66 @@ pub(crate) fn catch_up(site: &ServiceSite, operation: &Operation) -> Result<(), 
                 Class::Unavailable,
                 format!("the standby of {} does not get to {place}: {}", site.name(), seen.summary),
             )
-            .hinting("Look at its log for a segment that it cannot get."));
+            .hinting(
+                "Look at its log for a segment that it cannot get. `mainstay refresh --reseed` \
+                 builds it anew from the newest point.",
+            ));
         }
         std::thread::sleep(Duration::from_millis(100));
     }
 }
 
-/// Where the log of a stopped primary ends; everything before it must be in the vault.
+/// The segments that the vault has, by where they begin.
+struct Stored {
+    segments: Option<Segments>,
+    starts: BTreeSet<u64>,
+}
+
+impl Stored {
+    fn look(site: &ServiceSite) -> Result<Stored, Error> {
+        let segments = data_dir(site)?.as_deref().and_then(segments_of);
+        let Some(segments) = segments else {
+            return Ok(Stored { segments: None, starts: BTreeSet::new() });
+        };
+        let names = LogStore::new(site.repository()?).list()?;
+        let found = names.iter().filter_map(|(name, _)| match WalFile::parse(name) {
+            Some(WalFile::Segment { timeline, place }) => {
+                Some((timeline, segments.start_of(place)?.0))
+            }
+            _ => None,
+        });
+        Ok(Stored { segments: Some(segments), starts: of_history(found) })
+    }
+
+    /// Whether a standby at this position is in, or beyond, the last segment that it can get to
+    /// without a gap. Where in it its last whole record ends, only the standby knows.
+    fn is_exhausted(&self, position: Option<&Position>) -> bool {
+        let (Some(segments), Some(Position::Lsn { lsn, .. })) = (self.segments, position) else {
+            return true;
+        };
+        let next = segments.number(Lsn(*lsn)).saturating_add(1);
+        !self.starts.contains(&segments.start(next).0)
+    }
+}
+
+/// Where segments begin that lie on the way to the newest timeline: of an older one only what was
+/// written before the next began. What an old primary wrote after that is on no way to anywhere.
+fn of_history(found: impl Iterator<Item = (u32, u64)>) -> BTreeSet<u64> {
+    let mut timelines: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
+    for (timeline, start) in found {
+        timelines.entry(timeline).or_default().insert(start);
+    }
+    let mut end = u64::MAX;
+    let mut starts = BTreeSet::new();
+    for own in timelines.values().rev() {
+        starts.extend(own.range(..end));
+        end = own.first().map_or(end, |first| end.min(*first));
+    }
+    starts
+}
+
+/// Where the log of a stopped primary ends, if the vault has everything before it; none if that
+/// cannot be said, because the server keeps no log or was not stopped cleanly.
 pub(crate) fn last_position(
     site: &ServiceSite,
     operation: &Operation,
@@ -95,5 +202,42 @@ pub(crate) fn last_position(
     let engine = site.engine()?;
     operation.report().phase("making sure that the vault has the whole log");
     let seen = operation.with_context(site, |cx| engine.inspect(cx))?;
-    Ok(seen.position)
+    let (Some(Position::Lsn { timeline, lsn }), Some(data_dir)) =
+        (seen.position.clone(), data_dir(site)?)
+    else {
+        return Ok(None);
+    };
+    // A server that stops tries its archive_command a few times, and goes.
+    for segment in unarchived(&data_dir)? {
+        operation.check_cancel()?;
+        push(site, &segment)?;
+    }
+    let Some(segments) = segments_of(&data_dir) else { return Ok(None) };
+    let last = segments.name(timeline, segments.number(Lsn(lsn.saturating_sub(1))));
+    let near = LogStore::new(site.repository()?).list_near(&last)?;
+    if near.iter().any(|(name, _)| *name == last) {
+        return Ok(seen.position);
+    }
+    operation.report().note(&format!("the vault does not have the log up to {last}"));
+    Ok(None)
+}
+
+fn data_dir(site: &ServiceSite) -> Result<Option<PathBuf>, Error> {
+    Ok(site.engine()?.roots().first().map(|root| root.on_host.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_old_primary_wrote_after_the_branch_does_not_count() {
+        let found = [(1, 10), (1, 20), (1, 30), (1, 40), (2, 30), (3, 40), (2, 50), (3, 50)];
+        let starts: Vec<u64> = of_history(found.into_iter()).into_iter().collect();
+        assert_eq!(starts, [10, 20, 30, 40, 50]);
+        let starts: Vec<u64> =
+            of_history([(1, 10), (1, 20), (1, 30), (2, 20)].into_iter()).into_iter().collect();
+        assert_eq!(starts, [10, 20], "the 30 of timeline 1 was left");
+        assert!(of_history(std::iter::empty()).is_empty());
+    }
 }

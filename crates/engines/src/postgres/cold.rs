@@ -3,7 +3,7 @@
 use super::capture::{self, Span};
 use super::detail::Detail;
 use super::layout::Layout;
-use super::lsn::{Lsn, Segments};
+use super::lsn::Lsn;
 use super::pg_control::{PgControl, State};
 use super::{Postgres, inspect, programs, server};
 use crate::{CaptureSink, Captured, Context, Error};
@@ -39,7 +39,7 @@ pub(super) fn capture(
     cx.progress.note("the server is stopped: its files are captured as they lie");
     let source_time = Timestamp::now();
     let major = programs::data_version(data_dir)?;
-    let segments = inspect::segment_size(data_dir).and_then(Segments::of).ok_or_else(|| {
+    let segments = inspect::segments_of(data_dir).ok_or_else(|| {
         Error::new(Class::Corrupt, format!("{shown}/pg_wal holds no segment of the log"))
     })?;
     cx.progress.phase("reading");

@@ -8,7 +8,7 @@ use crate::{Context, Error, Inspection, Running};
 use jiff::Timestamp;
 use model::Position;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Size of the header at the beginning of each segment.
 const SEGMENT_HEADER: u64 = 40;
@@ -127,7 +127,7 @@ pub(super) fn stopped_at(data_dir: &Path, control: &PgControl) -> Option<Positio
     if control.state != State::ShutDown {
         return None;
     }
-    let segments = segment_size(data_dir).and_then(Segments::of);
+    let segments = segments_of(data_dir);
     let lsn = match segments {
         Some(segments) if control.checkpoint.0 % segments.size() == SEGMENT_HEADER => {
             Lsn(control.checkpoint.0 - SEGMENT_HEADER)
@@ -137,12 +137,36 @@ pub(super) fn stopped_at(data_dir: &Path, control: &PgControl) -> Option<Positio
     Some(Position::Lsn { timeline: control.timeline, lsn: lsn.0 })
 }
 
-/// The size of the segments that are there.
-pub(super) fn segment_size(data_dir: &Path) -> Option<u64> {
+/// How the log of the server in this data directory is cut, by what lies there.
+pub fn segments_of(data_dir: &Path) -> Option<Segments> {
     let entries = fs::read_dir(data_dir.join("pg_wal")).ok()?;
-    entries.flatten().find_map(|entry| {
+    let size = entries.flatten().find_map(|entry| {
         let name = entry.file_name();
         let segment = matches!(WalFile::parse(name.to_str()?), Some(WalFile::Segment { .. }));
         if segment { entry.metadata().ok().map(|meta| meta.len()) } else { None }
-    })
+    })?;
+    Segments::of(size)
+}
+
+/// The files of a stopped server's log that it had not archived yet, in the order in which it would
+/// have: histories first.
+pub fn unarchived(data_dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let wal = data_dir.join("pg_wal");
+    let status = wal.join("archive_status");
+    let entries = match fs::read_dir(&status) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io("read", status.display(), e)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|e| Error::io("read", status.display(), e))?;
+        if let Some(name) = entry.file_name().to_str().and_then(|name| name.strip_suffix(".ready"))
+            && let Some(file) = WalFile::parse(name)
+        {
+            names.push((!matches!(file, WalFile::History { .. }), name.to_owned()));
+        }
+    }
+    names.sort();
+    Ok(names.into_iter().map(|(_, name)| wal.join(name)).collect())
 }

@@ -21,6 +21,7 @@ mod programs;
 mod server;
 mod wal;
 
+pub use inspect::{segments_of, unarchived};
 pub use lsn::{Lsn, Segments, WalFile};
 pub use wal::check_file as check_wal_file;
 

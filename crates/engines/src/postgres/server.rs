@@ -271,6 +271,10 @@ pub(super) fn stop(engine: &Postgres, cx: &Context<'_>) -> Result<(), Error> {
 }
 
 pub(super) fn promote(engine: &Postgres, cx: &Context<'_>) -> Result<Promoted, Error> {
+    // One that is down can be promoted as well, once it is up.
+    if running(engine, cx)? == Running::No {
+        start(engine, cx)?;
+    }
     let mut session = engine.address.connect()?;
     if in_recovery(&mut session)? {
         cx.progress.phase("promoting");

@@ -1,0 +1,250 @@
+//! What a server's `archive_command` and `restore_command` come down to.
+
+use jiff::Timestamp;
+use mainstay_operations::wal::{Fetched, fetch, is_gap, push};
+use mainstay_operations::{ServiceSite, Site};
+use model::state::{Applied, FenceProof, Intent, TakeoverKind};
+use model::{Class, Classify, MemberName, Role, Secret, ServiceName, SnapshotId};
+use repository::log::Pushed;
+use repository::{Kdf, Repository};
+use std::fs;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+const SEGMENT_BYTES: usize = 1 << 20;
+
+/// Two hosts, `a` the primary and `b` a standby, with one vault.
+struct Bench {
+    dir: TempDir,
+    a: ServiceSite,
+    b: ServiceSite,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::write(dir.path().join("password"), "correct horse battery staple\n").expect("password");
+        let (a, b) = (host(dir.path(), "a"), host(dir.path(), "b"));
+        let password = Secret::new("correct horse battery staple".to_owned());
+        Repository::create(a.storage().expect("storage"), &password, Kdf::Fast).expect("create");
+        let now = Timestamp::now();
+        for (site, role) in [(&a, Role::Primary), (&b, Role::Standby)] {
+            let join = a.state().expect("state").update(|s| s.join(site.member(), role, now));
+            join.expect("join");
+        }
+        Bench { dir, a, b }
+    }
+
+    /// A file of the log in a place of the server's.
+    fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let dir = self.dir.path().join("pg_wal");
+        fs::create_dir_all(&dir).expect("pg_wal");
+        fs::write(dir.join(name), bytes).expect("write");
+        dir.join(name)
+    }
+
+    /// `b` takes over.
+    fn takeover(&self) {
+        let state = self.b.state().expect("state");
+        let (versioned, ()) = state
+            .update(|state| {
+                let applied = Applied {
+                    snapshot: SnapshotId([1; 32]),
+                    source_time: Timestamp::now(),
+                    position: None,
+                    at: Timestamp::now(),
+                };
+                state.applied(self.b.member(), Some(applied))?;
+                state.claim(Intent {
+                    id: "t".to_owned(),
+                    kind: TakeoverKind::Unplanned,
+                    from: Some(self.a.member().clone()),
+                    to: self.b.member().clone(),
+                    generation: state.generation,
+                    claimed: Timestamp::now(),
+                    fenced: None,
+                    overrides: Default::default(),
+                    raised: false,
+                })?;
+                state.fenced("t", FenceProof::Override { reason: "test".to_owned() })?;
+                state.raise("t", Timestamp::now())?;
+                state.finish("t", Timestamp::now())
+            })
+            .expect("takeover");
+        assert_eq!(versioned.state.primary, Some(MemberName::new("b").expect("b")));
+    }
+}
+
+fn host(dir: &Path, name: &str) -> ServiceSite {
+    let shown = dir.display();
+    let config = format!(
+        "[host]\nname = '{name}'\nstate-dir = '{shown}/state-{name}'\n\
+         [vault]\nurl = '{shown}/vault'\npassword-file = '{shown}/password'\n\
+         [service.shop]\nengine = 'postgres'\nurl = 'postgres://u@/d?host={shown}'\n\
+         data-dir = '{shown}/data'\n"
+    );
+    let config = toml::from_str(&config).expect("a configuration");
+    let site = Site::new(config, dir.join(format!("{name}.toml")));
+    site.service(&ServiceName::new("shop").expect("a name")).expect("the service")
+}
+
+/// A segment of this number on a timeline, with the pages that a server writes.
+fn segment(timeline: u32, number: u64, fill: u8) -> (String, Vec<u8>) {
+    let mut bytes = vec![fill; SEGMENT_BYTES];
+    let start = number * SEGMENT_BYTES as u64;
+    for (at, page) in bytes.chunks_mut(8192).enumerate() {
+        page[..24].fill(0);
+        page[..2].copy_from_slice(&0xd110u16.to_le_bytes());
+        page[4..8].copy_from_slice(&timeline.to_le_bytes());
+        page[8..16].copy_from_slice(&(start + at as u64 * 8192).to_le_bytes());
+    }
+    bytes[24..32].copy_from_slice(&7u64.to_le_bytes());
+    bytes[32..36].copy_from_slice(&(1u32 << 20).to_le_bytes());
+    bytes[36..40].copy_from_slice(&8192u32.to_le_bytes());
+    (format!("{timeline:08X}{:08X}{:08X}", number >> 12, number & 0xfff), bytes)
+}
+
+#[test]
+fn what_the_primary_pushes_the_standby_fetches() {
+    let bench = Bench::new();
+    let (name, bytes) = segment(1, 3, 1);
+    let target = bench.dir.path().join("RECOVERYXLOG");
+    assert_eq!(fetch(&bench.b, &name, &target).expect("ask"), Fetched::NotThere);
+    assert!(!target.exists());
+
+    let file = bench.file(&name, &bytes);
+    assert_eq!(push(&bench.a, &file).expect("push"), Pushed::Stored);
+    assert_eq!(push(&bench.a, &file).expect("again"), Pushed::Already);
+    fs::write(&target, "what an earlier one left").expect("left over");
+    assert_eq!(fetch(&bench.b, &name, &target).expect("fetch"), Fetched::Found);
+    assert_eq!(fs::read(&target).expect("read"), bytes);
+    let names = fs::read_dir(bench.dir.path()).expect("dir").flatten();
+    let left = names.filter(|entry| entry.file_name().to_string_lossy().contains("XLOG.")).count();
+    assert_eq!(left, 0, "nothing stays beside the target");
+
+    let history = bench.file("00000002.history", b"1\t0/300000\tno recovery target specified\n");
+    push(&bench.a, &history).expect("a history");
+    assert_eq!(fetch(&bench.b, "00000002.history", &target).expect("fetch"), Fetched::Found);
+}
+
+#[test]
+fn the_same_name_with_other_bytes_is_refused() {
+    let bench = Bench::new();
+    let (name, bytes) = segment(1, 3, 1);
+    push(&bench.a, &bench.file(&name, &bytes)).expect("push");
+    let (_, other) = segment(1, 3, 2);
+    let error = push(&bench.a, &bench.file(&name, &other)).expect_err("other bytes");
+    assert_eq!(error.class(), Class::Refused, "{error}");
+    let target = bench.dir.path().join("target");
+    fetch(&bench.b, &name, &target).expect("fetch");
+    assert_eq!(fs::read(&target).expect("read"), bytes);
+}
+
+#[test]
+fn only_the_primary_of_the_current_generation_pushes() {
+    let bench = Bench::new();
+    let (name, bytes) = segment(1, 3, 1);
+    let file = bench.file(&name, &bytes);
+    let error = push(&bench.b, &file).expect_err("a standby");
+    assert_eq!(error.class(), Class::Refused, "{error}");
+    assert!(error.to_string().contains("not the primary"), "{error}");
+    push(&bench.a, &file).expect("the primary");
+
+    bench.takeover();
+    let (name, bytes) = segment(1, 4, 1);
+    let error = push(&bench.a, &bench.file(&name, &bytes)).expect_err("taken over");
+    assert_eq!(error.class(), Class::Refused, "{error}");
+    let (name, bytes) = segment(2, 4, 9);
+    push(&bench.b, &bench.file(&name, &bytes)).expect("the new primary");
+    let target = bench.dir.path().join("target");
+    assert_eq!(fetch(&bench.a, &name, &target).expect("fetch"), Fetched::Found);
+}
+
+#[test]
+fn what_is_no_part_of_a_log_is_not_stored() {
+    let bench = Bench::new();
+    let (name, bytes) = segment(1, 3, 1);
+    for wrong in ["postgresql.conf", "000000010000000000000003.tmp", "archive_status"] {
+        let error = push(&bench.a, &bench.file(wrong, &bytes)).expect_err(wrong);
+        assert_eq!(error.class(), Class::Invalid, "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("archive_command")));
+        let error = fetch(&bench.a, wrong, &bench.dir.path().join("x")).expect_err(wrong);
+        assert_eq!(error.class(), Class::Invalid, "{error}");
+    }
+    for (what, wrong) in [
+        ("cut", &bytes[..SEGMENT_BYTES - 1]),
+        ("empty", &[][..]),
+        ("zeros", &vec![0; SEGMENT_BYTES][..]),
+        ("another segment", &segment(1, 4, 1).1[..]),
+    ] {
+        let error = push(&bench.a, &bench.file(&name, wrong)).expect_err(what);
+        assert_eq!(error.class(), Class::Corrupt, "{what}: {error}");
+    }
+    push(&bench.a, &bench.dir.path().join(&name)).expect_err("a file that is not there");
+    let target = bench.dir.path().join("target");
+    assert_eq!(fetch(&bench.b, &name, &target).expect("ask"), Fetched::NotThere);
+}
+
+#[test]
+fn a_vault_that_is_away_is_an_error_and_not_the_end_of_the_log() {
+    let bench = Bench::new();
+    let (name, bytes) = segment(1, 3, 1);
+    push(&bench.a, &bench.file(&name, &bytes)).expect("push");
+    fs::rename(bench.dir.path().join("vault"), bench.dir.path().join("away")).expect("unmount");
+    let target = bench.dir.path().join("target");
+    fetch(&bench.b, &name, &target).expect_err("away");
+    // Nor for a process that begins only now.
+    fetch(&host(bench.dir.path(), "b"), &name, &target).expect_err("away");
+    fs::create_dir(bench.dir.path().join("vault")).expect("an empty mount point");
+    fetch(&host(bench.dir.path(), "b"), &name, &target).expect_err("empty");
+    assert!(!target.exists());
+}
+
+#[test]
+fn a_damaged_segment_is_an_error() {
+    let bench = Bench::new();
+    let (name, bytes) = segment(1, 3, 1);
+    push(&bench.a, &bench.file(&name, &bytes)).expect("push");
+    let log = bench.dir.path().join("vault/shop/mainstay/log/0000000100000000");
+    let object = fs::read_dir(&log).expect("log").flatten().next().expect("an object").path();
+    let mut stored = fs::read(&object).expect("read");
+    let middle = stored.len() / 2;
+    stored[middle] ^= 1;
+    fs::write(&object, stored).expect("damage");
+    let target = bench.dir.path().join("target");
+    let error = fetch(&bench.b, &name, &target).expect_err("damaged");
+    assert_eq!(error.class(), Class::Corrupt, "{error}");
+    assert!(!target.exists());
+}
+
+#[test]
+fn a_gap_is_told_from_what_is_not_there_yet() {
+    let bench = Bench::new();
+    for number in [3, 5] {
+        let (name, bytes) = segment(1, number, 1);
+        push(&bench.a, &bench.file(&name, &bytes)).expect("push");
+    }
+    let (other, bytes) = segment(2, 9, 1);
+    push(&bench.a, &bench.file(&other, &bytes)).expect("push");
+    for (number, gap) in [(2, true), (3, false), (4, true), (5, false), (6, false)] {
+        let (name, _) = segment(1, number, 1);
+        assert_eq!(is_gap(&bench.b, &name).expect("ask"), gap, "{number}");
+    }
+    assert!(!is_gap(&bench.b, "00000002.history").expect("ask"));
+}
+
+/// A server waits for both: what they cost is a process, a key derivation and one file.
+#[test]
+fn neither_loads_the_index() {
+    let bench = Bench::new();
+    let index = bench.dir.path().join("vault/shop/index");
+    fs::create_dir_all(&index).expect("index");
+    let broken = index.join("00".repeat(32));
+    fs::write(broken, "not an index").expect("a broken index");
+    let (name, bytes) = segment(1, 3, 1);
+    let a = host(bench.dir.path(), "a");
+    push(&a, &bench.file(&name, &bytes)).expect("push");
+    let target = bench.dir.path().join("target");
+    assert_eq!(fetch(&a, &name, &target).expect("fetch"), Fetched::Found);
+    a.repository().expect("open").refresh_index().expect_err("the index is broken indeed");
+}
