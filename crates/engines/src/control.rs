@@ -142,7 +142,13 @@ impl Control {
         step: &Step,
         wanted: Seen,
     ) -> Result<(), Error> {
-        let output = self.step(cx, verb, step).timeout(ACTION_TIMEOUT).ask(cx.cancel)?;
+        let mut command = self.step(cx, verb, step).timeout(ACTION_TIMEOUT);
+        if wanted == Seen::Stopped {
+            // Whoever cleans up after our death starts the service again; a stop that goes on
+            // beside that would win in the end.
+            command = command.tied();
+        }
+        let output = command.ask(cx.cancel)?;
         if !output.success() {
             // Some commands fail when there is nothing to do. What counts is the service.
             if self.look_quietly(cx)? == wanted {

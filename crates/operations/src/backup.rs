@@ -11,11 +11,14 @@
 
 use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
-use crate::recover::Left;
+use crate::recover::{After, Left};
 use crate::{Error, ServiceSite, hooks, quiesce};
-use engines::{CaptureSink, Captured, SnapshotMeta};
+use engines::{CaptureSink, Captured, Running, SnapshotMeta};
 use jiff::Timestamp;
-use model::{Class, Generation, OperationId, Progress, RecoveryPoint, ServiceState, SnapshotId};
+use model::config::Quiesce;
+use model::{
+    Class, Classify, Generation, OperationId, Progress, RecoveryPoint, ServiceState, SnapshotId,
+};
 use repository::{Archiver, Finished, LockKind, Node, Problem, Snapshot};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
@@ -144,6 +147,13 @@ fn ready(site: &ServiceSite) -> Result<Ready, Error> {
             "the copy on this host is being changed by {applying}"
         )));
     }
+    if let Some(snapshot) = record.unloaded {
+        return Err(Error::refused(format!(
+            "the copy of {} on this host was never loaded: its engine refused it",
+            snapshot.short()
+        ))
+        .hinting("Restore again; a backup of it now would become the head."));
+    }
     let parent = state.head.map(|head| head.snapshot);
     Ok(Ready { state, parent })
 }
@@ -211,7 +221,10 @@ fn perform_with(
         Archiver::new(repository, parent, operation.report(), operation.cancel().clone())?;
 
     let stopping = Instant::now();
-    let quiesced = service == Service::AsDefined && quiesce::wanted(site);
+    // What was stopped before, by whomever, is not started by a backup.
+    let still = seen.running == Running::No && site.spec().quiesce == Quiesce::Stop;
+    let offline = crate::MemberRecord::load(site)?.offline.is_some();
+    let quiesced = service == Service::AsDefined && quiesce::wanted(site) && !still && !offline;
     if quiesced {
         quiesce::quiesce(site, operation)?;
     }
@@ -316,12 +329,20 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
     // A killed worker leaves its repository lock behind; taking one removes what is stale.
     let lock = repository.lock(LockKind::Shared, Duration::from_secs(60), &left.run.cancel)?;
     let tag = operation_tag(left.id);
-    let mut removed = 0;
+    let (mut removed, mut kept) = (0, 0);
     for (id, snapshot) in repository.snapshots()? {
-        if snapshot.tags.contains(&tag) && state.point(id).is_none() {
+        if !snapshot.tags.contains(&tag) {
+            continue;
+        }
+        if state.point(id).is_some() {
+            kept += 1;
+        } else {
             repository.remove_snapshot(&lock, id)?;
             removed += 1;
         }
+    }
+    if kept > 0 && left.after == After::Death {
+        left.found("its snapshot had become history and stays");
     }
     if removed > 0 {
         left.undone("snapshot", "its snapshot was removed: it had not become history")?;
@@ -444,6 +465,7 @@ fn after_hook(
     let (outcome, detail) = match result {
         Ok(done) if done.problems.is_empty() => ("done", done.name.clone()),
         Ok(done) => ("incomplete", done.name.clone()),
+        Err(error) if error.class() == Class::Cancelled => ("cancelled", error.chain()),
         Err(error) => ("failed", error.chain()),
     };
     variables.push(("MAINSTAY_OUTCOME".to_owned(), outcome.to_owned()));

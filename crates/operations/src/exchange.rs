@@ -16,8 +16,8 @@ pub(crate) struct Placement {
     pub(crate) target: PathBuf,
     /// Inode of the new content: whoever has this number at `target` knows that it was moved.
     pub(crate) inode: u64,
-    /// Where content that stands at `target` is kept; without it, that content is exchanged
-    /// with `staged` and removed later.
+    /// Where content that stands at `target` is kept after the exchange; without it, that content
+    /// stays at `staged` and is removed later.
     pub(crate) keep_old_at: Option<PathBuf>,
 }
 
@@ -32,6 +32,18 @@ pub(crate) fn beside(target: &Path, suffix: &str) -> Result<PathBuf, Error> {
     let mut name = name.to_os_string();
     name.push(format!(".{suffix}"));
     Ok(target.with_file_name(name))
+}
+
+/// A name beside `target` that nothing has yet.
+pub(crate) fn aside(target: &Path, what: &str) -> Result<PathBuf, Error> {
+    let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+    let mut path = beside(target, &format!("{what}-{stamp}"))?;
+    let mut number = 2;
+    while inode(&path)?.is_some() {
+        path = beside(target, &format!("{what}-{stamp}-{number}"))?;
+        number += 1;
+    }
+    Ok(path)
 }
 
 /// The inode at a path, without following a link; none if nothing is there.
@@ -64,9 +76,6 @@ impl Placement {
     /// Puts the content in place, durable on return. Does nothing if it is there already, so that
     /// it can be repeated after a crash.
     pub(crate) fn place(&self) -> Result<(), Error> {
-        if self.is_placed()? {
-            return self.sync();
-        }
         let explain = |e: rustix::io::Errno| {
             let error = Error::io("put new content at", &self.target, e.into());
             match e {
@@ -77,18 +86,20 @@ impl Placement {
                 _ => error,
             }
         };
-        if inode(&self.target)?.is_some() {
-            match &self.keep_old_at {
-                Some(aside) => {
-                    rename(&self.target, aside, RenameFlags::NOREPLACE).map_err(explain)?;
-                    rename(&self.staged, &self.target, RenameFlags::NOREPLACE).map_err(explain)?;
-                }
-                None => {
-                    rename(&self.staged, &self.target, RenameFlags::EXCHANGE).map_err(explain)?
-                }
+        if !self.is_placed()? {
+            if inode(&self.target)?.is_some() {
+                // One step even where the old content is kept: a crash in between must not leave
+                // the place empty.
+                rename(&self.staged, &self.target, RenameFlags::EXCHANGE).map_err(explain)?;
+            } else {
+                rename(&self.staged, &self.target, RenameFlags::NOREPLACE).map_err(explain)?;
             }
-        } else {
-            rename(&self.staged, &self.target, RenameFlags::NOREPLACE).map_err(explain)?;
+        }
+        if let Some(aside) = &self.keep_old_at
+            && inode(&self.staged)?.is_some()
+        {
+            rename(&self.staged, aside, RenameFlags::NOREPLACE)
+                .map_err(|e| Error::io("put aside what stood at", &self.target, e.into()))?;
         }
         self.sync()
     }

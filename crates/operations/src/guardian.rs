@@ -7,7 +7,12 @@ use crate::{Error, ServiceSite, recover};
 use model::{Class, OperationId};
 use rustix::fs::FlockOperation;
 use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
+
+/// How long it waits before it tries again, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Returns when the operation is over and nothing of it is left, whoever saw to that.
 pub fn guard(site: &ServiceSite, id: &OperationId, run: &Run) -> Result<(), Error> {
@@ -24,16 +29,21 @@ pub fn guard(site: &ServiceSite, id: &OperationId, run: &Run) -> Result<(), Erro
             Err(e) => return Err(Error::io("wait on", &alive_path, e.into())),
         }
     }
+    let mut pause = FIRST_PAUSE;
     loop {
-        if journal::read(&dir)?.end().is_some() {
+        if is_over(&dir)? {
             return Ok(());
         }
         let cleaned = MemberLock::take(&site.dir(), "guardian", None, &run.cancel)
             .and_then(|_lock| recover::sweep_locked(site, run));
         match cleaned {
-            Ok(_) => return Ok(()),
+            // What could not be done was told, and is tried again.
+            Ok(_) if is_over(&dir)? => return Ok(()),
+            Ok(said) => said.iter().for_each(|line| run.progress.warn(line)),
             // Somebody else is there; they have cleaned up before they began, or will.
-            Err(error) if model::Classify::class(&error) == Class::Locked => {}
+            Err(error) if model::Classify::class(&error) == Class::Locked => {
+                pause = FIRST_PAUSE;
+            }
             Err(error) => {
                 run.progress.warn(&error.chain());
                 // What needs the vault can wait for the next command; the service cannot.
@@ -42,6 +52,12 @@ pub fn guard(site: &ServiceSite, id: &OperationId, run: &Run) -> Result<(), Erro
                 }
             }
         }
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Whether nothing is left to do: it has ended, or was so old that its directory is gone.
+fn is_over(dir: &Path) -> Result<bool, Error> {
+    Ok(!dir.join("journal").exists() || journal::read(dir)?.end().is_some())
 }

@@ -53,6 +53,8 @@ pub fn list(site: &ServiceSite) -> Result<Vec<Operation>, Error> {
             log: dir.join("log"),
         });
     }
+    // Names tell the second only.
+    found.sort_by(|a, b| (a.started, &a.id).cmp(&(b.started, &b.id)));
     Ok(found)
 }
 

@@ -1,6 +1,7 @@
 //! Runs the commands that a service's `[hooks]` name.
 
 use crate::{Error, ServiceSite};
+use engines::command::Command;
 use model::{CancelToken, Class, OperationId};
 
 /// What a hook is told, as `MAINSTAY_*` variables.
@@ -30,15 +31,30 @@ pub(crate) fn run(
     variables: &Variables,
     cancel: &CancelToken,
 ) -> Result<String, Error> {
-    let output = engines::command::Command::shell(format!("hook `{name}`"), command)
-        .envs(variables)
-        .run(cancel)
-        .map_err(|e| {
-            use model::Classify;
-            match e.class() {
-                Class::Cancelled => Error::cancelled(),
-                _ => Error::new(Class::Failed, format!("the hook `{name}` failed")).because(e),
-            }
-        })?;
+    finish(name, hook(name, command, variables), cancel)
+}
+
+/// The same for a hook that must end when this process does, even by SIGKILL.
+pub(crate) fn run_tied(
+    name: &str,
+    command: &str,
+    variables: &Variables,
+    cancel: &CancelToken,
+) -> Result<String, Error> {
+    finish(name, hook(name, command, variables).tied(), cancel)
+}
+
+fn hook(name: &str, command: &str, variables: &Variables) -> Command {
+    Command::shell(format!("hook `{name}`"), command).envs(variables)
+}
+
+fn finish(name: &str, command: Command, cancel: &CancelToken) -> Result<String, Error> {
+    let output = command.run(cancel).map_err(|e| {
+        use model::Classify;
+        match e.class() {
+            Class::Cancelled => Error::cancelled(),
+            _ => Error::new(Class::Failed, format!("the hook `{name}` failed")).because(e),
+        }
+    })?;
     output.stdout_text().map_err(Error::from)
 }

@@ -128,6 +128,8 @@ pub(crate) struct Journal {
     file: File,
     path: std::path::PathBuf,
     entries: Vec<Entry>,
+    /// Bytes of whole lines.
+    length: u64,
 }
 
 impl Journal {
@@ -140,7 +142,7 @@ impl Journal {
             .open(&path)
             .map_err(|e| Error::io("make", &path, e))?;
         sync_dir(dir)?;
-        Ok(Journal { file, path, entries: Vec::new() })
+        Ok(Journal { file, path, entries: Vec::new(), length: 0 })
     }
 
     /// Opens one that somebody else began, to write its end.
@@ -163,7 +165,7 @@ impl Journal {
             .last()
             .map_or(0, |(at, _)| at as u64 + 1);
         file.set_len(end).map_err(|e| Error::io("truncate", &path, e))?;
-        Ok(Journal { file, path, entries })
+        Ok(Journal { file, path, entries, length: end })
     }
 
     /// What was written so far.
@@ -178,10 +180,13 @@ impl Journal {
             Error::new(model::Class::Failed, format!("cannot encode a journal line: {e}"))
         })?;
         line.push(b'\n');
-        self.file
-            .write_all(&line)
-            .and_then(|()| self.file.sync_data())
-            .map_err(|e| Error::io("write", &self.path, e))?;
+        if let Err(error) = self.file.write_all(&line).and_then(|()| self.file.sync_data()) {
+            // A full disk cuts a line short. What is written later, once there is room, must not
+            // begin in the middle of it.
+            let _ = self.file.set_len(self.length);
+            return Err(Error::io("write", &self.path, error));
+        }
+        self.length += line.len() as u64;
         kill_point(&entry.event);
         self.entries.push(entry);
         Ok(())

@@ -38,6 +38,12 @@ pub fn ask(site: &ServiceSite) -> Result<Answer, Error> {
             "the copy is half changed by {operation}; any mainstay operation on it finishes that"
         )));
     }
+    if let Some(snapshot) = &record.unloaded {
+        return Ok(Answer::no(format!(
+            "the copy of {} is in place, but its engine refused to load it; restore or refresh again",
+            snapshot.short()
+        )));
+    }
     if record.offline.is_some() {
         return Ok(Answer::no("this member was taken offline; `mainstay online` brings it back"));
     }
@@ -72,7 +78,11 @@ fn judge(site: &ServiceSite, state: &ServiceState, follows: bool, seeded: bool) 
             {
                 Answer::no(format!("{} is taking over from this member", intent.to))
             }
-            _ => Answer::yes(format!("{me} is the primary at generation {generation}")),
+            // The state's own rule, which also bars whoever an unplanned takeover has claimed.
+            _ => match state.may_serve(me) {
+                Ok(()) => Answer::yes(format!("{me} is the primary at generation {generation}")),
+                Err(refusal) => Answer::no(refusal.to_string()),
+            },
         },
         Role::Standby if follows && seeded => {
             Answer::yes(format!("{me} is a standby that follows, at generation {generation}"))

@@ -19,6 +19,9 @@ pub struct MemberRecord {
     /// An operation is changing the copy at this moment, or died while it did. The gate is closed.
     #[serde(default)]
     pub applying: Option<OperationId>,
+    /// The copy in place is whole, but its engine refused to load it. The gate is closed.
+    #[serde(default)]
+    pub unloaded: Option<SnapshotId>,
     /// Somebody took this member out of service. The gate is closed.
     #[serde(default)]
     pub offline: Option<Timestamp>,

@@ -191,13 +191,20 @@ impl Operation {
             // Cleaning up must not be stopped by the cancel that made it necessary.
             let calm =
                 Run { cancel: CancelToken::new(), progress: self.report.clone(), wait: None };
-            left = recover::undo(site, kind, &self.id, &self.dir, &mut self.journal, &calm).map(
-                |lines| {
-                    for line in lines {
-                        self.report.note(&line);
-                    }
-                },
-            );
+            left = recover::undo(
+                site,
+                kind,
+                &self.id,
+                &self.dir,
+                &mut self.journal,
+                &calm,
+                recover::After::Failure,
+            )
+            .map(|lines| {
+                for line in lines {
+                    self.report.note(&line);
+                }
+            });
         }
         self.report.log(&format!("{}: {message}", outcome_word(outcome)));
         if let Err(error) = left {

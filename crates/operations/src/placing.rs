@@ -13,7 +13,7 @@ use crate::{Error, MemberRecord, ServiceSite};
 use engines::{Purpose, Refresh, Root, RootKind, SnapshotMeta, Staged};
 use jiff::Timestamp;
 use model::state::Applied;
-use model::{Class, OperationId, Position, Progress, SnapshotId};
+use model::{Class, Classify, OperationId, Position, Progress, Role, SnapshotId};
 use repository::restore::{Options, Restored, Reuse};
 use repository::{NodeKind, SnapshotReader};
 use serde::{Deserialize, Serialize};
@@ -120,9 +120,27 @@ pub(crate) fn destinations(
     pairs
         .map(|(root, target)| {
             let staged = beside(&target, &format!("mainstay-{id}"))?;
+            no_mount_point(&target)?;
             Ok(Destination { root, staged, target })
         })
         .collect()
+}
+
+/// What is in place is exchanged by renaming it, and a mount point cannot be renamed. Better said
+/// before hours of restoring than after.
+fn no_mount_point(target: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::MetadataExt;
+    let (Ok(meta), Some(parent)) = (std::fs::symlink_metadata(target), target.parent()) else {
+        return Ok(());
+    };
+    match std::fs::metadata(parent) {
+        Ok(above) if meta.is_dir() && above.dev() != meta.dev() => Err(Error::refused(format!(
+            "{} is a mount point, and its content cannot be exchanged in one step",
+            target.display()
+        ))
+        .hinting(format!("Use a directory below {} instead.", target.display()))),
+        _ => Ok(()),
+    }
 }
 
 /// Whether something stands at a path that a restore must not overwrite.
@@ -261,18 +279,11 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
             return Ok(());
         }
         let placing: Placing = serde_json::from_value(data).map_err(|e| decode("place", e))?;
-        let (site, id) = (left.site, left.id.clone());
-        move_all(site, &id, &placing)?;
-        left.with_context(|cx| {
-            settle(site, cx, &placing).map_err(|e| {
-                engines::Error::new(
-                    model::Classify::class(&e),
-                    "what was put in place could not be settled",
-                )
-                .because(e)
-            })
-        })?;
-        return left.finished("settle", "what was being put in place was brought to its end");
+        return match carry_on(left, &placing) {
+            Ok(()) => bring_to_life(left, &placing),
+            Err(error) if !any_placed(&placing)? => take_back(left, &placing, &error),
+            Err(error) => Err(error),
+        };
     }
     if let Some(data) = left.begun("stage") {
         let destinations: Vec<Destination> =
@@ -285,6 +296,68 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+fn any_placed(placing: &Placing) -> Result<bool, Error> {
+    for placement in &placing.placements {
+        if placement.is_placed()? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Moves what has not been moved yet.
+fn carry_on(left: &Left<'_>, placing: &Placing) -> Result<(), Error> {
+    let site = left.site;
+    if placing.own {
+        let engine = site.engine()?;
+        for (root, placement) in engine.roots().iter().zip(&placing.placements) {
+            if !placement.is_placed()? {
+                left.with_context(|cx| engine.ready_to_replace(cx, root, &placement.target))?;
+            }
+        }
+    }
+    move_all(site, left.id, placing)
+}
+
+/// Nothing could be moved: the old content stands whole, so the new goes, and nobody is kept
+/// waiting for what will not happen.
+fn take_back(left: &mut Left<'_>, placing: &Placing, why: &Error) -> Result<(), Error> {
+    for placement in &placing.placements {
+        placement.drop_staged()?;
+    }
+    if placing.own {
+        MemberRecord::change(left.site, |record| record.applying = None)?;
+    }
+    left.undone("place", format!("nothing was put in place ({})", why.chain()))?;
+    left.undone("stage", "what was staged was removed")
+}
+
+/// The content is in place; its engine takes it, or refuses it once more. A refusal is an end, too:
+/// the gate stays closed, and the next restore or refresh may bring something better.
+fn bring_to_life(left: &mut Left<'_>, placing: &Placing) -> Result<(), Error> {
+    let site = left.site;
+    for placement in &placing.placements {
+        placement.drop_staged()?;
+    }
+    if !placing.own {
+        return left.finished("settle", "what was being put in place was brought to its end");
+    }
+    let (engine, meta) = (site.engine()?, meta(site, placing.snapshot)?);
+    let activated = left.with_context(|cx| engine.activate(cx, &meta, &placing.purpose));
+    match activated {
+        Ok(()) => {
+            record(site, placing, true)?;
+            left.finished("settle", "what was being put in place was brought to its end")
+        }
+        Err(error) if error.class() == Class::Cancelled => Err(error),
+        Err(error) => {
+            record(site, placing, false)?;
+            let said = format!("it is in place, but was not taken: {}", error.chain());
+            left.finished("settle", said)
+        }
+    }
+}
+
 fn move_all(site: &ServiceSite, id: &OperationId, placing: &Placing) -> Result<(), Error> {
     if placing.own {
         MemberRecord::change(site, |record| record.applying = Some(id.clone()))?;
@@ -293,17 +366,20 @@ fn move_all(site: &ServiceSite, id: &OperationId, placing: &Placing) -> Result<(
 }
 
 fn settle(site: &ServiceSite, cx: &engines::Context<'_>, placing: &Placing) -> Result<(), Error> {
-    let engine = site.engine()?;
     for placement in &placing.placements {
         placement.drop_staged()?;
-    }
-    let meta = meta(site, placing.snapshot)?;
-    if placing.own {
-        engine.activate(cx, &meta, &placing.purpose)?;
     }
     if !placing.own {
         return Ok(());
     }
+    let meta = meta(site, placing.snapshot)?;
+    site.engine()?.activate(cx, &meta, &placing.purpose)?;
+    record(site, placing, true)
+}
+
+/// Writes down what this member holds now, here and in the vault.
+fn record(site: &ServiceSite, placing: &Placing, loaded: bool) -> Result<(), Error> {
+    let engine = site.engine()?;
     let standby = placing.purpose == Purpose::Standby;
     let follows = engine.refresh() == Refresh::Follow;
     if standby && !follows {
@@ -313,20 +389,28 @@ fn settle(site: &ServiceSite, cx: &engines::Context<'_>, placing: &Placing) -> R
     }
     MemberRecord::change(site, |record| {
         record.applying = None;
+        record.unloaded = (!loaded).then_some(placing.snapshot);
         record.applied = standby.then_some(AppliedHere {
             snapshot: placing.snapshot,
             source_time: placing.source_time,
             roots: if follows { 0 } else { placing.placements.len() },
         });
     })?;
-    if standby {
+    // In the vault a standby that was not taken is still importing, and cannot take over.
+    if standby && loaded {
         let applied = Applied {
             snapshot: placing.snapshot,
             source_time: placing.source_time,
             position: placing.position.clone(),
             at: Timestamp::now(),
         };
-        site.state()?.update(|state| state.applied(site.member(), Some(applied.clone())))?;
+        site.state()?.update(|state| {
+            // A member that has left meanwhile has nothing to say there.
+            if state.members.get(site.member()).is_none_or(|m| m.role != Role::Standby) {
+                return Ok(());
+            }
+            state.applied(site.member(), Some(applied.clone()))
+        })?;
     }
     Ok(())
 }

@@ -5,8 +5,9 @@
 //! first to notice the worker's death (the guardian, or the next command) brings the service back.
 
 use crate::hooks;
+use crate::journal::{Entry, Steps};
 use crate::operation::Operation;
-use crate::recover::Left;
+use crate::recover::{After, Left};
 use crate::{Error, ServiceSite};
 use model::config::Quiesce;
 use model::{Class, Progress};
@@ -26,7 +27,7 @@ pub(crate) fn wanted(site: &ServiceSite) -> bool {
 
 /// Arms the guardian, then stops or freezes the service.
 pub(crate) fn quiesce(site: &ServiceSite, operation: &mut Operation) -> Result<(), Error> {
-    operation.step("arm", (), |operation| arm(site, operation))?;
+    guard(site, operation)?;
     operation.step(STEP, site.spec().quiesce, |operation| {
         operation.report().phase("stopping the service");
         match site.spec().quiesce {
@@ -40,6 +41,11 @@ pub(crate) fn quiesce(site: &ServiceSite, operation: &mut Operation) -> Result<(
             }
         }
     })
+}
+
+/// Arms the guardian: whoever stops a service for a while does this first.
+pub(crate) fn guard(site: &ServiceSite, operation: &mut Operation) -> Result<(), Error> {
+    operation.step("arm", (), |operation| arm(site, operation)).map(|_| ())
 }
 
 /// Brings it back after a capture. A cancel does not stop this.
@@ -59,12 +65,29 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
         return Ok(());
     }
     let site = left.site;
+    let interrupted = left.done(STEP).is_none() && left.after == After::Death;
     left.with_context(|cx| {
+        if interrupted && site.spec().quiesce == Quiesce::Stop {
+            // The stop was under way and may still be: a service that looks as if it ran would go
+            // down after it was left alone. Once it has surely stopped it can be started.
+            if let Err(error) = site.engine().map_err(told).and_then(|engine| engine.stop(cx)) {
+                cx.progress.warn(&format!("the stop could not be brought to its end: {error}"));
+            }
+        }
         bring_back(site, cx).map_err(|e| {
             engines::Error::new(Class::Failed, "the service could not be brought back").because(e)
         })
     })?;
     left.finished("resume", "the service was brought back")
+}
+
+fn told(error: Error) -> engines::Error {
+    engines::Error::new(model::Classify::class(&error), error.chain())
+}
+
+/// Whether a service that may have been stopped is known to be back.
+pub(crate) fn is_back(entries: &[Entry]) -> bool {
+    entries.begun(STEP).is_none() || entries.done("resume").is_some()
 }
 
 fn bring_back(site: &ServiceSite, cx: &engines::Context<'_>) -> Result<(), Error> {
@@ -100,7 +123,9 @@ fn hook(
     let Some(command) = command else {
         return Err(Error::invalid(format!("quiesce = \"freeze\" needs the hook `{name}`")));
     };
-    hooks::run(name, command, &hooks::variables(site, Some(operation.id())), operation.cancel())
+    let variables = hooks::variables(site, Some(operation.id()));
+    // It must not go on after our death: somebody thaws then.
+    hooks::run_tied(name, command, &variables, operation.cancel())
 }
 
 /// Starts `mainstay guardian SERVICE OPERATION` in a session of its own, so that neither a signal

@@ -7,7 +7,7 @@
 use crate::journal::{self, Event, Journal, Kind, Outcome, Steps};
 use crate::lock::MemberLock;
 use crate::operation::{Parts, Run, operations_dir, remove_scratch};
-use crate::{Error, ServiceSite, backup, offline, refresh, rejoin, restore, takeover};
+use crate::{Error, ServiceSite, backup, offline, quiesce, refresh, rejoin, restore, takeover};
 use model::OperationId;
 use std::path::{Path, PathBuf};
 
@@ -37,7 +37,16 @@ pub(crate) fn sweep_locked(site: &ServiceSite, run: &Run) -> Result<Vec<String>,
             continue;
         }
         let mut journal = Journal::reopen(&dir)?;
-        let lines = undo(site, kind, &id, &dir, &mut journal, run)?;
+        let lines = match undo(site, kind, &id, &dir, &mut journal, run, After::Death) {
+            Ok(lines) => lines,
+            // A service that does not start must not bar the way to a restore of it. It is told,
+            // and tried again by its guardian and by every command that follows.
+            Err(error) if kind == Kind::Backup && !quiesce::is_back(journal.entries()) => {
+                said.push(format!("{id} had died: {}", error.chain()));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         remove_scratch(&dir);
         let what = match lines.as_slice() {
             [] => "it had left nothing".to_owned(),
@@ -63,8 +72,9 @@ pub(crate) fn undo(
     dir: &Path,
     journal: &mut Journal,
     run: &Run,
+    after: After,
 ) -> Result<Vec<String>, Error> {
-    let mut left = Left { site, id, dir, journal, run, said: Vec::new() };
+    let mut left = Left { site, id, dir, journal, run, after, said: Vec::new() };
     match kind {
         Kind::Backup => backup::undo(&mut left)?,
         Kind::Restore => restore::undo(&mut left)?,
@@ -74,6 +84,15 @@ pub(crate) fn undo(
         Kind::Rejoin => rejoin::undo(&mut left)?,
     }
     Ok(left.said)
+}
+
+/// What ended an operation before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum After {
+    /// An error or a cancel: whatever it had started has ended.
+    Failure,
+    /// The death of its process: what it had started may go on.
+    Death,
 }
 
 /// What an unfinished operation left, as its `undo` sees it.
@@ -87,6 +106,8 @@ pub(crate) struct Left<'a> {
     journal: &'a mut Journal,
     /// For progress; its token is not cancelled.
     pub(crate) run: &'a Run,
+    /// What ended it.
+    pub(crate) after: After,
     said: Vec<String>,
 }
 
@@ -99,6 +120,11 @@ impl Left<'_> {
     /// The data of a step that was done, and not undone.
     pub(crate) fn done(&self, step: &str) -> Option<serde_json::Value> {
         self.journal.entries().done(step).cloned()
+    }
+
+    /// Says what was found, where nothing had to be done.
+    pub(crate) fn found(&mut self, said: impl Into<String>) {
+        self.said.push(said.into());
     }
 
     /// Records that a step was taken back.

@@ -4,7 +4,7 @@
 //! is built beside the old and exchanged with it in one rename. An engine that follows a log by
 //! itself is only seeded so; after that a refresh makes sure that it follows, and waits.
 
-use crate::exchange::{Placement, beside};
+use crate::exchange::{Placement, aside};
 use crate::journal::{Kind, Outcome};
 use crate::member::manifest;
 use crate::operation::{Operation, Run};
@@ -182,7 +182,9 @@ pub(crate) fn perform(
     }
     if let Some(command) = &site.spec().hooks.after_refresh {
         let variables = crate::hooks::variables(site, Some(operation.id()));
-        crate::hooks::run("after-refresh", command, &variables, operation.cancel())?;
+        // The refresh itself is past its commit marker: a cancel comes too late.
+        let calm = model::CancelToken::new();
+        crate::hooks::run("after-refresh", command, &variables, &calm)?;
     }
     done.seconds = began.elapsed().as_secs_f64();
     Ok(done)
@@ -212,8 +214,7 @@ fn replace(
         match (occupied, reuse) {
             (false, _) => put_aside.push(None),
             (true, _) if params.reseed => {
-                let stamp = Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
-                put_aside.push(Some(beside(&destination.target, &format!("diverged-{stamp}"))?));
+                put_aside.push(Some(aside(&destination.target, "diverged")?));
             }
             (true, None) => {
                 return Err(Error::refused(format!(
@@ -228,7 +229,9 @@ fn replace(
             }
         }
     }
-    if done.unchanged && !params.reseed && destinations.iter().all(|d| d.target.exists()) {
+    let loaded = MemberRecord::load(site)?.unloaded.is_none();
+    if done.unchanged && loaded && !params.reseed && destinations.iter().all(|d| d.target.exists())
+    {
         site.state()?.update(|state| {
             let entry = state.members.get(site.member()).and_then(|m| m.applied.clone());
             match entry {
@@ -396,7 +399,29 @@ fn differences(
     target: &std::path::Path,
 ) -> Result<Vec<String>, Error> {
     let found = repository::restore::differences(target, &manifest(site, root), NAMED + 1)?;
-    Ok(found.into_iter().map(|d| format!("{} ({})", d.path, d.what)).collect())
+    let mut lines: Vec<_> = found.into_iter().map(|d| format!("{} ({})", d.path, d.what)).collect();
+    if !target.is_dir() {
+        lines.extend(journals(target)?);
+    }
+    Ok(lines)
+}
+
+/// A database that was written to may hold the changes in a journal beside its file, and the file
+/// itself be as it was.
+fn journals(file: &std::path::Path) -> Result<Vec<String>, Error> {
+    let mut found = Vec::new();
+    for suffix in ["-wal", "-journal"] {
+        let mut name = file.as_os_str().to_os_string();
+        name.push(suffix);
+        let path = std::path::PathBuf::from(name);
+        match std::fs::symlink_metadata(&path) {
+            Ok(meta) if meta.len() > 0 => found.push(format!("{} (new)", path.display())),
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io("look at", &path, e)),
+        }
+    }
+    Ok(found)
 }
 
 /// What of this host's standby was changed since its last refresh, by name; empty if nothing was,

@@ -4,17 +4,17 @@
 //! |---|---|---|
 //! | `stage` | the content is beside its target, verified and durable | removing it |
 //! | `prepare` | the engine has made it what it is for | removing it |
-//! | `stop` | the service that stood there is stopped | starting it |
+//! | `arm`, `stop` | the service that stood there is stopped | starting it |
 //! | `place` | commit marker: the content is moved in | (only forward) |
 //! | `settle` | the old content is put aside or removed, the record written | |
 //! | `start` | the service runs | |
 
-use crate::exchange::{Placement, beside};
+use crate::exchange::{Placement, aside, beside};
 use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
 use crate::placing::{self, Placing};
 use crate::recover::Left;
-use crate::{Error, MemberRecord, ServiceSite, Which, which};
+use crate::{Error, MemberRecord, ServiceSite, Which, quiesce, which};
 use engines::{Purpose, RootKind, Running, SnapshotMeta};
 use jiff::Timestamp;
 use model::{OperationId, Position, Role, ServiceName, ServiceState, SnapshotId};
@@ -137,7 +137,6 @@ impl Plan {
         let purpose =
             if own { own_purpose(site, state, until)? } else { Purpose::Scratch { until } };
         let destinations = placing::destinations(&meta, targets, id)?;
-        let stamp = Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
         let mut put_aside = Vec::new();
         for destination in &destinations {
             if !placing::occupied(&destination.target)? {
@@ -150,7 +149,7 @@ impl Plan {
                     "Add `--replace` to put what is there aside, or choose another place with `--target`.",
                 ));
             }
-            put_aside.push(Some(beside(&destination.target, &format!("replaced-{stamp}"))?));
+            put_aside.push(Some(aside(&destination.target, "replaced")?));
         }
         let size_bytes = match state.point(snapshot) {
             Some(point) => point.size_bytes,
@@ -202,9 +201,14 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     }
     let restored = placing::stage(site, operation, plan.snapshot, &plan.destinations, None)?;
     placing::prepare(site, operation, &plan.meta, &plan.destinations, &plan.purpose)?;
+    let offline = MemberRecord::load(site)?.offline.is_some();
+    let can_start = engine.abilities().start_stop;
+    let start =
+        plan.own && can_start && !params.no_start && !offline && starts(&plan.purpose, engine);
     if was_running {
+        quiesce::guard(site, operation)?;
         operation
-            .step("stop", (), |operation| operation.with_context(site, |cx| engine.stop(cx)))?;
+            .step("stop", start, |operation| operation.with_context(site, |cx| engine.stop(cx)))?;
     }
     let placements = plan.destinations.iter().zip(&plan.put_aside);
     let placements = placements
@@ -219,10 +223,6 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         own: plan.own,
     };
     placing::place(site, operation, &placing)?;
-    let offline = MemberRecord::load(site)?.offline.is_some();
-    let can_start = engine.abilities().start_stop;
-    let start =
-        plan.own && can_start && !params.no_start && !offline && starts(&plan.purpose, engine);
     if start {
         operation.forward("start", (), |operation| {
             operation.with_context(site, |cx| engine.start(cx))
@@ -244,7 +244,13 @@ fn starts(purpose: &Purpose, engine: &dyn engines::Engine) -> bool {
 /// Takes back a restore that did not reach its commit marker; brings another to its end.
 pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
     placing::undo(left)?;
-    if left.begun("stop").is_some() && left.done("start").is_none() {
+    let Some(start_after) = left.begun("stop") else { return Ok(()) };
+    // In its new content it runs only if that was asked for and its engine took it.
+    let replaced = left.begun("place").is_some();
+    let wanted = !replaced
+        || (start_after == serde_json::Value::Bool(true)
+            && MemberRecord::load(left.site)?.unloaded.is_none());
+    if wanted && left.done("start").is_none() {
         let engine = left.site.engine()?;
         left.with_context(|cx| engine.start(cx))?;
         left.finished("start", "the service was started again")?;

@@ -240,7 +240,7 @@ fn catch_up(site: &ServiceSite, operation: &mut Operation) -> Result<Option<Time
         (Some(head), Some(applied)) => head.snapshot != applied.snapshot,
         (Some(_), None) => true,
         (None, _) => false,
-    };
+    } || record.unloaded.is_some();
     if engine.refresh() == Refresh::Follow {
         operation.report().phase("replaying what the vault has");
         crate::wal::catch_up(site, operation)?;
@@ -281,6 +281,7 @@ fn promote(site: &ServiceSite, cx: &engines::Context<'_>) -> Result<(), Error> {
     // From now on it is written to; the manifest of the standby would only mislead.
     MemberRecord::change(site, |record| {
         record.applied = None;
+        record.unloaded = None;
         record.offline = None;
     })?;
     Ok(())

@@ -26,9 +26,10 @@ pub(crate) fn units(program: &Path, config: &Path) -> Result<[(&'static str, Str
          ExecStart={} --config {} --quiet run-due\n\
          # Exit code 3: done, but something could not be read; the alert was sent.\n\
          SuccessExitStatus=3\n\
-         # An operation that must stop cleans up first.\n\
+         # An operation that must stop cleans up first. Its guardian, which brings a stopped\n\
+         # service back if the operation dies, must outlive it.\n\
          TimeoutStopSec=5min\n\
-         KillMode=mixed\n\
+         KillMode=process\n\
          Nice=10\n",
         word(program)?,
         word(config)?,
