@@ -9,7 +9,7 @@
 
 use crate::config::Keep;
 use crate::duration::{self, DurationError};
-use crate::{RecoveryPoint, SnapshotId};
+use crate::{RecoveryPoint, ServiceState, SnapshotId};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,6 +97,24 @@ impl Policy {
     fn is_empty(&self) -> bool {
         self.last == 0 && self.periods == [0; 5] && self.within.is_none()
     }
+}
+
+/// What a standby holds is kept for it so long after it was received. One that lags further is
+/// refreshed in full.
+const HELD_FOR: Duration = Duration::from_secs(30 * 86_400);
+
+/// The points of a service that somebody needs, with a sentence who.
+pub fn needed(state: &ServiceState, now: Timestamp) -> BTreeMap<SnapshotId, String> {
+    let mut needed = BTreeMap::new();
+    for point in &state.points {
+        let id = point.snapshot;
+        let young = duration::age(point.received, now).is_none_or(|age| age <= HELD_FOR);
+        let why = if young { state.needed(id) } else { state.must_stay(id) };
+        if let Some(why) = why {
+            needed.insert(id, why);
+        }
+    }
+    needed
 }
 
 /// Decides. `needed` names points that somebody needs, with a sentence who; `zone` is where days

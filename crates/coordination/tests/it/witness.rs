@@ -30,6 +30,18 @@ fn what_was_seen_is_remembered_across_instances() {
 }
 
 #[test]
+fn format_1_is_frozen() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("witness");
+    let text = "{\"format\":1,\"generation\":2,\"primary\":\"db2\",\"number\":417}\n";
+    fs::write(&file, text).unwrap();
+    assert_eq!(Witness::at(&file).remembered().unwrap(), remembered(417, 2, Some("db2")));
+    fs::remove_file(&file).unwrap();
+    Witness::at(&file).see(&shown(417, 2, Some("db2"))).unwrap();
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
+}
+
+#[test]
 fn going_back_is_refused_and_not_remembered() {
     let dir = TempDir::new().unwrap();
     let witness = Witness::at(&dir.path().join("witness"));

@@ -148,7 +148,8 @@ impl ServiceState {
         self.must_stay(point).or_else(|| self.members.iter().find_map(holds))
     }
 
-    fn must_stay(&self, point: SnapshotId) -> Option<String> {
+    /// Why a point must not be forgotten.
+    pub(crate) fn must_stay(&self, point: SnapshotId) -> Option<String> {
         if self.point(point)?.pinned {
             return Some("it is pinned".to_owned());
         }

@@ -1,11 +1,12 @@
 //! What is kept, and why.
 
-use crate::support::{at, id, number, point};
+use crate::support::{at, id, member, number, point};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use mainstay_model::config::Keep;
-use mainstay_model::retention::{Plan, Policy, Reason, plan};
-use mainstay_model::{RecoveryPoint, SnapshotId};
+use mainstay_model::retention::{Plan, Policy, Reason, needed, plan};
+use mainstay_model::state::Applied;
+use mainstay_model::{RecoveryPoint, Role, ServiceName, ServiceState, SnapshotId};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -142,6 +143,34 @@ fn an_hour_that_comes_twice_is_two_hours() {
     let zone = TimeZone::get("Europe/Berlin").unwrap();
     let plan = plan(&points, Some(&policy), &BTreeMap::new(), &zone, at(NOW));
     assert_eq!(kept(&plan), [2, 1, 0]);
+}
+
+#[test]
+fn what_a_standby_holds_is_kept_for_it_but_not_for_ever() {
+    let mut state = ServiceState::new("repository".to_owned(), ServiceName::new("shop").unwrap());
+    state.join(&member("a"), Role::Primary, at(NOW)).unwrap();
+    for point in hours_ago([900, 600, 500, 1]) {
+        state.commit(point).unwrap();
+    }
+    for (name, held) in [("b", 900), ("c", 600)] {
+        state.join(&member(name), Role::Standby, at(NOW)).unwrap();
+        let held = state.point(id(held)).unwrap();
+        let (snapshot, source_time) = (held.snapshot, held.source_time);
+        let applied = Applied { snapshot, source_time, position: None, at: at(NOW) };
+        state.applied(&member(name), Some(applied)).unwrap();
+    }
+    let who = needed(&state, at(NOW));
+    assert_eq!(
+        who,
+        BTreeMap::from([
+            (id(600), "the standby c holds it".to_owned()),
+            (id(1), "it is the newest whole point".to_owned()),
+        ])
+    );
+    let policy = Policy::new(&Keep { last: 1, ..keep() }).unwrap();
+    let plan = plan(&state.points, Some(&policy), &who, &TimeZone::UTC, at(NOW));
+    assert_eq!(plan.remove, [id(900), id(500)]);
+    state.forget(&plan.remove).unwrap();
 }
 
 fn any_points() -> impl Strategy<Value = Vec<RecoveryPoint>> {

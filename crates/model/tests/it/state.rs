@@ -314,6 +314,22 @@ fn it_survives_being_written_and_read() {
     }
 }
 
+/// The text in `testdata` is what the first version wrote. It must be read for ever; a change that
+/// breaks this test needs a new format number.
+#[test]
+fn format_1_is_frozen() {
+    let text = include_str!("testdata/state-1.json");
+    let state: ServiceState = serde_json::from_str(text).unwrap();
+    assert_eq!(state.format, 1);
+    assert!(state.members[&member("db3")].importing);
+    assert_eq!(state.head_point().unwrap().drilled, Some(at("2026-11-21T01:03:00Z")));
+    assert_eq!(serde_json::to_string(&state).unwrap(), text.trim_end());
+    for (from, to) in [("\"head\"", "\"heads\""), ("\"by\":\"hook\"", "\"by\":\"hook\",\"x\":1")] {
+        assert!(text.contains(from));
+        assert!(serde_json::from_str::<ServiceState>(&text.replacen(from, to, 1)).is_err(), "{to}");
+    }
+}
+
 /// A move: it says whether it was allowed.
 type Move = Box<dyn Fn(&mut ServiceState) -> bool>;
 
