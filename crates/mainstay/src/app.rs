@@ -7,7 +7,7 @@ use crate::signals;
 use crate::ui::out::Out;
 use crate::ui::progress::progress;
 use model::{CancelToken, Progress, ServiceName};
-use operations::{ServiceSite, Site};
+use operations::{Run, ServiceSite, Site};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -53,6 +53,12 @@ impl App {
     /// Where long work reports.
     pub(crate) fn progress(&self) -> Arc<dyn Progress> {
         progress(&self.out)
+    }
+
+    /// What an operation is given.
+    pub(crate) fn run(&self) -> Run {
+        let (progress, cancel) = (self.progress(), self.cancel.clone());
+        Run { progress, cancel, wait: self.globals.wait }
     }
 
     /// Does the same for several services, one after the other. One that fails does not keep the

@@ -25,6 +25,8 @@ impl Exit {
     pub(crate) const DONE: Exit = Exit(0);
     /// The command ran; what it looked at is not well.
     pub(crate) const NOT_WELL: Exit = Exit(1);
+    /// Done, but some of the source could not be read.
+    pub(crate) const UNREADABLE: Exit = Exit(3);
 }
 
 /// What every command returns.

@@ -3,15 +3,19 @@
 //! One file per command below `commands/`; everything that a terminal sees goes through `ui/`.
 
 mod app;
+mod candidate;
 mod cli;
 mod commands;
 mod config;
 mod demo;
+mod doctor;
+mod due;
 mod failure;
 mod files;
 mod init;
 mod rescue;
 mod signals;
+mod status;
 mod ui;
 mod units;
 

@@ -5,6 +5,32 @@ use crate::units;
 use jiff::Timestamp;
 use model::ServiceName;
 use operations::{Site, Which};
+use repository::Snapshot;
+
+/// Which services.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Services {
+    /// The services.
+    #[arg(value_name = "SERVICE")]
+    names: Vec<ServiceName>,
+
+    /// All services of this host.
+    #[arg(long)]
+    all: bool,
+}
+
+impl Services {
+    /// Their names.
+    pub(crate) fn of(&self, site: &Site) -> Vec<ServiceName> {
+        if self.all { site.services() } else { self.names.clone() }
+    }
+
+    /// Whether all were asked for.
+    pub(crate) fn all(&self) -> bool {
+        self.all
+    }
+}
 
 /// Which recovery point.
 #[derive(Debug, Default, clap::Args)]
@@ -59,4 +85,9 @@ pub(crate) fn named_or_all(
         site.service(name)?;
     }
     Ok(if names.is_empty() { site.services() } else { names.to_vec() })
+}
+
+/// The engine that made a snapshot, as its tags say; none if it was none of ours.
+pub(crate) fn engine_of(file: &Snapshot) -> Option<&str> {
+    file.tags.iter().find_map(|tag| tag.strip_prefix("mainstay:engine="))
 }

@@ -86,6 +86,9 @@ pub(crate) fn run(app: &App, args: &InitArgs) -> Outcome {
     let made = make::make(app, &site, Options { dry_run: args.dry_run, recovery })?;
     let units = if args.install_timer { install(app, args, &file)? } else { Vec::new() };
     tell(app, &made, wrote.then_some(file.as_path()), &units)?;
+    if made.steps.iter().any(|step| step.did == Did::Made) && made.failures.is_empty() {
+        app.out.say("\nNext: mainstay backup --all, and mainstay doctor.")?;
+    }
     fail_if_any(made)
 }
 

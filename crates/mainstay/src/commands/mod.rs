@@ -1,16 +1,31 @@
 //! One file per command: its words, and what it does with them.
 
+mod backup;
 mod check;
 mod common;
 mod completions;
 mod config;
+mod doctor;
 mod dump;
+mod guardian;
 mod init;
+mod logs;
 mod ls;
 mod man;
+mod may_start;
 mod rescue;
+mod restore;
 mod snapshots;
+mod status;
 
+mod cancel;
+mod offline;
+mod online;
+mod refresh;
+mod rejoin;
+mod run_due;
+mod takeover;
+mod wal;
 use crate::app::App;
 use crate::failure::Outcome;
 
@@ -18,10 +33,24 @@ use crate::failure::Outcome;
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     Init(init::InitArgs),
+    Backup(backup::BackupArgs),
     Snapshots(snapshots::SnapshotsArgs),
     Ls(ls::LsArgs),
     Dump(dump::DumpArgs),
+    Restore(restore::RestoreArgs),
+    Status(status::StatusArgs),
+    Logs(logs::LogsArgs),
+    MayStart(may_start::MayStartArgs),
+    Refresh(refresh::RefreshArgs),
+    Offline(offline::OfflineArgs),
+    Online(online::OnlineArgs),
+    Takeover(takeover::TakeoverArgs),
+    RunDue(run_due::RunDueArgs),
+    Rejoin(rejoin::RejoinArgs),
+    Cancel(cancel::CancelArgs),
+    Wal(wal::WalArgs),
     Check(check::CheckArgs),
+    Doctor(doctor::DoctorArgs),
     Rescue(rescue::RescueArgs),
     Config(config::ConfigArgs),
     Completions(completions::CompletionsArgs),
@@ -29,6 +58,8 @@ pub(crate) enum Command {
     Demo(crate::demo::DemoArgs),
     #[command(hide = true)]
     DemoWriter(crate::demo::WriterArgs),
+    #[command(hide = true)]
+    Guardian(guardian::GuardianArgs),
 }
 
 impl Command {
@@ -36,16 +67,31 @@ impl Command {
     pub(crate) fn run(&self, app: &App) -> Outcome {
         match self {
             Command::Init(args) => init::run(app, args),
+            Command::Backup(args) => backup::run(app, args),
             Command::Snapshots(args) => snapshots::run(app, args),
             Command::Ls(args) => ls::run(app, args),
             Command::Dump(args) => dump::run(app, args),
+            Command::Restore(args) => restore::run(app, args),
+            Command::Status(args) => status::run(app, args),
+            Command::Logs(args) => logs::run(app, args),
+            Command::MayStart(args) => may_start::run(app, args),
+            Command::Refresh(args) => refresh::run(app, args),
+            Command::Offline(args) => offline::run(app, args),
+            Command::Online(args) => online::run(app, args),
+            Command::Takeover(args) => takeover::run(app, args),
+            Command::RunDue(args) => run_due::run(app, args),
+            Command::Rejoin(args) => rejoin::run(app, args),
+            Command::Cancel(args) => cancel::run(app, args),
+            Command::Wal(args) => wal::run(app, args),
             Command::Check(args) => check::run(app, args),
+            Command::Doctor(args) => doctor::run(app, args),
             Command::Rescue(args) => rescue::run(app, args),
             Command::Config(args) => config::run(app, args),
             Command::Completions(args) => completions::run(app, args),
             Command::Man(args) => man::run(app, args),
             Command::Demo(args) => crate::demo::run(app, args),
             Command::DemoWriter(args) => crate::demo::run_writer(app, args),
+            Command::Guardian(args) => guardian::run(app, args),
         }
     }
 }

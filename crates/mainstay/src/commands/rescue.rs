@@ -1,4 +1,4 @@
-use super::common::Point;
+use super::common::{Point, engine_of};
 use crate::app::App;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::rescue::{Opened, Rescue, direct};
@@ -7,7 +7,8 @@ use crate::ui::table::{Column, table};
 use crate::ui::words::count;
 use crate::units;
 use jiff::Timestamp;
-use model::{Secret, ServiceName};
+use model::{PointName, Secret, ServiceName};
+use operations::restore::Params;
 use operations::secrets::{self, Source};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -49,6 +50,10 @@ struct RestoreArgs {
 
     #[command(flatten)]
     point: Point,
+
+    /// Restore the files as they were captured, without the engine making a service of them.
+    #[arg(long)]
+    plain: bool,
 }
 
 pub(crate) fn run(app: &App, args: &RescueArgs) -> Outcome {
@@ -102,7 +107,7 @@ fn list(app: &App, rescue: &Rescue) -> Outcome {
             ("SNAPSHOTS", Column::Right),
             ("NEWEST", Column::Left),
             ("AGE", Column::Right),
-            ("NOTE", Column::Left),
+            ("", Column::Left),
         ];
         app.out.text(&table(&titles, rows, &app.out.paint))?;
         app.out
@@ -114,22 +119,22 @@ fn list(app: &App, rescue: &Rescue) -> Outcome {
 fn line(opened: &Opened, now: Timestamp) -> (Vec<String>, Value) {
     let newest = opened.snapshots.last();
     let time: Option<Timestamp> = newest.and_then(|(_, file)| file.time.parse().ok());
+    let name = newest.zip(time).map(|((id, file), time)| {
+        PointName::of(time, engine_of(file).unwrap_or("restic"), *id).to_string()
+    });
     let age = time.and_then(|time| units::age(time, now));
-    let note = match newest {
-        None => "nothing was ever backed up".to_owned(),
-        Some((id, _)) => id.short(),
-    };
     let row = vec![
         opened.name.to_string(),
         opened.snapshots.len().to_string(),
-        time.map(units::local).unwrap_or_default(),
+        name.clone().unwrap_or_else(|| "nothing was ever backed up".to_owned()),
         age.map(units::duration).unwrap_or_default(),
-        note,
+        String::new(),
     ];
     let value = json!({
         "service": opened.name,
         "snapshots": opened.snapshots.len(),
         "newest": newest.map(|(id, _)| id),
+        "newest-name": name,
         "newest-time": time,
     });
     (row, value)
@@ -139,9 +144,59 @@ fn restore(app: &App, rescue: &Rescue, args: &RestoreArgs) -> Outcome {
     let opened = rescue.open(&args.service)?;
     let target = std::path::absolute(&args.target)
         .map_err(|e| Failure::io("find", args.target.display(), &e))?;
+    let work = tempfile::Builder::new()
+        .prefix("mainstay-rescue-")
+        .tempdir()
+        .map_err(|e| Failure::io("make", "a temporary directory", &e))?;
+    let plain = match (args.plain, rescue.site(&opened, work.path())) {
+        (true, _) => None,
+        (false, Err(failure)) => Some(failure),
+        (false, Ok(service)) => match service.load_state() {
+            Err(error) => Some(error.into()),
+            Ok(versioned) => {
+                if versioned.number == 0 {
+                    app.out.warn(
+                        "the vault's state of this service is missing; the snapshot files are \
+                         taken for its history, newest first",
+                    );
+                }
+                let params = Params {
+                    which: args.point.which(),
+                    target: Some(target.clone()),
+                    as_name: None,
+                    replace: false,
+                    no_start: true,
+                    dry_run: false,
+                };
+                let done = operations::restore::run(&service, &params, &app.run())?;
+                let log = service.engine().is_ok_and(|engine| engine.abilities().log);
+                return tell(app, args, done.snapshot, &done.targets, done.files, done.bytes)
+                    .map(|exit| keep_for_log(app, work, log).map(|()| exit))?;
+            }
+        },
+    };
+    if let Some(failure) = plain {
+        app.out.warn(format_args!(
+            "{}; restoring the files of the snapshot as they are",
+            failure.one_line()
+        ));
+    }
     let snapshot = direct::resolve(&opened, &args.point.which())?;
     let restored = direct::restore(&opened, snapshot, &target, &*app.progress(), &app.cancel)?;
     tell(app, args, snapshot, &[target], restored.files, restored.bytes)
+}
+
+/// A server that replays its log calls the program back, with the configuration in this directory.
+fn keep_for_log(app: &App, work: tempfile::TempDir, log: bool) -> Result<(), Failure> {
+    if log {
+        let dir = work.keep();
+        app.out.say(format_args!(
+            "  Until the server has replayed its log, keep {}: it holds the password that\n  the \
+             server fetches its log with.",
+            dir.display()
+        ))?;
+    }
+    Ok(())
 }
 
 fn tell(

@@ -1,4 +1,4 @@
-use super::common::named_or_all;
+use super::common::{engine_of, named_or_all};
 use crate::app::App;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::ui::table::{Column, table};
@@ -102,7 +102,7 @@ fn committed(state: &ServiceState, files: &mut BTreeMap<SnapshotId, Snapshot>) -
 /// A snapshot file that no commit made history.
 fn uncommitted(id: SnapshotId, file: &Snapshot) -> Option<Line> {
     let time: Timestamp = file.time.parse().ok()?;
-    let engine = file.tags.iter().find_map(|tag| tag.strip_prefix("mainstay:engine="));
+    let engine = engine_of(file);
     Some(Line {
         name: PointName::of(time, engine.unwrap_or("restic"), id).to_string(),
         snapshot: id,

@@ -4,12 +4,19 @@
 pub(crate) mod direct;
 
 use crate::failure::Failure;
+use crate::files::{self, Existing};
 use crate::init::password;
-use model::{Class, Secret, ServiceName, SnapshotId};
-use repository::{Repository, Snapshot};
+use model::config::{Config, Host, Service, Vault, WhenUnreachable};
+use model::{Class, MemberName, Secret, ServiceName, SnapshotId};
+use operations::{ServiceSite, Site};
+use repository::{Repository, Snapshot, SnapshotReader};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use storage::{Key, Prefixed, Storage};
+
+/// Where a snapshot says what it is.
+const META: &[u8] = b"/.mainstay/snapshot.json";
 
 /// A vault, and the password that was given for it.
 pub(crate) struct Rescue {
@@ -22,6 +29,7 @@ pub(crate) struct Rescue {
 pub(crate) struct Opened {
     pub(crate) name: ServiceName,
     pub(crate) repository: Repository,
+    pub(crate) password: Secret,
     /// All snapshot files, oldest first.
     pub(crate) snapshots: Vec<(SnapshotId, Snapshot)>,
 }
@@ -81,7 +89,8 @@ impl Rescue {
             match Repository::open(storage.clone(), password) {
                 Ok(repository) => {
                     let snapshots = repository.snapshots()?;
-                    return Ok(Opened { name: name.clone(), repository, snapshots });
+                    let (name, password) = (name.clone(), password.clone());
+                    return Ok(Opened { name, repository, password, snapshots });
                 }
                 Err(error @ repository::Error::WrongPassword(_)) => refused = Some(error),
                 Err(error) => return Err(error.into()),
@@ -91,5 +100,63 @@ impl Rescue {
             Some(error) => error.into(),
             None => Failure::new(Class::WrongPassword, "no password was given"),
         })
+    }
+
+    /// The service as a configured host would see it. The configuration is written into `dir`,
+    /// together with the password: a server that is restored calls the program back with it to
+    /// fetch its log.
+    pub(crate) fn site(&self, opened: &Opened, dir: &Path) -> Result<ServiceSite, Failure> {
+        let definition = opened.definition()?;
+        let password_file = dir.join("password");
+        let text = format!("{}\n", opened.password.expose());
+        files::write(&password_file, text.as_bytes(), 0o600, Existing::Replace)?;
+        let config = Config {
+            host: Host {
+                name: MemberName::new("rescue").map_err(|e| Failure::invalid(e.to_string()))?,
+                state_dir: dir.join("state"),
+            },
+            vault: Vault {
+                url: self.vault.display().to_string(),
+                password_file: Some(password_file),
+                password_env: None,
+                password_command: None,
+                when_unreachable: WhenUnreachable::Refuse,
+            },
+            alerts: model::config::Alerts::default(),
+            service: BTreeMap::from([(opened.name.clone(), definition)]),
+        };
+        let text = toml::to_string(&crate::config::brief(&config)).map_err(|e| {
+            Failure::new(Class::Failed, "cannot write the rescue's configuration").because(&e)
+        })?;
+        let file = dir.join("mainstay.toml");
+        files::write(&file, text.as_bytes(), 0o600, Existing::Replace)?;
+        let program =
+            std::env::current_exe().map_err(|e| Failure::io("find", "this program", &e))?;
+        Ok(Site::new(config, file).with_program(program).service(&opened.name)?)
+    }
+}
+
+impl Opened {
+    /// The service's definition, from the newest snapshot that has one.
+    fn definition(&self) -> Result<Service, Failure> {
+        for (id, _) in self.snapshots.iter().rev() {
+            let reader = SnapshotReader::open(&self.repository, *id)?;
+            if reader.node(META)?.is_none() {
+                continue;
+            }
+            let mut text = Vec::new();
+            reader.dump(META, &mut text)?;
+            let meta: engines::SnapshotMeta = serde_json::from_slice(&text).map_err(|e| {
+                let what = format!("the description in snapshot {} is damaged", id.short());
+                Failure::new(Class::Corrupt, what).because(&e)
+            })?;
+            return Ok(Service {
+                password_file: None,
+                password_env: None,
+                password_command: None,
+                ..meta.definition
+            });
+        }
+        Err(Failure::invalid("no snapshot says how it was made; plain restic wrote them"))
     }
 }

@@ -99,6 +99,11 @@ impl Out {
         }
     }
 
+    /// One more line of a warning.
+    pub(crate) fn complain(&self, line: impl Display) {
+        let _ = writeln!(io::stderr().lock(), "{line}");
+    }
+
     /// A warning as it is shown.
     pub(crate) fn warning(&self, line: impl Display) -> String {
         format!("{} {line}", self.err_paint.warning("Warning:"))
@@ -112,6 +117,11 @@ impl Out {
     /// Whether details are wanted.
     pub(crate) fn verbose(&self) -> bool {
         self.verbose > 0
+    }
+
+    /// Whether only what is wrong is wanted.
+    pub(crate) fn quiet(&self) -> bool {
+        self.quiet
     }
 
     /// Whether a progress bar has a place.

@@ -1,6 +1,7 @@
 //! The words for what the model names.
 
 use model::Role;
+use operations::Outcome;
 
 /// A role, as the documentation calls it.
 pub(crate) fn role(role: Role) -> &'static str {
@@ -29,4 +30,21 @@ pub(crate) fn shown(text: &str) -> String {
         }
     }
     shown
+}
+
+/// How an operation ended.
+pub(crate) fn outcome(outcome: Option<Outcome>) -> &'static str {
+    match outcome {
+        None => "running",
+        Some(Outcome::Done) => "done",
+        Some(Outcome::Incomplete) => "done, but incomplete",
+        Some(Outcome::Failed) => "failed",
+        Some(Outcome::Cancelled) => "cancelled",
+        Some(Outcome::Died) => "died, and was cleaned up after",
+    }
+}
+
+/// Whether there is nothing to look into.
+pub(crate) fn went_well(outcome: Option<Outcome>) -> bool {
+    matches!(outcome, None | Some(Outcome::Done | Outcome::Cancelled))
 }

@@ -118,6 +118,7 @@ fn without_a_configuration_one_is_proposed() {
     let shown = rig.run(&["config", "show", "--json"]).code(0).json();
     assert_eq!(shown["service"]["shop"]["path"], Value::from(database.to_str().unwrap()));
     assert_eq!(shown["service"]["notes"]["engine"], "files");
+    rig.run(&["backup", "--all"]).code(0);
     // With a configuration in place, nothing is proposed.
     words(&rig, &["--yes"]).code(1).complains("there is a configuration");
 }

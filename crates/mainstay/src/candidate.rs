@@ -1,0 +1,52 @@
+//! What this host, as the candidate of a takeover, sees of itself.
+
+use crate::app::App;
+use crate::failure::Failure;
+use engines::Refresh;
+use model::Class;
+use operations::{MemberRecord, ServiceSite, look, refresh};
+use takeover::{CopyState, Observation, Running, Sighting};
+
+/// Looks at the copy on this host. Nothing is changed by it.
+pub(crate) fn observe(app: &App, service: &ServiceSite) -> Result<Observation, Failure> {
+    let record = MemberRecord::load(service)?;
+    let engine = service.engine()?;
+    let seen = look(service, &app.run(), |cx| engine.inspect(cx))?;
+    let copy = match engine.refresh() {
+        Refresh::Follow => CopyState::NotComparable,
+        Refresh::Exchange | Refresh::Import => compared(service)?,
+    };
+    Ok(Observation {
+        member: service.member().clone(),
+        has_data: seen.has_data,
+        running: match seen.running {
+            engines::Running::Yes => Running::Yes,
+            engines::Running::No => Running::No,
+            engines::Running::Unknown => Running::Unknown,
+        },
+        following: seen.following,
+        position: seen.position,
+        replayed: seen.replayed,
+        importing: record.applying.is_some(),
+        copy,
+        fence_hook: service.spec().hooks.fence.clone(),
+        // Nobody here asks the old primary: that it does not answer would prove nothing.
+        primary: Sighting::Unknown,
+    })
+}
+
+/// Whether the copy is what the last refresh left. One that cannot be compared may have been
+/// written to, and says why it could not be.
+fn compared(service: &ServiceSite) -> Result<CopyState, Failure> {
+    match refresh::modified(service) {
+        Ok(examples) if examples.is_empty() => Ok(CopyState::Untouched),
+        Ok(examples) => Ok(CopyState::Modified { examples }),
+        Err(error) => {
+            let failure = Failure::from(error);
+            match failure.class() {
+                Class::Cancelled => Err(failure),
+                _ => Ok(CopyState::Modified { examples: vec![failure.one_line()] }),
+            }
+        }
+    }
+}

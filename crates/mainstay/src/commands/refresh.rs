@@ -1,0 +1,89 @@
+use super::common::{Point, Services};
+use crate::app::App;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::units;
+use jiff::Timestamp;
+use model::Role;
+use operations::refresh::{self, Done, Params};
+use operations::{ServiceSite, Which};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Bring this host's standby to the newest recovery point.
+///
+/// Only what changed is fetched. At every instant the standby is at the old point or at the new
+/// one. A standby that was written to is refused; --reseed puts its copy aside and begins anew.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RefreshArgs {
+    #[command(flatten)]
+    services: Services,
+
+    #[command(flatten)]
+    point: Point,
+
+    /// Put aside what is there, and build the copy anew.
+    #[arg(long)]
+    reseed: bool,
+
+    /// Say which point it would be brought to, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(crate) fn run(app: &App, args: &RefreshArgs) -> Outcome {
+    let names = args.services.of(&app.site()?);
+    app.each(&names, |service| {
+        if args.services.all() && !is_standby(service)? {
+            app.out
+                .say(format_args!("{}: not a standby, so not refreshed here", service.name()))?;
+            return Ok((Exit::DONE, json!({ "skipped": "not a standby" })));
+        }
+        let params =
+            Params { which: args.point.which(), reseed: args.reseed, dry_run: args.dry_run };
+        one(app, service, &params)
+    })
+}
+
+fn is_standby(service: &ServiceSite) -> Result<bool, Failure> {
+    let state = service.load_state()?.state;
+    Ok(state.members.get(service.member()).is_some_and(|member| member.role == Role::Standby))
+}
+
+/// Refreshes one standby to the newest point.
+pub(crate) fn newest(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Failure> {
+    one(app, service, &Params { which: Which::Latest, reseed: false, dry_run: false })
+}
+
+fn one(app: &App, service: &ServiceSite, params: &Params) -> Result<(Exit, Value), Failure> {
+    let done = refresh::run(service, params, &app.run())?;
+    if !app.out.json {
+        app.out.say(format_args!("{}: {}", service.name(), told(&done, params.dry_run)))?;
+        for aside in &done.put_aside {
+            app.out.say(format_args!("  what stood there: {}", aside.display()))?;
+        }
+    }
+    Ok((Exit::DONE, serde_json::to_value(&done).unwrap_or_default()))
+}
+
+/// What came of a refresh, in one line.
+pub(crate) fn told(done: &Done, dry_run: bool) -> String {
+    let time = format!(
+        "{} ({})",
+        units::local(done.source_time),
+        units::ago(done.source_time, Timestamp::now())
+    );
+    if done.unchanged {
+        return format!("holds the newest point already, of {time}");
+    }
+    if dry_run {
+        let what = if done.seeded { "be built from" } else { "be brought to" };
+        return format!("would {what} the point of {time}");
+    }
+    let what = if done.seeded { "built from" } else { "brought to" };
+    format!(
+        "{what} the point of {time}; {} fetched of {}, in {}",
+        units::size(done.fetched_bytes),
+        units::size(done.bytes),
+        units::duration(Duration::from_secs_f64(done.seconds.max(0.0))),
+    )
+}

@@ -1,0 +1,48 @@
+use super::refresh::told;
+use crate::app::App;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::ui::ask;
+use model::{Class, ServiceName};
+use operations::rejoin;
+
+/// Make a primary that was taken over a standby of the new one.
+///
+/// What it has beyond the point at which it was taken over is given up; its old copy is put aside
+/// and not removed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RejoinArgs {
+    /// The service.
+    service: ServiceName,
+
+    /// Do not ask.
+    #[arg(short, long)]
+    yes: bool,
+}
+
+pub(crate) fn run(app: &App, args: &RejoinArgs) -> Outcome {
+    let service = app.service(&args.service)?;
+    let name = &args.service;
+    if !args.yes && app.out.can_ask() {
+        let question = format!(
+            "What {} wrote to {name} after it was last backed up is given up. Go on?",
+            service.member()
+        );
+        if !ask::yes(&question, &app.cancel)? {
+            return Err(Failure::new(Class::Cancelled, "nothing was done"));
+        }
+    }
+    let done = rejoin::run(&service, &app.run())?;
+    if app.out.json {
+        app.out.document(&done)?;
+        return Ok(Exit::DONE);
+    }
+    app.out.say(format_args!(
+        "{name}: a standby again, at generation {}; {}",
+        done.generation,
+        told(&done.refreshed, false)
+    ))?;
+    for aside in &done.put_aside {
+        app.out.say(format_args!("  its old copy: {}", aside.display()))?;
+    }
+    Ok(Exit::DONE)
+}

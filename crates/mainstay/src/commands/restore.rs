@@ -1,0 +1,110 @@
+use super::common::Point;
+use crate::app::App;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::ui::words::count;
+use crate::units;
+use jiff::Timestamp;
+use model::ServiceName;
+use operations::restore::{self, Done, Params};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Restore a service, or a copy of it, from its history.
+///
+/// Without --target or --as the service itself is restored in its own place; what stands there is
+/// put aside, and only if --replace says so. The engine and the definition come from the snapshot.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RestoreArgs {
+    /// The service.
+    service: ServiceName,
+
+    #[command(flatten)]
+    point: Point,
+
+    /// Restore to this directory instead of the service's own place.
+    #[arg(long, value_name = "DIR")]
+    target: Option<PathBuf>,
+
+    /// Restore under a new name, which must be free.
+    #[arg(long = "as", value_name = "NAME")]
+    as_name: Option<ServiceName>,
+
+    /// Put aside what stands at the service's own place.
+    #[arg(long, conflicts_with_all = ["target", "as_name"])]
+    replace: bool,
+
+    /// Leave the service stopped.
+    #[arg(long)]
+    no_start: bool,
+
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(crate) fn run(app: &App, args: &RestoreArgs) -> Outcome {
+    let service = app.service(&args.service)?;
+    let target = match &args.target {
+        Some(target) => Some(
+            std::path::absolute(target).map_err(|e| Failure::io("find", target.display(), &e))?,
+        ),
+        None => None,
+    };
+    let params = Params {
+        which: args.point.which(),
+        target,
+        as_name: args.as_name.clone(),
+        replace: args.replace,
+        no_start: args.no_start,
+        dry_run: args.dry_run,
+    };
+    let done = restore::run(&service, &params, &app.run())?;
+    if app.out.json {
+        app.out.document(&done)?;
+    } else {
+        tell(app, args, &done)?;
+    }
+    Ok(Exit::DONE)
+}
+
+fn tell(app: &App, args: &RestoreArgs, done: &Done) -> Result<(), Failure> {
+    let out = &app.out;
+    let name = args.as_name.as_ref().unwrap_or(&args.service);
+    let time = match done.until {
+        Some(until) => {
+            format!("{} and its log up to {}", done.snapshot.short(), units::local(until))
+        }
+        None => format!(
+            "{}, as it was at {} ({})",
+            done.snapshot.short(),
+            units::local(done.source_time),
+            units::ago(done.source_time, Timestamp::now())
+        ),
+    };
+    if args.dry_run {
+        out.say(format_args!("{name}: would be restored from {time}"))?;
+    } else {
+        out.say(format_args!(
+            "{name}: restored from {time}; {}, {}, in {}",
+            count(done.files, "file", "files"),
+            units::size(done.bytes),
+            units::duration(Duration::from_secs_f64(done.seconds.max(0.0))),
+        ))?;
+    }
+    for target in &done.targets {
+        out.say(format_args!("  to {}", target.display()))?;
+    }
+    for aside in &done.put_aside {
+        out.say(format_args!("  what stood there: {}", aside.display()))?;
+    }
+    if done.started {
+        out.say("  The service runs.")?;
+    }
+    if let Some(name) = &args.as_name {
+        let text = toml::to_string(&crate::config::brief(&done.definition)).unwrap_or_default();
+        out.say(format_args!(
+            "\nTo make it a service of this host, add to the configuration:\n\n[service.{name}]\n{text}"
+        ))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! The links that all services of a host share: configuration, state directory, passwords, vault.
+
+use super::{Chain, Told};
+use crate::config::Loaded;
+use crate::failure::Failure;
+use crate::ui::words::count;
+use crate::units;
+use model::config::{Config, vault_dir};
+use operations::Site;
+use operations::secrets::{self, Source};
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use storage::{Key, Put, Storage};
+
+/// Less than this, and the next backup will hardly fit.
+const LITTLE_SPACE: u64 = 1 << 30;
+/// Less than this, and not even the state can be relied on to fit.
+const NO_SPACE: u64 = 64 << 20;
+
+/// Looks at the host's links.
+pub(crate) fn examine(chain: &mut Chain<'_>, loaded: &Loaded, site: &Site) -> Told {
+    configuration(chain, loaded)?;
+    state_dir(chain, &site.config().host.state_dir)?;
+    passwords(chain, site.config())?;
+    vault(chain, site)
+}
+
+fn configuration(chain: &mut Chain<'_>, loaded: &Loaded) -> Told {
+    for warning in &loaded.warnings {
+        chain.warn("config", warning.to_string(), "Correct it, or leave it if it is meant so.")?;
+    }
+    let services = count(loaded.config.service.len() as u64, "service", "services");
+    chain.ok("config", format!("{}: {services}", loaded.file.display()))
+}
+
+fn state_dir(chain: &mut Chain<'_>, dir: &Path) -> Told {
+    if !dir.is_dir() {
+        let found = format!("the state directory {} is missing", dir.display());
+        return chain.fail("state", found, "Run `mainstay init`.");
+    }
+    let probe = tempfile::Builder::new().prefix(".probe-").tempfile_in(dir);
+    match probe {
+        Ok(_) => chain.ok("state", format!("{} can be written", dir.display())),
+        Err(e) => chain.broke("state", Failure::io("write to", dir.display(), &e)),
+    }
+}
+
+fn passwords(chain: &mut Chain<'_>, config: &Config) -> Told {
+    let mut seen = BTreeSet::new();
+    for service in config.service.values() {
+        let Some(source) = chain.need("password", secrets::source(config, Some(service)))? else {
+            continue;
+        };
+        let name = match &source {
+            Source::File(file) => file.display().to_string(),
+            Source::Env(name) => format!("environment variable {name}"),
+            Source::Command(_) => "the password command".to_owned(),
+        };
+        if !seen.insert(name.clone()) || chain.need("password", secrets::read(&source))?.is_none() {
+            continue;
+        }
+        let open = match &source {
+            Source::File(file) => {
+                fs::metadata(file).is_ok_and(|found| found.permissions().mode() & 0o077 != 0)
+            }
+            _ => false,
+        };
+        if open {
+            let advice = format!("Run `chmod 600 {name}`.");
+            chain.warn("password", format!("{name} can be read by others"), advice)?;
+        } else {
+            chain.ok("password", name)?;
+        }
+    }
+    Ok(())
+}
+
+fn vault(chain: &mut Chain<'_>, site: &Site) -> Told {
+    let Some(vault) = chain.need("vault", site.vault())? else { return Ok(()) };
+    let place = vault.location();
+    if let Some(dir) = vault_dir(&site.config().vault.url)
+        && !dir.is_dir()
+    {
+        let advice = "Mount it, or run `mainstay init` if it was never there.";
+        return chain.fail("vault", format!("{place} is not there"), advice);
+    }
+    match probe(&*vault) {
+        Ok(true) => {
+            chain.ok("vault", format!("{place} can be written, and lets only one of two win"))?;
+        }
+        Ok(false) => chain.fail(
+            "vault",
+            format!("{place} lets two writers create the same object"),
+            "Use another vault: takeovers on this one could make two primaries.",
+        )?,
+        Err(error) => chain.broke("vault", error)?,
+    }
+    match vault.free_bytes() {
+        Ok(Some(free)) if free < NO_SPACE => chain.fail(
+            "space",
+            format!("{} are free in the vault", units::size(free)),
+            "Free some space, or move the vault to a larger disk.",
+        ),
+        Ok(Some(free)) if free < LITTLE_SPACE => chain.warn(
+            "space",
+            format!("only {} are free in the vault", units::size(free)),
+            "Free some space, or move the vault to a larger disk.",
+        ),
+        Ok(Some(free)) => chain.ok("space", format!("{} are free in the vault", units::size(free))),
+        Ok(None) => chain.ok("space", "the vault does not tell how much is free"),
+        Err(error) => chain.broke("space", error),
+    }
+}
+
+/// Proves that of two that create an object one is told so, and that its bytes stay.
+fn probe(vault: &dyn Storage) -> Result<bool, Failure> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random)
+        .map_err(|e| Failure::new(model::Class::Failed, format!("no random bytes: {e}")))?;
+    // No service's name begins with an underscore.
+    let key = Key::new(format!("_mainstay-probe-{}", hex::encode(random)))
+        .map_err(|e| Failure::invalid(e.to_string()))?;
+    let first = vault.put_if_absent(&key, b"first")?;
+    let second = vault.put_if_absent(&key, b"second");
+    let read = vault.read(&key);
+    vault.delete(&key)?;
+    Ok(first == Put::Created && second? == Put::Exists && read? == b"first")
+}

@@ -1,0 +1,244 @@
+//! The links of one service: repository, state, engine, the service itself, and how fresh the
+//! history and the standbys are.
+
+use super::{Chain, Told};
+use crate::app::App;
+use crate::failure::Failure;
+use crate::ui::words::role;
+use crate::units;
+use engines::{Engine, Running};
+use jiff::Timestamp;
+use model::config::vault_dir;
+use model::{Class, Role, ServiceState};
+use operations::{ServiceSite, history, recover};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+/// Magic numbers of file systems that live on another machine (statfs(2)).
+const NETWORK: [i64; 8] = [
+    0x6969,      // NFS
+    0x517b,      // SMB
+    0xff53_4d42, // CIFS
+    0xfe53_4d42, // SMB2
+    0x6573_5546, // FUSE: sshfs and the like
+    0x00c3_6400, // Ceph
+    0x0102_1997, // 9p
+    0x0bd0_0bd0, // Lustre
+];
+
+/// Looks at the links of one service.
+pub(crate) fn examine(chain: &mut Chain<'_>, app: &App, service: &ServiceSite) -> Told {
+    chain.of(service.name());
+    let Some(repository) = chain.need("repository", service.repository())? else { return Ok(()) };
+    chain.ok("repository", format!("opens, id {}", short(repository.id())))?;
+    leftovers(chain, app, service)?;
+    let Some(state) = chain.need("state", service.load_state())? else { return Ok(()) };
+    let state = state.state;
+    let me = state.members.get(service.member());
+    let Some(me) = me else {
+        let found = format!("{} is not a member of it", service.member());
+        return chain.fail("state", found, "Run `mainstay init` on this host.");
+    };
+    chain.ok("state", format!("{} at generation {}", role(me.role), state.generation))?;
+    if let Some(intent) = &state.intent {
+        chain.warn(
+            "state",
+            format!("a takeover to {} is under way since {}", intent.to, units::local(intent.claimed)),
+            format!(
+                "Finish it on {} with `mainstay takeover {}`, or give it up there with `--abandon`.",
+                intent.to,
+                service.name()
+            ),
+        )?;
+    }
+    let my_role = me.role;
+    if my_role == Role::Broken {
+        chain.fail(
+            "state",
+            "this member was taken over and must not serve",
+            format!("Look at its data, then run `mainstay rejoin {}`.", service.name()),
+        )?;
+    }
+    if let Some(engine) = chain.need("engine", service.engine())? {
+        the_engine(chain, app, service, engine, my_role)?;
+        if my_role == Role::Primary {
+            same_disk(chain, service, engine)?;
+        }
+    }
+    history_of(chain, service, my_role)?;
+    freshness(chain, service, &state)?;
+    standbys(chain, service, &state)
+}
+
+fn short(id: &str) -> &str {
+    id.get(..8).unwrap_or(id)
+}
+
+/// Cleans up after operations that died; a living one is left alone.
+fn leftovers(chain: &mut Chain<'_>, app: &App, service: &ServiceSite) -> Told {
+    match recover::sweep(service, &app.run()) {
+        Ok(said) if said.is_empty() => chain.ok("leftovers", "none of operations that died"),
+        Ok(said) => {
+            for line in said {
+                chain.warn("leftovers", line, "Nothing: it was cleaned up now.")?;
+            }
+            Ok(())
+        }
+        Err(error) => {
+            let failure = Failure::from(error);
+            match failure.class() {
+                Class::Locked => chain.ok("leftovers", failure.one_line()),
+                _ => chain.broke("leftovers", failure),
+            }
+        }
+    }
+}
+
+fn the_engine(
+    chain: &mut Chain<'_>,
+    app: &App,
+    service: &ServiceSite,
+    engine: &dyn Engine,
+    my_role: Role,
+) -> Told {
+    let seen = operations::look(service, &app.run(), |cx| engine.inspect(cx));
+    let Some(seen) = chain.need("engine", seen)? else { return Ok(()) };
+    let version = seen.version.map(|version| format!(" {version}")).unwrap_or_default();
+    chain.ok("engine", format!("{}{version}: {}", engine.name(), seen.summary))?;
+    match (my_role, seen.running) {
+        (Role::Primary, Running::No) => chain.fail(
+            "service",
+            "it does not run, and this member is the primary",
+            format!("Start it with `mainstay online {}`, or look at its own log.", service.name()),
+        ),
+        (Role::Broken, Running::Yes) => chain.fail(
+            "service",
+            "it runs, although it was taken over: what clients write to it is lost",
+            "Stop it at once.",
+        ),
+        (Role::Primary, Running::Unknown) if engine.abilities().start_stop => {
+            chain.ok("service", "there is no way to tell whether it runs")
+        }
+        (Role::Primary, Running::Unknown) => chain.ok("service", "has nothing that runs"),
+        (Role::Primary, Running::Yes) => chain.ok("service", "it runs"),
+        (Role::Standby | Role::Broken, _) if !seen.has_data => {
+            chain.warn("service", "there is no copy here yet", refresh_hint(service))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn refresh_hint(service: &ServiceSite) -> String {
+    format!("Run `mainstay refresh {}`.", service.name())
+}
+
+/// A vault on the service's own disk, or host, is lost together with it.
+fn same_disk(chain: &mut Chain<'_>, service: &ServiceSite, engine: &dyn Engine) -> Told {
+    let Some(vault) = vault_dir(&service.site().config().vault.url) else { return Ok(()) };
+    let Ok(there) = std::fs::metadata(vault) else { return Ok(()) };
+    let advice = "Put the vault on another machine: an NFS or sshfs mount, for example.";
+    let on_it = |path: &Path| std::fs::metadata(path).is_ok_and(|here| here.dev() == there.dev());
+    if engine.roots().iter().any(|root| on_it(&root.on_host)) {
+        let found = "the vault is on the service's own disk, and is lost together with it";
+        return chain.warn("vault", found, advice);
+    }
+    let network = rustix::fs::statfs(vault).is_ok_and(|found| {
+        NETWORK.iter().any(|magic| i128::from(*magic) == i128::from(found.f_type))
+    });
+    if network {
+        return chain.ok("vault", "it is on another machine");
+    }
+    chain.warn("vault", "the vault is on a disk of this host, and is lost together with it", advice)
+}
+
+/// What the last operations came to.
+fn history_of(chain: &mut Chain<'_>, service: &ServiceSite, my_role: Role) -> Told {
+    let Some(operations) = chain.need("last run", history::list(service))? else { return Ok(()) };
+    let wanted = if my_role == Role::Primary { "backup" } else { "refresh" };
+    let last = operations.iter().rfind(|one| one.kind.as_str() == wanted);
+    let scheduled = service.spec().schedule.as_deref();
+    match (last, scheduled) {
+        (Some(last), _) => {
+            let when = units::ago(last.started, Timestamp::now());
+            let how = crate::ui::words::outcome(last.outcome);
+            let found = format!("the last {wanted} began {when}: {how}");
+            if crate::ui::words::went_well(last.outcome) {
+                chain.ok("last run", found)
+            } else {
+                let advice = format!("Read `mainstay logs {} {}`.", service.name(), last.id);
+                chain.fail("last run", found, advice)
+            }
+        }
+        (None, Some(schedule)) => chain.warn(
+            "last run",
+            format!("no {wanted} was ever run here, though the schedule is {schedule:?}"),
+            "Install the timer with `mainstay init --install-timer`, or call `mainstay run-due` \
+             from cron.",
+        ),
+        (None, None) => chain.warn(
+            "last run",
+            format!("no {wanted} was ever run here, and there is no schedule"),
+            format!("Set `schedule` in [service.{}].", service.name()),
+        ),
+    }
+}
+
+/// The age of the newest whole point against what is declared.
+fn freshness(chain: &mut Chain<'_>, service: &ServiceSite, state: &ServiceState) -> Told {
+    let now = Timestamp::now();
+    let Some(head) = state.head_point() else {
+        let advice = format!("Run `mainstay backup {}` on its primary.", service.name());
+        return chain.fail("newest point", "there is none: nothing can be restored", advice);
+    };
+    let Some(age) = units::age(head.source_time, now) else {
+        return chain.warn(
+            "newest point",
+            "it lies in the future",
+            "Compare the clocks of the hosts.",
+        );
+    };
+    let found = format!("{} old", units::duration(age));
+    let declared = service.spec().rpo.as_deref().and_then(|rpo| units::parse_duration(rpo).ok());
+    match declared {
+        Some(rpo) if age > rpo => chain.fail(
+            "newest point",
+            format!("{found}; the RPO is {}", units::duration(rpo)),
+            "See why no backup was made: the last run above, and the timer.",
+        ),
+        Some(rpo) => {
+            chain.ok("newest point", format!("{found}; the RPO is {}", units::duration(rpo)))
+        }
+        None => chain.ok("newest point", format!("{found}; no RPO is declared")),
+    }
+}
+
+/// How far each standby is behind the newest point.
+fn standbys(chain: &mut Chain<'_>, service: &ServiceSite, state: &ServiceState) -> Told {
+    let head = state.head_point().map(|head| head.source_time);
+    let rpo = service.spec().rpo.as_deref().and_then(|rpo| units::parse_duration(rpo).ok());
+    for (name, member) in state.members.iter().filter(|(_, member)| member.role == Role::Standby) {
+        let behind = match (&member.applied, head) {
+            (None, _) => {
+                let advice = format!("Run `mainstay refresh {}` on {name}.", service.name());
+                chain.warn("standby", format!("{name} holds nothing yet"), advice)?;
+                continue;
+            }
+            (Some(applied), Some(head)) => {
+                units::age(applied.source_time, head).unwrap_or(Duration::ZERO)
+            }
+            (Some(_), None) => Duration::ZERO,
+        };
+        if behind.is_zero() {
+            chain.ok("standby", format!("{name} holds the newest point"))?;
+            continue;
+        }
+        let found = format!("{name} is {} behind the newest point", units::duration(behind));
+        let advice = format!("Run `mainstay refresh {}` on {name}.", service.name());
+        match rpo {
+            Some(rpo) if behind > rpo => chain.fail("standby", found, advice)?,
+            _ => chain.warn("standby", found, advice)?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,271 @@
+//! Decides what `run-due` does: what runs now, and what somebody must be told. Functions of what
+//! was observed and of the time; nothing here looks or acts.
+
+use jiff::Timestamp;
+use model::schedule::Schedule;
+use model::{Role, duration};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A run that failed is tried again after this, and not only at the schedule's next time.
+const RETRY: Duration = Duration::from_secs(10 * 60);
+/// Somebody is told again after this, as long as nothing changes.
+const REMIND: Duration = Duration::from_secs(24 * 60 * 60);
+/// What one run may take before it is missed.
+const GRACE: Duration = Duration::from_secs(60 * 60);
+
+/// One run of the kind that the schedule asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Attempt {
+    pub(crate) began: Timestamp,
+    pub(crate) well: bool,
+}
+
+/// What was observed of one service.
+#[derive(Clone, Debug)]
+pub(crate) struct Observed {
+    pub(crate) role: Role,
+    pub(crate) schedule: Option<Schedule>,
+    pub(crate) rpo: Option<Duration>,
+    /// Runs on this host of the kind that the role asks for, oldest first.
+    pub(crate) attempts: Vec<Attempt>,
+    /// Source time of the newest whole point in the vault.
+    pub(crate) newest: Option<Timestamp>,
+    /// Source time of what this host holds, if it is a standby.
+    pub(crate) holds: Option<Timestamp>,
+    /// Since when this host is what it is.
+    pub(crate) since: Timestamp,
+}
+
+/// What runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Action {
+    /// A backup.
+    Backup,
+    /// A refresh.
+    Refresh,
+    /// Nothing now.
+    Nothing,
+}
+
+/// What is to be done about one service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Decision {
+    pub(crate) action: Action,
+    /// When to ask again.
+    pub(crate) next: Option<Timestamp>,
+}
+
+/// What runs now.
+pub(crate) fn decide(seen: &Observed, now: Timestamp) -> Decision {
+    let action = match seen.role {
+        Role::Primary => Action::Backup,
+        Role::Standby => Action::Refresh,
+        Role::Broken => return Decision { action: Action::Nothing, next: None },
+    };
+    let Some(schedule) = &seen.schedule else {
+        return Decision { action: Action::Nothing, next: None };
+    };
+    let went_well = seen.attempts.iter().rev().find(|attempt| attempt.well);
+    let due = schedule.due(went_well.map(|attempt| attempt.began), now);
+    let failed = seen.attempts.last().filter(|attempt| !attempt.well);
+    let retry = failed.and_then(|attempt| {
+        attempt.began.checked_add(duration::signed(RETRY)).ok().filter(|retry| *retry > now)
+    });
+    match (due.now, retry) {
+        (true, Some(retry)) => Decision { action: Action::Nothing, next: Some(retry) },
+        (true, None) => Decision { action, next: due.next },
+        (false, _) => Decision { action: Action::Nothing, next: due.next },
+    }
+}
+
+/// From when the newest point (of a standby: what it holds) must be at least: younger than the
+/// declared RPO, else from the last but one time that the schedule named, so that weekends count as
+/// the schedule counts them.
+pub(crate) fn not_before(seen: &Observed, now: Timestamp) -> Option<Timestamp> {
+    if let Some(rpo) = seen.rpo {
+        return now.checked_sub(duration::signed(rpo)).ok();
+    }
+    let schedule = seen.schedule.as_ref()?;
+    let done_by_now = now.checked_sub(duration::signed(GRACE)).ok()?;
+    let last = schedule.previous(done_by_now)?;
+    schedule.previous(last.checked_sub(jiff::SignedDuration::from_secs(1)).ok()?)
+}
+
+/// One sentence if the newest point is older than it may be; that nothing happens at all is noticed
+/// by this, too.
+pub(crate) fn staleness(seen: &Observed, now: Timestamp) -> Option<String> {
+    let limit = not_before(seen, now)?;
+    let (what, time) = match seen.role {
+        Role::Primary => ("the newest point", seen.newest),
+        Role::Standby => ("what this standby holds", seen.holds),
+        Role::Broken => return None,
+    };
+    // What never had a point is as old as the member.
+    let from = time.unwrap_or(seen.since);
+    if from >= limit {
+        return None;
+    }
+    let human = |then| duration::age(then, now).map(duration::human).unwrap_or_default();
+    let (age, allowed) = (human(from), human(limit));
+    Some(match time {
+        Some(_) => format!("{what} is {age} old; {allowed} are allowed"),
+        None => format!("there is no point yet after {age}; {allowed} are allowed"),
+    })
+}
+
+/// What somebody was told and has not been told is over, by what it is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Told(BTreeMap<String, TellState>);
+
+/// Since when, and when last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct TellState {
+    since: Timestamp,
+    told: Timestamp,
+}
+
+/// What somebody is to be told now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tell {
+    /// It is new, or it is time for a reminder.
+    Wrong,
+    /// It was wrong, and is well again.
+    Recovered,
+    /// Nothing.
+    Nothing,
+}
+
+impl Told {
+    /// What to tell about this, given whether it is wrong now. [`Told::remember`] after it was told.
+    pub(crate) fn tell(&self, about: &str, wrong: bool, now: Timestamp) -> Tell {
+        match (self.0.get(about), wrong) {
+            (None, true) => Tell::Wrong,
+            (Some(state), true) => match duration::age(state.told, now) {
+                Some(age) if age < REMIND => Tell::Nothing,
+                // Told "in the future" by a clock that was wrong: told again.
+                _ => Tell::Wrong,
+            },
+            (Some(_), false) => Tell::Recovered,
+            (None, false) => Tell::Nothing,
+        }
+    }
+
+    /// Remembers that it was told.
+    pub(crate) fn remember(&mut self, about: &str, told: Tell, now: Timestamp) {
+        match told {
+            Tell::Wrong => {
+                let state = TellState { since: now, told: now };
+                self.0.entry(about.to_owned()).and_modify(|old| old.told = now).or_insert(state);
+            }
+            Tell::Recovered => {
+                self.0.remove(about);
+            }
+            Tell::Nothing => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::tz::TimeZone;
+
+    fn at(text: &str) -> Timestamp {
+        format!("2026-11-21T{text}Z").parse().unwrap()
+    }
+
+    fn seen(attempts: &[(&str, bool)]) -> Observed {
+        let attempt = |(began, well): &(&str, bool)| Attempt { began: at(began), well: *well };
+        Observed {
+            role: Role::Primary,
+            schedule: Some(Schedule::parse("0 * * * *", TimeZone::UTC).unwrap()),
+            rpo: None,
+            attempts: attempts.iter().map(attempt).collect(),
+            newest: Some(at("08:00:00")),
+            holds: None,
+            since: at("00:00:00"),
+        }
+    }
+
+    #[test]
+    fn what_was_missed_runs_once() {
+        assert_eq!(decide(&seen(&[]), at("09:30:00")).action, Action::Backup);
+        let missed = seen(&[("03:00:00", true)]);
+        assert_eq!(decide(&missed, at("09:30:00")).action, Action::Backup);
+        let done = decide(&seen(&[("09:00:01", true)]), at("09:30:00"));
+        assert_eq!(done, Decision { action: Action::Nothing, next: Some(at("10:00:00")) });
+    }
+
+    #[test]
+    fn what_failed_is_tried_again_but_not_at_once() {
+        let failed = seen(&[("08:00:01", true), ("09:00:01", false)]);
+        let soon = decide(&failed, at("09:05:00"));
+        assert_eq!(soon, Decision { action: Action::Nothing, next: Some(at("09:10:01")) });
+        assert_eq!(decide(&failed, at("09:10:01")).action, Action::Backup);
+        // A failure that a success came after is over.
+        let over = seen(&[("09:00:01", false), ("09:10:01", true)]);
+        assert_eq!(decide(&over, at("09:30:00")).action, Action::Nothing);
+    }
+
+    #[test]
+    fn each_role_has_its_run() {
+        let mut standby = seen(&[]);
+        standby.role = Role::Standby;
+        assert_eq!(decide(&standby, at("09:00:00")).action, Action::Refresh);
+        standby.role = Role::Broken;
+        assert_eq!(decide(&standby, at("09:00:00")).action, Action::Nothing);
+        let mut unscheduled = seen(&[]);
+        unscheduled.schedule = None;
+        assert_eq!(decide(&unscheduled, at("09:00:00")).action, Action::Nothing);
+    }
+
+    #[test]
+    fn silence_is_noticed() {
+        let mut observed = seen(&[]);
+        // 09:00 was missed, and by 11:00 so is 10:00.
+        assert_eq!(staleness(&observed, at("10:59:59")), None);
+        assert!(staleness(&observed, at("11:00:00")).unwrap().contains("3 h old"));
+        observed.rpo = Some(Duration::from_secs(600));
+        assert_eq!(staleness(&observed, at("08:10:00")), None);
+        assert!(staleness(&observed, at("08:10:01")).is_some());
+        observed.newest = None;
+        assert!(staleness(&observed, at("08:10:01")).unwrap().contains("no point yet"));
+        observed.role = Role::Standby;
+        observed.holds = Some(at("08:10:00"));
+        assert_eq!(staleness(&observed, at("08:15:00")), None);
+    }
+
+    #[test]
+    fn a_weekend_is_no_silence() {
+        let mut observed = seen(&[]);
+        observed.schedule = Some(Schedule::parse("0 2 * * MON-FRI", TimeZone::UTC).unwrap());
+        // A Friday's point on the Monday after, and on the Tuesday.
+        observed.newest = Some("2026-11-20T02:00:10Z".parse().unwrap());
+        let on = |text: &str| text.parse::<Timestamp>().unwrap();
+        assert_eq!(staleness(&observed, on("2026-11-23T23:00:00Z")), None);
+        assert!(staleness(&observed, on("2026-11-24T03:00:00Z")).is_some());
+    }
+
+    #[test]
+    fn somebody_is_told_once_and_reminded_and_told_when_it_is_over() {
+        let mut told = Told::default();
+        let first = at("08:00:00");
+        assert_eq!(told.tell("failed", false, first), Tell::Nothing);
+        assert_eq!(told.tell("failed", true, first), Tell::Wrong);
+        // What could not be told is tried again.
+        assert_eq!(told.tell("failed", true, first), Tell::Wrong);
+        told.remember("failed", Tell::Wrong, first);
+        assert_eq!(told.tell("failed", true, at("20:00:00")), Tell::Nothing);
+        let tomorrow = first.checked_add(duration::signed(REMIND)).unwrap();
+        assert_eq!(told.tell("failed", true, tomorrow), Tell::Wrong);
+        assert_eq!(told.tell("stale", true, first), Tell::Wrong);
+        assert_eq!(told.tell("failed", false, at("09:00:00")), Tell::Recovered);
+        told.remember("failed", Tell::Recovered, at("09:00:00"));
+        assert_eq!(told, Told::default());
+    }
+}
