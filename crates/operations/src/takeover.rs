@@ -33,6 +33,9 @@ pub const UNFENCED: &str = "primary-not-fenced";
 pub struct Params {
     /// Planned or unplanned.
     pub kind: TakeoverKind,
+    /// The generation that the gates were judged at. Another takeover since then makes the
+    /// judgement, and whatever a person overrode, void.
+    pub generation: Generation,
     /// Gates that a person overrode, with the reasons they typed.
     pub overrides: BTreeMap<String, String>,
     /// How long a planned takeover waits for the old primary to stop.
@@ -93,6 +96,15 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     let id = operation.id().clone();
     let store = site.state()?;
     let before = site.load_state()?.state;
+    if before.generation != params.generation {
+        return Err(Error::refused(format!(
+            "{} was taken over in the meantime: it is at generation {}, and {} was looked at",
+            site.name(),
+            before.generation,
+            params.generation
+        ))
+        .hinting("Look at it anew with `mainstay status`."));
+    }
     // Claims of our own that died before the generation was raised were given back by the sweep;
     // one that is raised was brought to its end by it.
     let from = before.primary.clone();

@@ -6,13 +6,13 @@ use crate::ui::words::shown;
 use crate::units;
 use jiff::Timestamp;
 use model::state::TakeoverKind;
-use model::{Class, MemberName, ServiceName, ServiceState};
+use model::{Class, Generation, MemberName, ServiceName, ServiceState};
 use operations::takeover::{self as executor, Done, Params};
 use operations::{ServiceSite, recover};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use takeover::{Assessment, Request, Standing, Step, Verdict, assess};
+use takeover::{Assessment, Request, Seen, Standing, Step, Verdict, assess};
 
 /// Make this host's standby the primary.
 ///
@@ -80,6 +80,7 @@ pub(crate) fn run(app: &App, args: &TakeoverArgs) -> Outcome {
         kind: if args.planned { TakeoverKind::Planned } else { TakeoverKind::Unplanned },
         to: args.to.clone().unwrap_or_else(|| service.member().clone()),
         overrides: args.overrides.iter().cloned().collect::<BTreeMap<_, _>>(),
+        seen: Seen::of(&state),
         as_is: false,
     };
     let observed = candidate::observe(app, &service)?;
@@ -97,7 +98,7 @@ pub(crate) fn run(app: &App, args: &TakeoverArgs) -> Outcome {
         return Ok(Exit::DONE);
     }
     confirm(app, args, &service)?;
-    execute(app, args, &service, &assessment)
+    execute(app, args, &service, &assessment, state.generation)
 }
 
 /// What would happen, as far as it is known.
@@ -203,6 +204,7 @@ fn execute(
     args: &TakeoverArgs,
     service: &ServiceSite,
     assessment: &Assessment,
+    generation: Generation,
 ) -> Outcome {
     if let Standing::OnlyForward { id } = &assessment.standing {
         return Err(Failure::new(
@@ -226,6 +228,7 @@ fn execute(
     }
     let params = Params {
         kind: assessment.kind,
+        generation,
         overrides: assessment.overrides.clone(),
         patience_seconds: args.patience.as_secs(),
     };
