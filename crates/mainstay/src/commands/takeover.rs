@@ -216,8 +216,9 @@ fn execute(
     // Somebody else's takeover, which a person overrode.
     for step in &assessment.steps {
         match step {
-            Step::Abandon { .. } => {
-                executor::abandon(service)?;
+            // By its id: what was overridden is this claim and no later one.
+            Step::Abandon { id } => {
+                service.state()?.update(|state| state.abandon(id))?;
             }
             Step::FinishStanding { id } => {
                 let now = Timestamp::now();
