@@ -22,7 +22,10 @@ use walk::{Root, Run, Walk};
 /// How a tree is read. See `engines::TreeOptions`, which `operations` translates into this.
 #[derive(Clone, Debug, Default)]
 pub struct TreeOptions {
-    /// Patterns of what is left out.
+    /// Patterns of what is left out, in gitignore's style of matching: without a slash a name
+    /// anywhere, with one a path below the root of the tree, beginning with one a path of the host
+    /// (or of the snapshot, where that is another). A trailing slash matches directories only, `!`
+    /// takes back what an earlier pattern matched. A pattern that makes no sense is an error.
     pub exclude: Vec<String>,
     /// Leave out the content of directories with a valid `CACHEDIR.TAG`.
     pub exclude_caches: bool,

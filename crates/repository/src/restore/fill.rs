@@ -166,7 +166,7 @@ impl<'a> Filler<'a> {
         } else {
             let file = site::create_file(dir, &job.node.name).map_err(failed)?;
             if self.site.foreign {
-                site::remove_inherited_acls(&file).map_err(failed)?;
+                site::remove_inherited_acls(&file, 0o600).map_err(failed)?;
             }
             file
         };

@@ -88,7 +88,7 @@ pub fn restore(
     let site = match node.kind {
         NodeKind::Dir => {
             let base = site::create_dir(&parent, &name).map_err(failed)?;
-            site::remove_inherited_acls(&base).map_err(failed)?;
+            site::remove_inherited_acls(&base, 0o700).map_err(failed)?;
             Site::new(base, target.to_owned(), node.clone(), false)
         }
         NodeKind::File => {

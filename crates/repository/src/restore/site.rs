@@ -199,15 +199,15 @@ fn times(node: &Node) -> Timestamps {
 }
 
 /// Takes the ACLs off a directory or file that it inherited from the one it is in: what is made
-/// below would inherit them in turn.
-pub(super) fn remove_inherited_acls(file: impl AsFd) -> io::Result<()> {
+/// below would inherit them in turn, and they may not even let us in.
+pub(super) fn remove_inherited_acls(file: impl AsFd, mode: u32) -> io::Result<()> {
     for name in ["system.posix_acl_default", "system.posix_acl_access"] {
         match rustix::fs::fremovexattr(&file, name) {
             Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS) => {}
             Err(e) => return Err(e.into()),
         }
     }
-    Ok(())
+    Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
 }
 
 /// Opens the site's directories below a base (the site's own, or that of an older copy), and keeps

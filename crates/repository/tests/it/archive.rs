@@ -103,19 +103,25 @@ fn watched(
 #[test]
 fn what_has_not_changed_is_not_read_again_and_adds_nothing() {
     let case = Case::new(rich_tree);
-    let (first, parent) = case.archive(&TreeOptions::default());
+    // Not as its own path: the directories above are not ours, and others write to them.
+    let run = |parent, options: &TreeOptions| {
+        let mut archiver = archiver(&case.rig, parent);
+        archiver.tree("/docs", &case.source, options).unwrap();
+        let finished = archiver.finish().unwrap();
+        let snapshot = save(&case.rig, &finished, Path::new("/docs"));
+        (finished, snapshot)
+    };
+    let (first, parent) = run(None, &TreeOptions::default());
     assert_eq!(first.summary.files_read, first.summary.files);
-    let (second, _) = case.again(parent);
+    let (second, _) = run(Some(parent), &TreeOptions::default());
     assert_eq!(second.tree, first.tree);
     assert_eq!(second.summary.files_read, 0);
-    assert_eq!(
-        (second.summary.files, second.summary.bytes),
-        (first.summary.files, first.summary.bytes)
-    );
+    assert_eq!(second.summary.files, first.summary.files);
+    assert_eq!(second.summary.bytes, first.summary.bytes);
     assert_eq!(second.summary.added_bytes, 0);
 
     let options = TreeOptions { distrust_times: true, ..TreeOptions::default() };
-    let (third, _) = archive(&case.rig, &case.source, Some(parent), &options);
+    let (third, _) = run(Some(parent), &options);
     assert_eq!((third.tree, third.summary.files_read), (first.tree, first.summary.files));
 }
 
@@ -340,10 +346,7 @@ fn what_cannot_be_read_is_named_and_the_rest_is_archived() {
 #[test]
 fn without_root_a_tree_restores_as_far_as_our_rights_go() {
     as_nobody(|| {
-        let case = Case::new(|source| {
-            rich_tree(source);
-            fs::remove_file(source.join("no-rights-at-all")).unwrap();
-        });
+        let case = Case::new(rich_tree);
         let (finished, snapshot) = case.archive(&TreeOptions::default());
         assert_eq!(finished.problems, []);
         let target = case.rig.dir.path().join("target");
@@ -357,12 +360,7 @@ fn without_root_a_tree_restores_as_far_as_our_rights_go() {
             &CancelToken::new(),
         )
         .unwrap();
-        set_mtime(&case.source, 1, 0);
-        set_mtime(&target, 1, 0);
         crate::trees::assert_same(&case.source, &target);
-        for dir in [&case.source, &target] {
-            fs::set_permissions(dir.join("closed"), fs::Permissions::from_mode(0o700)).unwrap();
-        }
     });
 }
 

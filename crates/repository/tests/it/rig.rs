@@ -141,6 +141,7 @@ pub(crate) fn restic_command(repository: &Path, arguments: &[&str]) -> Command {
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("HOME", "/nonexistent")
+        .envs(std::env::var_os("TZ").map(|zone| ("TZ", zone)))
         .env("RESTIC_PASSWORD", PASSWORD);
     command
 }

@@ -95,9 +95,9 @@ pub(crate) fn rich_tree(root: &Path) {
     let with_acl = write(b"acl", b"for 1234");
     xattr::set(&with_acl, "system.posix_acl_access", &acl()).unwrap();
     xattr::set(root.join("empty"), "system.posix_acl_default", &acl()).unwrap();
-    write(b"no-rights-at-all", b"");
-    mode("no-rights-at-all", 0);
     if is_root() {
+        write(b"no-rights-at-all", b"");
+        mode("no-rights-at-all", 0);
         let own = |path: &str, uid, gid| {
             std::os::unix::fs::lchown(root.join(path), Some(uid), Some(gid)).unwrap();
         };
@@ -125,7 +125,8 @@ pub(crate) fn rich_tree(root: &Path) {
     set_mtime(&root.join("link"), 1_000_000_000, 999_999_999);
     set_mtime(&root.join("sparse"), 4_102_444_800, 1);
     set_mtime(&root.join("fifo"), 1, 0);
-    mode("closed", 0o500);
+    // Nobody but root could remove what is in a directory that is closed to writers.
+    mode("closed", if is_root() { 0o500 } else { 0o711 });
     set_mtime(&root.join("a/deep/er"), 1_111_111_111, 7);
     set_mtime(&root.join("closed"), 1_000_000_001, 0);
     set_mtime(root, 1_600_000_000, 42);

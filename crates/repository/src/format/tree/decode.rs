@@ -36,7 +36,7 @@ impl<'de> Deserialize<'de> for Nodes {
                 f.write_str("a list of nodes")
             }
 
-            // restic wrote an empty directory as null once.
+            // Go writes a list that was never made as null.
             fn visit_unit<E>(self) -> Result<Nodes, E> {
                 Ok(Nodes(Vec::new()))
             }
