@@ -140,7 +140,12 @@ fn show(
         false => paint.warning(&assessment.loss.sentence),
     };
     out.say(format_args!("  lost         {loss}"))?;
-    for report in &assessment.gates {
+    // Gates that stand open are counted; who wants to read them all asks with --verbose.
+    let shut = |report: &&takeover::GateReport| !matches!(report.verdict, Verdict::Open);
+    let told: Vec<_> = assessment.gates.iter().filter(|r| out.verbose() || shut(r)).collect();
+    let open = assessment.gates.len() - assessment.gates.iter().filter(shut).count();
+    out.say(format_args!("  gates        {open} of {} stand open", assessment.gates.len()))?;
+    for report in told {
         let verdict = match &report.verdict {
             Verdict::Open => paint.good("open  "),
             Verdict::Shut { .. } => paint.bad("SHUT  "),

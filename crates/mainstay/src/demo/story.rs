@@ -202,7 +202,7 @@ impl<'a> Teller<'a> {
     fn take_over(&mut self) -> Result<Timestamp, Failure> {
         self.narrator.act("Host B takes over.")?;
         let announced = self.announced()?;
-        self.b.mainstay(&mut self.narrator, &["takeover", "shop"])?.must()?;
+        self.b.mainstay(&mut self.narrator, &["takeover", "shop", "--yes", "-q"])?.must()?;
         self.wait("the shop on B to sell", |entries| entries.of("b").count() > 0)?;
         let taken = self.sell("b")?;
         self.narrator.remark(&format!("Customers order at B: {taken} orders so far."))?;
