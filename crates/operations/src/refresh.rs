@@ -15,10 +15,14 @@ use engines::{Purpose, Refresh, Running};
 use jiff::Timestamp;
 use model::state::Applied;
 use model::{
-    Class, OperationId, Position, Progress, RecoveryPoint, Role, ServiceState, SnapshotId,
+    CancelToken, Class, OperationId, Position, Progress, RecoveryPoint, Role, ServiceState,
+    SnapshotId,
 };
 use repository::LockKind;
+use repository::restore::Difference;
+use repository::scrub::{self, Copy};
 use serde::Serialize;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How many differences of a standby that was written to are named.
@@ -223,8 +227,10 @@ fn replace(
                 ))
                 .hinting("Move it away, or build the copy anew with `mainstay refresh --reseed`, which puts it aside."));
             }
-            (true, Some(_)) => {
-                untouched(site, number, &destination.target)?;
+            (true, Some(held)) => {
+                let found =
+                    written_to(site, held, number, &destination.target, operation.cancel())?;
+                untouched(&destination.target, found)?;
                 put_aside.push(None);
             }
         }
@@ -280,7 +286,17 @@ fn replace(
     if reuse.is_some() {
         for (number, destination) in destinations.iter().enumerate() {
             if placing::occupied(&destination.target)? {
-                untouched(site, number, &destination.target)?;
+                // Staging has made hard links to files of the copy, which moves their ctimes: what
+                // else has changed is what counts here.
+                let found = repository::restore::differences(
+                    &destination.target,
+                    &manifest(site, number),
+                    usize::MAX,
+                )?;
+                untouched(
+                    &destination.target,
+                    found.into_iter().filter(|d| !d.only_ctime).collect(),
+                )?;
             }
         }
     }
@@ -376,12 +392,11 @@ fn applied_now(point: &RecoveryPoint, position: Option<Position>) -> Applied {
 }
 
 /// Refuses a copy that somebody wrote to since the last refresh.
-fn untouched(site: &ServiceSite, root: usize, target: &std::path::Path) -> Result<(), Error> {
-    let found = differences(site, root, target)?;
+fn untouched(target: &Path, found: Vec<Difference>) -> Result<(), Error> {
     if found.is_empty() {
         return Ok(());
     }
-    let mut lines: Vec<String> = found.iter().take(NAMED).cloned().collect();
+    let mut lines: Vec<String> = found.iter().take(NAMED).map(told).collect();
     if found.len() > NAMED {
         lines.push("and more".to_owned());
     }
@@ -393,35 +408,24 @@ fn untouched(site: &ServiceSite, root: usize, target: &std::path::Path) -> Resul
     .hinting("Keep what you need of it; `mainstay refresh --reseed` puts the copy aside and builds it anew."))
 }
 
-fn differences(
-    site: &ServiceSite,
-    root: usize,
-    target: &std::path::Path,
-) -> Result<Vec<String>, Error> {
-    let found = repository::restore::differences(target, &manifest(site, root), NAMED + 1)?;
-    let mut lines: Vec<_> = found.into_iter().map(|d| format!("{} ({})", d.path, d.what)).collect();
-    if !target.is_dir() {
-        lines.extend(journals(target)?);
-    }
-    Ok(lines)
+fn told(difference: &Difference) -> String {
+    format!("{} ({})", difference.path, difference.what)
 }
 
-/// A database that was written to may hold the changes in a journal beside its file, and the file
-/// itself be as it was.
-fn journals(file: &std::path::Path) -> Result<Vec<String>, Error> {
-    let mut found = Vec::new();
-    for suffix in ["-wal", "-journal"] {
-        let mut name = file.as_os_str().to_os_string();
-        name.push(suffix);
-        let path = std::path::PathBuf::from(name);
-        match std::fs::symlink_metadata(&path) {
-            Ok(meta) if meta.len() > 0 => found.push(format!("{} (new)", path.display())),
-            Ok(_) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => return Err(Error::io("look at", &path, e)),
-        }
-    }
-    Ok(found)
+/// How the copy of one root differs from what the last refresh left. Files of which only the ctime
+/// has moved are read: a refresh that died had hard links to them.
+fn written_to(
+    site: &ServiceSite,
+    held: SnapshotId,
+    number: usize,
+    target: &Path,
+    cancel: &CancelToken,
+) -> Result<Vec<Difference>, Error> {
+    let meta = placing::meta(site, held)?;
+    let Some(root) = meta.roots.get(number) else { return Ok(Vec::new()) };
+    let copy = Copy { root: target, snapshot: held, path: root.in_snapshot.as_bytes() };
+    let manifest = manifest(site, number);
+    Ok(scrub::written_to(site.repository()?, copy, &manifest, NAMED + 1, cancel)?)
 }
 
 /// What of this host's standby was changed since its last refresh, by name; empty if nothing was,
@@ -431,7 +435,8 @@ pub fn modified(site: &ServiceSite) -> Result<Vec<String>, Error> {
     let roots = site.engine()?.roots();
     let mut found = Vec::new();
     for (number, root) in roots.iter().enumerate().take(applied.roots) {
-        found.extend(differences(site, number, &root.on_host)?);
+        let here = written_to(site, applied.snapshot, number, &root.on_host, &CancelToken::new())?;
+        found.extend(here.iter().map(told));
     }
     Ok(found)
 }
