@@ -144,15 +144,16 @@ impl Layout {
 
 /// How files that the server writes to are read.
 ///
-/// Their times are not trusted. The server rewrites pages in place, and a file's time has the
-/// kernel's clock tick for its grain: a page that is written just after we have read it can leave
-/// the time that we noted. The base of this backup repairs that page from the log, but one that
-/// reused the file later would not.
+/// A file whose times and size are those of the previous base is not read again. That is safe here
+/// for three reasons, and all are needed. The server writes through the file system and never sets
+/// times back, so that each write moves the change time of the inode. Who reads the file waits,
+/// after looking at its times, until no write could leave the same ones, and does not vouch for a
+/// file that is never at rest. And what was torn or half new in the previous base is of a file that
+/// was written to after its times were noted, so it is read now.
 pub(super) fn relation_options() -> TreeOptions {
     TreeOptions {
         exclude: vec!["pgsql_tmp*".to_owned(), "pg_internal.init*".to_owned()],
         changes_expected: true,
-        distrust_times: true,
         ..TreeOptions::default()
     }
 }

@@ -12,6 +12,8 @@ use std::os::fd::OwnedFd;
 /// Ids of a file's blobs that a file may wait for before it is read on. The writer's own queue
 /// holds fewer bytes than this many chunks, so the wait is short.
 const MAX_TICKETS: usize = 256;
+/// How often a file that was just written to is looked at again.
+const SETTLING: u32 = 3;
 /// Files up to this size are one blob, whatever they hold.
 const ONE_BLOB_BYTES: u64 = crate::chunker::MIN_BYTES as u64;
 
@@ -106,15 +108,27 @@ impl Intake<'_> {
         let file = File::from(file);
         let look = || disk::stat(&file).map_err(Failure::Source);
         let mut before = look()?;
-        if meta::settle(before.ctime) {
+        // Until a write that comes after our look shows, now or in the next run. More than once,
+        // because a file system's clock may be a little ahead.
+        for _ in 0..SETTLING {
+            if !meta::is_fresh(before.ctime) {
+                break;
+            }
+            std::thread::sleep(disk::TICK);
             before = look()?;
         }
+        let settled = !meta::is_fresh(before.ctime);
         let content = if before.size <= ONE_BLOB_BYTES {
             self.small(&file, before.size)?
         } else {
             self.stream((&file).take(before.size), Some(before.size))?
         };
         let changed = content.size != before.size || !before.same_state(&look()?);
+        if !settled {
+            // It is written to all the time. The next run must read it again, whatever its times
+            // say then: nothing has this one.
+            before.ctime = (0, 0);
+        }
         Ok(FileRead { content, stat: before, changed })
     }
 

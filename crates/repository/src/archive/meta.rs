@@ -92,16 +92,11 @@ pub(super) fn why(error: &std::io::Error) -> String {
     }
 }
 
-/// Waits until a file that was just written to could not be written to again with the same time
-/// stamp: what comes after our look at it then shows, now or in the next run.
-pub(super) fn settle(ctime: (i64, u32)) -> bool {
+/// Whether a file could be written to now and keep the time stamp that it has.
+pub(super) fn is_fresh(ctime: (i64, u32)) -> bool {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     let age = i128::from(now.tv_sec - ctime.0) * 1_000_000_000 + i128::from(now.tv_nsec)
         - i128::from(ctime.1);
     let tick = i128::try_from(disk::TICK.as_nanos()).unwrap_or(0);
-    let fresh = (-tick..tick).contains(&age);
-    if fresh {
-        std::thread::sleep(disk::TICK);
-    }
-    fresh
+    (-tick..tick).contains(&age)
 }

@@ -161,6 +161,41 @@ fn a_write_right_after_the_file_was_read_is_seen_by_the_next_run() {
 }
 
 #[test]
+fn a_file_that_is_never_at_rest_is_trusted_by_no_later_run() {
+    let case = Case::new(|source| fs::write(source.join("hot"), "0").unwrap());
+    let file = case.source.join("hot");
+    let expected = TreeOptions { changes_expected: true, ..TreeOptions::default() };
+    let node = |snapshot| {
+        let reader = SnapshotReader::open(&case.rig.repository, snapshot).unwrap();
+        reader.node(file.to_str().unwrap().as_bytes()).unwrap().unwrap()
+    };
+    let ended = AtomicBool::new(false);
+    let parent = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let opened = fs::OpenOptions::new().write(true).open(&file).unwrap();
+            while !ended.load(Ordering::SeqCst) {
+                opened.write_all_at(b"1", 0).unwrap();
+            }
+        });
+        // On a busy machine the writer may be at rest when the archiver looks.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut parent = case.archive(&expected).1;
+        while node(parent).ctime.seconds != 0 && Instant::now() < deadline {
+            parent = case.archive(&expected).1;
+        }
+        ended.store(true, Ordering::SeqCst);
+        parent
+    });
+    // Whatever was written after the look at it, and with which time: no file has this one.
+    assert_eq!(node(parent).ctime.seconds, 0);
+    let (second, snapshot) = case.again(parent);
+    assert_eq!(second.summary.files_read, 1);
+    assert_ne!(node(snapshot).ctime.seconds, 0);
+    let (third, _) = case.again(snapshot);
+    assert_eq!(third.summary.files_read, 0);
+}
+
+#[test]
 fn an_unchanged_file_whose_content_is_lost_is_read_again() {
     let case = Case::new(|source| fs::write(source.join("file"), "content").unwrap());
     let (finished, _) = case.archive(&TreeOptions::default());

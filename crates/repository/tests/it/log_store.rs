@@ -1,4 +1,5 @@
 //! The log store against its format page: `docs/formats/log-store.md`.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the unexpected")]
 
 use mainstay_repository::Error;
 use mainstay_repository::log::{LogStore, Pushed};
