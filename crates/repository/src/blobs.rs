@@ -66,7 +66,7 @@ impl Repository {
             found = ask()?;
         }
         if found.is_empty() {
-            return Err(Error::Missing(format!("{kind} blob {id} is in no index")));
+            return Err(in_no_index(kind, id));
         }
         Ok(found)
     }
@@ -81,7 +81,7 @@ impl Repository {
                 Err(e) => failure = failure.or(Some(e)),
             }
         }
-        Err(failure.unwrap_or_else(|| Error::Missing(format!("{kind} blob {id} is in no index"))))
+        Err(failure.unwrap_or_else(|| in_no_index(kind, id)))
     }
 
     /// The plain bytes of a blob, from this place and no other.
@@ -141,7 +141,7 @@ impl Repository {
                 let from = (at.offset - start) as usize;
                 let opened = match bytes.get_mut(from..from + at.length as usize) {
                     Some(sealed) => self.open_blob(read.kind, id, at, sealed, &mut plain),
-                    None => Err(Error::Missing(String::new())),
+                    None => Err(in_no_index(read.kind, id)),
                 };
                 match opened {
                     Ok(()) => take(id, Ok(&plain))?,
@@ -189,6 +189,10 @@ impl Repository {
         }
         Ok(())
     }
+}
+
+fn in_no_index(kind: BlobKind, id: &BlobId) -> Error {
+    Error::Missing(format!("{kind} blob {id} is in no index"))
 }
 
 /// How many of these blobs go into one request: as long as gaps and sum are small.

@@ -3,9 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Buffers kept at most.
-const MAX_SPARE: usize = 24;
-/// Smaller ones are not worth keeping, larger ones not worth holding.
-const WORTH_BYTES: std::ops::RangeInclusive<usize> = 64 << 10..=12 << 20;
+const MAX_SPARE: usize = 16;
+/// Smaller ones are not worth keeping. Larger ones are needed for few chunks, and would in the end
+/// be all that there are.
+const WORTH_BYTES: std::ops::RangeInclusive<usize> = 64 << 10..=2 << 20;
 
 /// A pool of byte buffers. Clones share it.
 #[derive(Clone, Debug, Default)]

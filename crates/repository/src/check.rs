@@ -306,7 +306,7 @@ impl Check<'_> {
     /// Reads a tree from the first place where it is whole; the other places are errors.
     fn load_tree(&self, id: TreeId, index: &BlobIndex) -> Result<Tree, Error> {
         let blob = BlobId::from(id);
-        let mut failure = Error::Missing(format!("tree {id} is in no index"));
+        let mut failure = Error::damaged(format!("tree {id}"), "it is in no index");
         for location in index.locations(BlobKind::Tree, &blob) {
             match self.repository.load_from(BlobKind::Tree, &blob, &location) {
                 Ok(plain) => {

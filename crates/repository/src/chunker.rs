@@ -226,7 +226,13 @@ impl<R: Read> Chunks<R> {
         if let Some(expected) = self.expected.take() {
             want = want.min(expected.saturating_add(1));
         }
-        self.pending.resize(start + want, 0);
+        let end = start + want;
+        if self.pending.capacity() < end {
+            // By powers of two, but not to twice the maximum for the few bytes behind a cut.
+            let capacity = end.next_power_of_two().min(MAX_BYTES + READ_BYTES).max(end);
+            self.pending.reserve_exact(capacity - start);
+        }
+        self.pending.resize(end, 0);
         let mut filled = start;
         let result = loop {
             match self.source.read(&mut self.pending[filled..]) {

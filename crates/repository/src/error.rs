@@ -108,4 +108,18 @@ impl Classify for Error {
             Error::Earlier(failure) => failure.class(),
         }
     }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Error::NoRepository(_) => "Run `mainstay init` to make one.",
+            Error::WrongPassword(_) => "Look whether the password file is this repository's.",
+            Error::Locked(_) => {
+                "Wait for the holder to finish; if it is gone for good, run `mainstay unlock`."
+            }
+            Error::Damaged { .. } => "Run `mainstay check --read-data` to see all that is damaged.",
+            Error::Earlier(failure) => return failure.hint(),
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::time::Time;
 use super::{FormatError, TreeId};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// One snapshot file, as JSON. Times are RFC 3339 text, kept as they were written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -15,6 +15,7 @@ pub struct Snapshot {
     /// Root tree (64 hex digits).
     pub tree: String,
     /// The paths that were asked for.
+    #[serde(default, deserialize_with = "list_or_null")]
     pub paths: Vec<String>,
     /// Host.
     pub hostname: String,
@@ -28,10 +29,10 @@ pub struct Snapshot {
     #[serde(default)]
     pub gid: u32,
     /// Patterns that were left out.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "list_or_null", skip_serializing_if = "Vec::is_empty")]
     pub excludes: Vec<String>,
     /// Tags.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "list_or_null", skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
     /// What wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -39,6 +40,11 @@ pub struct Snapshot {
     /// Fields of other writers, kept.
     #[serde(flatten)]
     pub other: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Go writes an empty list as `null`.
+fn list_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 impl Snapshot {

@@ -39,14 +39,14 @@ use ticket::{Promise, ticket};
 
 /// No blob is larger.
 pub const MAX_BLOB_BYTES: usize = 1 << 30;
-/// Plain bytes that wait for a worker.
-const QUEUED_BYTES: usize = 48 << 20;
-/// Bytes of full packs that wait for an uploader.
-const QUEUED_PACK_BYTES: usize = 40 << 20;
+/// Memory that blobs take which wait for a worker.
+const QUEUED_BYTES: usize = 24 << 20;
+/// Bytes of full packs that wait for an uploader: one pack, whatever its size.
+const QUEUED_PACK_BYTES: usize = 1;
 /// What a blob weighs in the queue besides its bytes.
 const BLOB_WEIGHT: usize = 512;
 /// Uploads at once: enough to hide the time that a storage takes to make things durable.
-const UPLOADERS: usize = 4;
+const UPLOADERS: usize = 3;
 
 /// What a writer has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -190,7 +190,7 @@ impl BlobWriter {
         let shared = &*self.shared;
         shared.check()?;
         let (promise, ticket) = ticket();
-        let weight = plain.len() + BLOB_WEIGHT;
+        let weight = plain.capacity() + BLOB_WEIGHT;
         shared.lock().blobs += 1;
         let job = Job { kind, plain, promise };
         if shared.blobs.push(job, weight, || shared.cancel.is_cancelled()).is_err() {

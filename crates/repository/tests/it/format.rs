@@ -112,6 +112,10 @@ fn snapshot_is_what_restic_writes() {
     let ours: serde_json::Value = serde_json::from_slice(&snapshot.encode().unwrap()).unwrap();
     let theirs: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(ours, theirs);
+
+    let empty = json.replace("[\"/a\"]", "null").replace("[\"t\"]", "null");
+    let snapshot = Snapshot::decode(empty.as_bytes()).unwrap();
+    assert!(snapshot.paths.is_empty() && snapshot.tags.is_empty());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! One binary for all integration tests of the crate.
 
 mod archive;
+mod checking;
 mod chunks;
 mod damage;
 mod format;

@@ -1,5 +1,10 @@
 //! What the tests share: repositories in temporary directories, and the real `restic`.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the unexpected")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test stops at the unexpected"
+)]
 
 use mainstay_repository as repository;
 use model::progress::Silent;

@@ -13,7 +13,7 @@ use model::CancelToken;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use storage::doubles::{Fault, Flaky, How, Memory, Verb};
+use storage::doubles::{Fault, Flaky, How, Memory, Recording, Verb};
 use storage::{ErrorKind, Storage};
 
 fn save(writer: &BlobWriter, kind: BlobKind, plain: &[u8]) -> BlobId {
@@ -261,4 +261,45 @@ fn missing_blobs_are_named() {
     for error in errors {
         assert!(error.unwrap_err().to_string().contains(&id.to_string()));
     }
+}
+
+/// What lies close together is read at once, what lies far apart is not read along.
+#[test]
+fn blobs_of_a_pack_are_read_in_few_requests() {
+    let recording = Arc::new(Recording::new(Arc::new(Memory::new())));
+    let repository = Repository::create(recording.clone(), &password(), Kdf::Fast).unwrap();
+    let writer = rig::writer(&repository);
+    let ids: Vec<BlobId> = (0..60)
+        .map(|i| {
+            save(&writer, BlobKind::Data, &noise(i, if i % 20 == 19 { 1 << 20 } else { 9_000 }))
+        })
+        .collect();
+    writer.flush().unwrap();
+    // Every third of the small ones: gaps of 18 kB, and three of more than a megabyte.
+    let wanted: Vec<BlobId> = ids
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| i % 20 != 19 && i % 3 == 0)
+        .map(|(_, id)| *id)
+        .collect();
+    let reads = repository.plan_reads(BlobKind::Data, wanted.iter().copied()).unwrap();
+    assert_eq!(reads.len(), 1);
+    assert_eq!(reads[0].bytes(), wanted.len() as u64 * 9_032);
+    recording.take();
+    let mut read = Vec::new();
+    let mut take = |id: &BlobId, plain: Result<&[u8], Error>| {
+        assert_eq!(BlobId::of(plain?), *id);
+        read.push(*id);
+        Ok(())
+    };
+    repository.read_pack(&reads[0], &mut take).unwrap();
+    assert_eq!(read.len(), wanted.len());
+    let mut requests = recording.take();
+    requests.retain(|call| call.verb == Verb::ReadRange);
+    // Blobs may change places a little on their way into the pack.
+    assert!((2..=4).contains(&requests.len()), "{requests:?}");
+    assert!(requests.iter().map(|call| call.bytes).sum::<u64>() < 1 << 20, "{requests:?}");
+    // Who takes them may end it.
+    let mut stop = |_: &BlobId, _: Result<&[u8], Error>| Err(Error::Cancelled);
+    assert!(matches!(repository.read_pack(&reads[0], &mut stop), Err(Error::Cancelled)));
 }
