@@ -5,6 +5,7 @@
 mod backup_and_restore;
 mod command_line;
 mod configuration;
+mod demo;
 mod docs;
 mod history;
 mod rig;
