@@ -14,6 +14,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 const FORMAT: u32 = 1;
@@ -179,7 +180,9 @@ fn make_dir(dir: &Path) -> Result<(), Error> {
         None => return Ok(()),
     };
     make_dir(parent)?;
-    match fs::create_dir(dir) {
+    // For this user alone: whoever can open the lock can hold it, and what else lies there is not
+    // for everybody either.
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
         Err(e) => return Err(io_error("make", dir, e)),

@@ -49,7 +49,7 @@ impl MemberLock {
         wait: Option<Duration>,
         cancel: &CancelToken,
     ) -> Result<MemberLock, Error> {
-        std::fs::create_dir_all(dir).map_err(|e| {
+        crate::member::private_dir(dir).map_err(|e| {
             Error::io("make the state directory", dir, e)
                 .hinting("Correct `state-dir` in [host], or run as the user it belongs to.")
         })?;

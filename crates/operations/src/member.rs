@@ -7,6 +7,7 @@ use model::{Class, OperationId, SnapshotId};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 /// The record, in `member.json` of the service's state directory.
@@ -82,7 +83,7 @@ pub(crate) fn manifest(site: &ServiceSite, root: usize) -> std::path::PathBuf {
 
 /// Replaces a small file atomically and durably.
 pub(crate) fn write_durable(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), Error> {
-    std::fs::create_dir_all(dir).map_err(|e| Error::io("make the directory", dir, e))?;
+    private_dir(dir).map_err(|e| Error::io("make the directory", dir, e))?;
     let (path, temporary) = (dir.join(name), dir.join(format!("{name}.tmp")));
     let write = || {
         let mut file = File::create(&temporary)?;
@@ -92,4 +93,10 @@ pub(crate) fn write_durable(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), 
         File::open(dir)?.sync_all()
     };
     write().map_err(|e| Error::io("write", &path, e))
+}
+
+/// Makes a directory and those above it that are missing, for this user alone: copies of data pass
+/// through, and whoever can open a lock file can hold the lock.
+pub(crate) fn private_dir(dir: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }

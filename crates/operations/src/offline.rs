@@ -10,7 +10,7 @@ use crate::{Error, MemberRecord, ServiceSite, backup};
 use engines::{Refresh, Running};
 use jiff::Timestamp;
 use model::state::Stopped;
-use model::{OperationId, Progress, Role, SnapshotId};
+use model::{Class, OperationId, Progress, Role, SnapshotId};
 use serde::Serialize;
 
 /// What came of it.
@@ -81,7 +81,11 @@ fn go_offline(site: &ServiceSite, operation: &mut Operation) -> Result<Done, Err
             last_position = crate::wal::last_position(site, operation)?;
         }
         if last_position.is_none() {
-            last_point = Some(backup::perform_stopped(site, operation)?.point.snapshot);
+            let last = backup::perform_stopped(site, operation)?;
+            if let Some(trouble) = last.problems.first() {
+                return Err(not_handed_over(site, &last, trouble));
+            }
+            last_point = Some(last.point.snapshot);
         }
         operation.step("say", (), |_| {
             let (versioned, ()) = site.state()?.update(|state| {
@@ -98,6 +102,25 @@ fn go_offline(site: &ServiceSite, operation: &mut Operation) -> Result<Done, Err
         })?;
     }
     Ok(Done { operation: operation.id().clone(), role, last_point, running: false })
+}
+
+/// A point that lacks something is no last point: whoever counted on it would lose what it lacks.
+fn not_handed_over(
+    site: &ServiceSite,
+    last: &backup::BackedUp,
+    trouble: &backup::Trouble,
+) -> Error {
+    Error::new(
+        Class::Failed,
+        format!(
+            "{} is stopped, but has not handed over: {} is incomplete ({}: {})",
+            site.name(),
+            last.name,
+            trouble.path,
+            trouble.what
+        ),
+    )
+    .hinting("Correct what cannot be read and run this again, or go back with `mainstay online`.")
 }
 
 /// Brings the member back into service.

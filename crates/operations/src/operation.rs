@@ -63,7 +63,7 @@ impl Operation {
         }
         let id = new_id(kind)?;
         let dir = operations_dir(site).join(id.as_str());
-        std::fs::create_dir_all(dir.join("scratch")).map_err(|e| Error::io("make", &dir, e))?;
+        crate::member::private_dir(&dir.join("scratch")).map_err(|e| Error::io("make", &dir, e))?;
         // Names are durable before the journal counts on them.
         for above in [operations_dir(site), site.dir()] {
             journal::sync_dir(&above)?;

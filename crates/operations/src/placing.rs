@@ -64,6 +64,15 @@ pub(crate) fn meta(site: &ServiceSite, snapshot: SnapshotId) -> Result<SnapshotM
                 meta.format
             )));
         }
+        // Targets are made of these; none may lead out of the place that was named.
+        let odd = |root: &&Root| {
+            !root.in_snapshot.starts_with('/')
+                || root.in_snapshot.split('/').any(|part| part == ".." || part == ".")
+        };
+        if let Some(root) = meta.roots.iter().find(odd) {
+            let what = format!("snapshot {snapshot} names a root {:?}", root.in_snapshot);
+            return Err(Error::new(Class::Corrupt, what));
+        }
         return Ok(meta);
     }
     let file = repository.snapshot(snapshot)?;

@@ -145,7 +145,7 @@ impl Left<'_> {
         call: impl FnOnce(&engines::Context<'_>) -> Result<T, engines::Error>,
     ) -> Result<T, Error> {
         let scratch = self.dir.join("scratch");
-        std::fs::create_dir_all(&scratch).map_err(|e| Error::io("make", &scratch, e))?;
+        crate::member::private_dir(&scratch).map_err(|e| Error::io("make", &scratch, e))?;
         let (progress, cancel) = (self.run.progress.clone(), self.run.cancel.clone());
         Parts::new(self.site, Some(self.id), scratch, progress, cancel).call(call)
     }

@@ -300,6 +300,15 @@ fn replace(
             }
         }
     }
+    for (destination, aside) in destinations.iter().zip(&put_aside) {
+        if reuse.is_none() && aside.is_none() && placing::occupied(&destination.target)? {
+            return Err(Error::refused(format!(
+                "somebody has put something at {} since this refresh began",
+                destination.target.display()
+            ))
+            .hinting("Move it away, or put it aside with `mainstay refresh --reseed`."));
+        }
+    }
     placing::place(site, operation, &placing)?;
     done.put_aside = put_aside.into_iter().flatten().collect();
     Ok(())
@@ -370,13 +379,16 @@ fn place(position: Option<&Position>) -> String {
     position.map_or_else(|| "its goal".to_owned(), Position::to_string)
 }
 
-/// Whether a position is at or past another in the same log.
+/// Whether a position is at or past another in the same log. On an older timeline it is not, however
+/// far it is: a copy that has replayed more of what an old primary wrote than the new one did goes
+/// on counting there, and holds none of what came after.
 pub(crate) fn reached(seen: Option<&Position>, goal: Option<&Position>) -> bool {
     match (seen, goal) {
         (_, None) => true,
-        (Some(Position::Lsn { lsn: seen, .. }), Some(Position::Lsn { lsn: goal, .. })) => {
-            seen >= goal
-        }
+        (
+            Some(Position::Lsn { lsn: seen, timeline: on }),
+            Some(Position::Lsn { lsn: goal, timeline }),
+        ) => on >= timeline && seen >= goal,
         (Some(seen), Some(goal)) => seen == goal,
         (None, Some(_)) => false,
     }
@@ -459,4 +471,22 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
         left.undone("announce", "the standby is where it was")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_on_a_timeline_that_was_left_reaches_nothing_of_the_next() {
+        let at = |timeline, lsn| Some(Position::Lsn { timeline, lsn });
+        let reached = |seen: Option<Position>, goal: Option<Position>| {
+            super::reached(seen.as_ref(), goal.as_ref())
+        };
+        assert!(reached(at(1, 20), at(1, 20)));
+        assert!(!reached(at(1, 19), at(1, 20)));
+        assert!(!reached(at(1, 900), at(2, 20)), "it is past the place where the two parted");
+        assert!(reached(at(2, 20), at(1, 20)));
+        assert!(reached(None, None) && !reached(None, at(1, 1)));
+    }
 }

@@ -222,6 +222,14 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         purpose: plan.purpose.clone(),
         own: plan.own,
     };
+    // Hours may have passed since the plan was made.
+    for (destination, aside) in plan.destinations.iter().zip(&plan.put_aside) {
+        if aside.is_none() && placing::occupied(&destination.target)? {
+            let what = format!("somebody has put something at {}", destination.target.display());
+            return Err(Error::refused(format!("{what} since this restore began"))
+                .hinting("Add `--replace` to put what is there aside, or choose another place with `--target`."));
+        }
+    }
     placing::place(site, operation, &placing)?;
     if start {
         operation.forward("start", (), |operation| {

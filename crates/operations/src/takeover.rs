@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | `claim` | nobody else can claim a takeover of this service | giving the claim back |
 //! | `fence` | there is proof that the old primary does not serve | |
-//! | final refresh | the standby has all that the vault has | |
+//! | final refresh | the standby has all that the vault has; its copy was looked at again | |
 //! | `raise` | **point of no return**: new generation, new primary, old one broken | (only forward) |
 //! | `promote` | the copy accepts writes | |
 //! | `start` | the service runs | |
@@ -16,16 +16,22 @@ use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
 use crate::recover::Left;
 use crate::{Error, MemberRecord, ServiceSite, Which, hooks, refresh};
-use engines::{Purpose, Refresh};
+use engines::{Purpose, Refresh, Running};
 use jiff::Timestamp;
 use model::state::{FenceProof, Intent, Stopped, TakeoverKind};
-use model::{Class, Generation, MemberName, OperationId, Progress, ServiceState};
+use model::{Class, Generation, MemberName, OperationId, Position, Progress, Role, ServiceState};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// The name under which a person overrides that the old primary is not fenced.
 pub const UNFENCED: &str = "primary-not-fenced";
+
+/// The name under which a person overrides that somebody wrote to the copy.
+pub const MODIFIED: &str = "copy-modified";
+
+/// The name under which a person overrides that another standby holds more.
+pub const BEHIND: &str = "behind-another-standby";
 
 /// What is asked for, after the gates were passed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -130,6 +136,7 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         Ok(proof)
     })?;
     let source_time = catch_up(site, operation)?;
+    look_again(site, operation, params, &from)?;
 
     // From here on nothing stops it: a cancel is looked at one last time.
     operation.check_cancel()?;
@@ -266,6 +273,100 @@ fn catch_up(site: &ServiceSite, operation: &mut Operation) -> Result<Option<Time
         return Ok(Some(done.source_time));
     }
     Ok(record.applied.map(|applied| applied.source_time))
+}
+
+/// The gates were judged before somebody confirmed, and the old primary may have been waited for
+/// since. What can have changed meanwhile is looked at right before the point of no return.
+fn look_again(
+    site: &ServiceSite,
+    operation: &Operation,
+    params: &Params,
+    from: &Option<MemberName>,
+) -> Result<(), Error> {
+    operation.report().phase("looking at the copy once more");
+    let state = site.load_state()?.state;
+    let engine = site.engine()?;
+    let seen = operation.with_context(site, |cx| engine.inspect(cx))?;
+    let told = |gate: &str| params.overrides.contains_key(gate);
+    if !told(MODIFIED) {
+        if seen.running == Running::Yes && !seen.following {
+            return Err(Error::refused(format!(
+                "{} runs on this standby and follows nobody, so its copy may have been written to",
+                site.name()
+            ))
+            .hinting(
+                "Look at what is in it; `mainstay refresh --reseed` puts it aside and begins anew.",
+            ));
+        }
+        if engine.refresh() != Refresh::Follow {
+            let found = refresh::modified(site)?;
+            if !found.is_empty() {
+                return Err(Error::refused(format!(
+                    "the copy on this host was written to since its last refresh: {}",
+                    found.join(", ")
+                ))
+                .hinting(format!(
+                    "`mainstay refresh --reseed` puts it aside and begins anew; or say with `--override {MODIFIED}=REASON` why it may serve."
+                )));
+            }
+        }
+    }
+    if params.kind == TakeoverKind::Planned {
+        return match from.as_ref().and_then(|from| stopped(&state, from)) {
+            Some(stopped) => handed_over(site, &state, stopped, seen.position.as_ref()),
+            None => Ok(()),
+        };
+    }
+    let me = site.member();
+    let ahead = state.members.iter().find(|(name, member)| {
+        let goal = member.applied.as_ref().and_then(|applied| applied.position.as_ref());
+        let less = || seen.position.as_ref()?.reached(goal?);
+        *name != me && member.role == Role::Standby && less() == Some(false)
+    });
+    match ahead {
+        Some((name, _)) if !told(BEHIND) => Err(Error::refused(format!(
+            "{name} has replayed more of the log than {me}: taking over there loses less"
+        ))
+        .hinting(format!(
+            "Take over on {name}, or say with `--override {BEHIND}=REASON` why not."
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Whether this host holds what the old primary stopped after: a planned takeover loses nothing. A
+/// last point that is incomplete never becomes the head, so that no refresh brings it here.
+fn handed_over(
+    site: &ServiceSite,
+    state: &ServiceState,
+    stopped: &Stopped,
+    position: Option<&Position>,
+) -> Result<(), Error> {
+    // The log's end is what was waited for.
+    if stopped.last_position.is_some() {
+        return Ok(());
+    }
+    let last = stopped.last_point.and_then(|last| state.point(last));
+    let held = MemberRecord::load(site)?.applied.map(|applied| applied.snapshot);
+    let committed = |id| state.points.iter().position(|point| point.snapshot == id);
+    let is_here = last.is_some_and(|last| {
+        let by_log = site.engine().is_ok_and(|engine| engine.refresh() == Refresh::Follow)
+            && last.position.is_some()
+            && !last.incomplete
+            && refresh::reached(position, last.position.as_ref());
+        // A stopped primary may have been backed up once more.
+        by_log || held.and_then(committed) >= committed(last.snapshot)
+    });
+    if is_here {
+        return Ok(());
+    }
+    let last = match last {
+        Some(point) if point.incomplete => format!("its last point {} is incomplete", point.name()),
+        Some(point) => format!("its last point {} is not what this host holds", point.name()),
+        None => "it handed over no last point".to_owned(),
+    };
+    Err(Error::refused(format!("a planned takeover would lose data of the old primary: {last}"))
+        .hinting("Bring it back with `mainstay online` there, correct what cannot be read, and stop it again; or ask for an unplanned takeover."))
 }
 
 fn raise(site: &ServiceSite, id: &OperationId) -> Result<Generation, Error> {
@@ -411,9 +512,9 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
     }
 }
 
-/// Gives back a claim that stands in the vault and whose host is gone.
-pub fn abandon(site: &ServiceSite) -> Result<Option<Intent>, Error> {
-    let Some(intent) = site.load_state()?.state.intent else { return Ok(None) };
-    site.state()?.update(|state| state.abandon(&intent.id))?;
-    Ok(Some(intent))
+/// Gives back this claim, whose host is gone. By its id: a claim that somebody else made since it
+/// was looked at is not the one that was judged to be dead.
+pub fn abandon(site: &ServiceSite, id: &str) -> Result<(), Error> {
+    site.state()?.update(|state| state.abandon(id))?;
+    Ok(())
 }

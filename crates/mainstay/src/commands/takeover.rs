@@ -50,9 +50,16 @@ pub(crate) struct TakeoverArgs {
     #[arg(long)]
     dry_run: bool,
 
-    /// Give back the claim of a takeover that was begun and has not raised the generation.
-    #[arg(long, conflicts_with_all = ["planned", "to", "overrides", "dry_run"])]
-    abandon: bool,
+    /// Give back the claim of a takeover that was begun and has not raised the generation. Without
+    /// its id it is shown, and given back after asking.
+    #[arg(
+        long,
+        value_name = "ID",
+        num_args = 0..=1,
+        require_equals = true,
+        conflicts_with_all = ["planned", "to", "overrides", "dry_run"]
+    )]
+    abandon: Option<Option<String>>,
 }
 
 fn parse_override(text: &str) -> Result<(String, String), String> {
@@ -66,8 +73,8 @@ fn parse_override(text: &str) -> Result<(String, String), String> {
 
 pub(crate) fn run(app: &App, args: &TakeoverArgs) -> Outcome {
     let service = app.service(&args.service)?;
-    if args.abandon {
-        return abandon(app, &service);
+    if let Some(id) = &args.abandon {
+        return abandon(app, args, &service, id.as_deref());
     }
     // A takeover of ours that died is given back or brought to its end first.
     if !args.dry_run {
@@ -279,14 +286,37 @@ fn tell(app: &App, service: &ServiceSite, done: &Done) -> Result<(), Failure> {
     Ok(())
 }
 
-fn abandon(app: &App, service: &ServiceSite) -> Outcome {
-    let given_back = executor::abandon(service)?;
+/// Gives back one claim: the one that was named, or the one that was shown and confirmed. If another
+/// one stands by then, it stays.
+fn abandon(app: &App, args: &TakeoverArgs, service: &ServiceSite, id: Option<&str>) -> Outcome {
+    let Some(intent) = service.load_state()?.state.intent else {
+        if app.out.json {
+            app.out.document(&json!({ "service": service.name(), "given-back": null }))?;
+        } else {
+            app.out.say(format_args!("no takeover of {} is under way", service.name()))?;
+        }
+        return Ok(Exit::DONE);
+    };
+    let claim = format!(
+        "the takeover {} to {}, claimed {}",
+        intent.id,
+        intent.to,
+        units::ago(intent.claimed, Timestamp::now())
+    );
+    if id.is_none() && !args.yes {
+        let by_id = format!("Make sure that it is dead, then add `--abandon={}`.", intent.id);
+        if !app.out.can_ask() {
+            return Err(Failure::refused(format!("{claim}, stands")).hint(by_id));
+        }
+        if !ask::yes(&format!("Give back {claim}?"), &app.cancel)? {
+            return Err(Failure::new(Class::Cancelled, "nothing was done"));
+        }
+    }
+    executor::abandon(service, id.unwrap_or(&intent.id))?;
     if app.out.json {
-        app.out.document(&json!({ "service": service.name(), "given-back": given_back }))?;
-    } else if let Some(intent) = given_back {
-        app.out.say(format_args!("the takeover {} to {} was given back", intent.id, intent.to))?;
+        app.out.document(&json!({ "service": service.name(), "given-back": intent }))?;
     } else {
-        app.out.say(format_args!("no takeover of {} is under way", service.name()))?;
+        app.out.say(format_args!("{claim}, was given back"))?;
     }
     Ok(Exit::DONE)
 }

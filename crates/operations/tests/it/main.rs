@@ -3,4 +3,5 @@
 // Helpers outside of #[test] functions are tests as well.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod promises;
 mod wal;
