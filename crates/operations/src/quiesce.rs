@@ -14,7 +14,7 @@ use model::{Class, Progress};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// How often bringing a service back is tried before it counts as failed.
+/// How often thawing a service is tried before it counts as failed.
 const TRIES: u32 = 3;
 
 /// The step that stands in journals between the stop and the return.
@@ -92,6 +92,8 @@ pub(crate) fn is_back(entries: &[Entry]) -> bool {
 
 fn bring_back(site: &ServiceSite, cx: &engines::Context<'_>) -> Result<(), Error> {
     let variables = &cx.variables.to_vec();
+    // An engine tries a start again by itself.
+    let most = if site.spec().quiesce == Quiesce::Stop { 1 } else { TRIES };
     let mut tries = 1;
     loop {
         let result = match site.spec().quiesce {
@@ -104,9 +106,9 @@ fn bring_back(site: &ServiceSite, cx: &engines::Context<'_>) -> Result<(), Error
         };
         match result {
             Ok(()) => return Ok(()),
-            Err(error) if tries >= TRIES => return Err(error),
+            Err(error) if tries >= most => return Err(error),
             Err(error) => {
-                cx.progress.warn(&format!("try {tries} of {TRIES} failed: {}", error.chain()));
+                cx.progress.warn(&format!("try {tries} of {most} failed: {}", error.chain()));
                 std::thread::sleep(Duration::from_millis(500) * tries);
                 tries += 1;
             }

@@ -48,6 +48,7 @@ pub(crate) fn sweep_locked(site: &ServiceSite, run: &Run) -> Result<Vec<String>,
             Err(error) => return Err(error),
         };
         remove_scratch(&dir);
+        unlock(site);
         let what = match lines.as_slice() {
             [] => "it had left nothing".to_owned(),
             lines => lines.join("; "),
@@ -61,6 +62,15 @@ pub(crate) fn sweep_locked(site: &ServiceSite, run: &Run) -> Result<Vec<String>,
         crate::exchange::remove(&dir)?;
     }
     Ok(said)
+}
+
+/// Removes the repository lock of a dead process. It bars nobody who shares the repository, but
+/// restic's own `check` and `prune` would stop at it. Not being able to bars nobody here either:
+/// the service is back by now, and the vault may be what is missing.
+fn unlock(site: &ServiceSite) {
+    if let Ok(repository) = site.repository() {
+        let _ = repository.unlock(false);
+    }
 }
 
 /// Takes back, or brings to its end, what a journal without a last line says was begun. Can be

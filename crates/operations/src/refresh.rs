@@ -11,7 +11,7 @@ use crate::operation::{Operation, Run};
 use crate::placing::{self, Placing};
 use crate::recover::Left;
 use crate::{Error, MemberRecord, ServiceSite, Which, which};
-use engines::{Purpose, Refresh, Running};
+use engines::{Purpose, Refresh, RootKind, Running};
 use jiff::Timestamp;
 use model::state::Applied;
 use model::{
@@ -22,7 +22,7 @@ use repository::LockKind;
 use repository::restore::Difference;
 use repository::scrub::{self, Copy};
 use serde::Serialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How many differences of a standby that was written to are named.
@@ -434,10 +434,39 @@ fn written_to(
     cancel: &CancelToken,
 ) -> Result<Vec<Difference>, Error> {
     let meta = placing::meta(site, held)?;
-    let Some(root) = meta.roots.get(number) else { return Ok(Vec::new()) };
+    let root = meta.roots.get(number).ok_or_else(|| {
+        let held = held.short();
+        Error::refused(format!("nothing in {held} tells what {} should be", target.display()))
+    })?;
     let copy = Copy { root: target, snapshot: held, path: root.in_snapshot.as_bytes() };
     let manifest = manifest(site, number);
-    Ok(scrub::written_to(site.repository()?, copy, &manifest, NAMED + 1, cancel)?)
+    let mut found = scrub::written_to(site.repository()?, copy, &manifest, NAMED + 1, cancel)?;
+    if root.kind == RootKind::File {
+        found.extend(journals(target)?);
+    }
+    Ok(found)
+}
+
+/// A database that was written to may hold the changes in a journal beside its file, and the file
+/// itself be as it was.
+fn journals(file: &Path) -> Result<Vec<Difference>, Error> {
+    let mut found = Vec::new();
+    for suffix in ["-wal", "-journal"] {
+        let mut name = file.as_os_str().to_os_string();
+        name.push(suffix);
+        let path = PathBuf::from(name);
+        match std::fs::symlink_metadata(&path) {
+            Ok(meta) if meta.len() > 0 => found.push(Difference {
+                path: path.display().to_string(),
+                what: "new".to_owned(),
+                only_ctime: false,
+            }),
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io("look at", &path, e)),
+        }
+    }
+    Ok(found)
 }
 
 /// What of this host's standby was changed since its last refresh, by name; empty if nothing was,

@@ -3,10 +3,16 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 mod backup_and_restore;
+mod cancel;
 mod command_line;
 mod configuration;
 mod demo;
 mod docs;
 mod history;
+mod kills;
+mod quiesce;
 mod rig;
 mod setup;
+mod standby;
+mod takeover;
+mod world;

@@ -1,0 +1,143 @@
+//! Standbys: what somebody wrote to one is noticed before it is touched, and a refresh costs what
+//! changed.
+
+use crate::world::{World, content, fill};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn behind() -> World {
+    let world = World::new("files", "");
+    world.run("a", &["init"]).code(0);
+    world.run("b", &["init"]).code(0);
+    fill(&world.path("a/data"), 1);
+    world.run("a", &["backup", "docs"]).code(0);
+    world.run("b", &["refresh", "docs"]).code(0);
+    fill(&world.path("a/data"), 2);
+    world.run("a", &["backup", "docs"]).code(0);
+    world
+}
+
+/// What was put aside beside a place.
+fn aside(world: &World) -> Vec<PathBuf> {
+    let items = fs::read_dir(world.path("b")).unwrap().map(|item| item.unwrap().path());
+    items.filter(|path| path.to_string_lossy().contains("/data.diverged-")).collect()
+}
+
+fn change_secretly(file: &Path) {
+    let like = file.with_extension("like");
+    let run = |words: &[&str]| {
+        assert!(Command::new(words[0]).args(&words[1..]).status().unwrap().success());
+    };
+    let (file, like) = (file.to_str().unwrap(), like.to_str().unwrap());
+    run(&["touch", "-r", file, like]);
+    let mut bytes = fs::read(file).unwrap();
+    bytes[0] ^= 1;
+    fs::write(file, bytes).unwrap();
+    run(&["touch", "-r", like, file]);
+    fs::remove_file(like).unwrap();
+}
+
+#[test]
+fn a_write_to_a_tree_is_noticed() {
+    type Change = fn(&Path);
+    let changes: [(&str, &str, Change); 4] = [
+        ("content", "same", |dir| change_secretly(&dir.join("same"))),
+        ("new", "sub/mine", |dir| fs::write(dir.join("sub/mine"), "mine").unwrap()),
+        ("gone", "sub/big", |dir| fs::remove_file(dir.join("sub/big")).unwrap()),
+        ("mode", "same", |dir| {
+            fs::set_permissions(dir.join("same"), fs::Permissions::from_mode(0o600)).unwrap();
+        }),
+    ];
+    let world = behind();
+    for (what, name, change) in changes {
+        let place = world.path("b/data");
+        change(&place);
+        let written = content(&place);
+        let said = world.run("b", &["refresh", "docs"]).code(1).complains("was written to");
+        assert!(said.err.contains(name), "{what}: {said:#?}");
+        assert!(said.err.contains("--reseed"), "{what}: {said:#?}");
+        assert!(content(&place) == written, "{what}: it was touched");
+        // Neither can it take over.
+        let words = ["takeover", "docs", "--yes", "--override", "primary-not-fenced=tested"];
+        world.run("b", &words).code(1);
+        world.run("b", &["refresh", "docs", "--reseed"]).code(0);
+        assert!(content(&place) == content(&world.path("a/data")), "{what}");
+        let kept: Vec<_> = aside(&world).into_iter().filter(|a| content(a) == written).collect();
+        assert_eq!(kept.len(), 1, "{what}");
+        fs::remove_dir_all(&kept[0]).unwrap();
+        world.run("b", &["refresh", "docs"]).code(0).says("already");
+    }
+}
+
+#[test]
+fn a_write_to_a_database_is_noticed() {
+    let world = World::new("sqlite", "");
+    world.run("a", &["init"]).code(0);
+    world.run("b", &["init"]).code(0);
+    let open = |path: PathBuf| rusqlite::Connection::open(path).unwrap();
+    let source = open(world.path("a/data"));
+    source.execute_batch("pragma journal_mode = wal; create table t (x);").unwrap();
+    world.run("a", &["backup", "docs"]).code(0);
+    world.run("b", &["refresh", "docs"]).code(0);
+    source.execute_batch("insert into t values (1)").unwrap();
+    world.run("a", &["backup", "docs"]).code(0);
+
+    // A write that is only in the journal beside the file, as a killed application leaves it.
+    fs::copy(world.path("b/data"), world.path("elsewhere")).unwrap();
+    let killed = open(world.path("elsewhere"));
+    killed.execute_batch("pragma wal_autocheckpoint = 0; insert into t values (99)").unwrap();
+    fs::copy(world.path("elsewhere-wal"), world.path("b/data-wal")).unwrap();
+    world.run("b", &["refresh", "docs"]).code(1).complains("was written to");
+    world.run("b", &["refresh", "docs", "--reseed"]).code(0);
+    assert!(!world.path("b/data-wal").exists());
+    let rows = |path: PathBuf| -> Vec<i64> {
+        let connection = open(path);
+        let mut query = connection.prepare("select x from t").unwrap();
+        query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    // Nothing was lost: the row is in the copy that was put aside.
+    let kept = aside(&world);
+    assert_eq!(kept.len(), 1);
+    assert_eq!(rows(kept[0].clone()), [99]);
+
+    open(world.path("b/data")).execute_batch("insert into t values (98)").unwrap();
+    world.run("b", &["refresh", "docs"]).code(1).complains("was written to");
+    world.run("b", &["refresh", "docs", "--reseed"]).code(0);
+    assert_eq!(rows(world.path("b/data")), [1]);
+}
+
+#[test]
+fn data_that_no_refresh_put_there_is_not_touched() {
+    let world = behind();
+    fs::remove_dir_all(world.path("b/data")).unwrap();
+    fs::remove_file(world.path("b/state/services/docs/member.json")).unwrap();
+    fill(&world.path("b/data"), 1);
+    world.run("b", &["refresh", "docs"]).code(1).complains("--reseed");
+    assert!(world.path("b/data/old").exists());
+    world.run("b", &["refresh", "docs", "--reseed"]).code(0);
+    assert!(aside(&world)[0].join("old").exists());
+}
+
+#[test]
+fn a_refresh_costs_what_changed() {
+    let world = World::new("files", "");
+    world.run("a", &["init"]).code(0);
+    world.run("b", &["init"]).code(0);
+    fill(&world.path("a/data"), 1);
+    world.run("a", &["backup", "docs"]).code(0);
+    let numbers = |words: &[&str]| {
+        let said = world.run("b", words).code(0).json();
+        let one = said["services"][0].clone();
+        (one["bytes"].as_u64().unwrap(), one["fetched-bytes"].as_u64().unwrap())
+    };
+    let words = ["--json", "refresh", "docs"];
+    let (bytes, seeded) = numbers(&words);
+    assert!(bytes > 1_000_000 && seeded >= bytes, "{bytes} {seeded}");
+    fs::write(world.path("a/data/changed"), vec![7; 3000]).unwrap();
+    world.run("a", &["backup", "docs"]).code(0);
+    let (bytes, fetched) = numbers(&words);
+    assert!(bytes > 1_000_000 && (3000..10_000).contains(&fetched), "{bytes} {fetched}");
+    assert!(content(&world.path("b/data")) == content(&world.path("a/data")));
+}

@@ -1,0 +1,270 @@
+//! Two hosts and a vault in one directory, with a service that can really be stopped. It can be
+//! copied, so that each of many cases begins with the same past.
+
+use crate::rig::{Said, mainstay, run};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// How long a state may take to come about.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What stands for the place of the world in the lines of a service's section.
+const HERE: &str = "@HERE@";
+/// And for the host's own directory.
+const HOST: &str = "@HOST@";
+
+/// A service that is a process: `service start|stop|status DIR`.
+const SERVICE: &str = r#"#!/bin/sh
+pid=$2/pid
+runs() { [ -s "$pid" ] && grep -q '^State:.[RSD]' "/proc/$(cat "$pid")/status" 2>/dev/null; }
+case $1 in
+start)
+    [ -e "$2/cannot-start" ] && exit 1
+    runs && exit 0
+    rm -f "$pid"
+    setsid sh -c 'echo $$ >"$1.new"; mv "$1.new" "$1"; exec sleep 3600' - "$pid" \
+        >/dev/null 2>&1 </dev/null &
+    while ! runs; do sleep 0.01; done;;
+stop)
+    [ -e "$2/slow-stop" ] && sleep "$(cat "$2/slow-stop")"
+    runs || exit 0
+    kill "$(cat "$pid")"
+    while runs; do sleep 0.01; done;;
+status) runs || exit 3;;
+esac
+"#;
+
+/// The lines that make a service startable and stoppable.
+pub(crate) const CONTROLLED: &str = "start = \"@HERE@/service start @HOST@\"\n\
+     stop = \"@HERE@/service stop @HOST@\"\nstatus = \"@HERE@/service status @HOST@\"\n";
+
+/// The two hosts.
+pub(crate) struct World {
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    /// Both hosts with service `docs` of this engine at `data` of their directory, not joined yet.
+    pub(crate) fn new(engine: &str, lines: &str) -> World {
+        let world = World { dir: tempfile::tempdir().expect("a temporary directory") };
+        let script = world.path("service");
+        fs::write(&script, SERVICE).expect("a script");
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a mode");
+        for (host, role) in [("a", "primary"), ("b", "standby")] {
+            world.define(host, role, engine, lines);
+        }
+        world
+    }
+
+    /// Writes the configuration of a host, as far as it is not there.
+    pub(crate) fn define(&self, host: &str, role: &str, engine: &str, lines: &str) {
+        let dir = self.path(host);
+        fs::create_dir_all(&dir).expect("a directory");
+        let here = self.dir.path().display().to_string();
+        let text = format!(
+            "[host]\nname = \"{host}\"\nstate-dir = \"{HOST}/state\"\n\n[vault]\n\
+             url = \"{HERE}/vault\"\npassword-file = \"{HERE}/password\"\n\n[service.docs]\n\
+             engine = \"{engine}\"\npath = \"{HOST}/data\"\nrole = \"{role}\"\n{lines}"
+        );
+        let text = text.replace(HOST, &format!("{HERE}/{host}")).replace(HERE, &here);
+        fs::write(dir.join("mainstay.toml"), text).expect("a configuration");
+    }
+
+    /// The same world, with the same past, at another place. Its services are stopped.
+    pub(crate) fn copy(&self) -> World {
+        let copy = World { dir: tempfile::tempdir().expect("a temporary directory") };
+        let (from, to) = (self.dir.path().join("."), copy.dir.path());
+        run(Command::new("cp").arg("-a").arg(from).arg(to)).code(0);
+        let (old, new) = (self.dir.path().display().to_string(), to.display().to_string());
+        for host in ["a", "b", "c"] {
+            let file = copy.path(host).join("mainstay.toml");
+            if let Ok(text) = fs::read_to_string(&file) {
+                fs::write(&file, text.replace(&old, &new)).expect("a configuration");
+            }
+            let _ = fs::remove_file(copy.path(host).join("pid"));
+        }
+        copy
+    }
+
+    /// A place in it.
+    pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The binary on a host.
+    pub(crate) fn command(&self, host: &str, words: &[&str]) -> Command {
+        let mut command = mainstay();
+        command.env("MAINSTAY_CONFIG", self.path(host).join("mainstay.toml"));
+        command.env("HOME", self.path("home")).args(words);
+        command
+    }
+
+    /// Runs the binary on a host.
+    #[track_caller]
+    pub(crate) fn run(&self, host: &str, words: &[&str]) -> Said {
+        run(&mut self.command(host, words))
+    }
+
+    /// Whether the service of a host runs.
+    pub(crate) fn serves(&self, host: &str) -> bool {
+        self.service(host, "status") == 0
+    }
+
+    /// Starts, stops or looks at the service of a host.
+    pub(crate) fn service(&self, host: &str, verb: &str) -> i32 {
+        let mut command = Command::new(self.path("service"));
+        run(command.arg(verb).arg(self.path(host))).code
+    }
+
+    /// The directories of all operations of a host, oldest first.
+    pub(crate) fn operations(&self, host: &str) -> Vec<PathBuf> {
+        let dir = self.path(host).join("state/services/docs/operations");
+        let Ok(items) = fs::read_dir(dir) else { return Vec::new() };
+        let mut found: Vec<_> = items.map(|item| item.expect("an entry").path()).collect();
+        found.retain(|dir| dir.join("journal").exists());
+        found.sort_by_key(|dir| {
+            let first = journal(dir).first().map(|line| line["at"].as_str().map(str::to_owned));
+            first.flatten()
+        });
+        found
+    }
+
+    /// Operations that have begun and not ended.
+    pub(crate) fn unfinished(&self, host: &str) -> Vec<PathBuf> {
+        let mut found = self.operations(host);
+        found.retain(|dir| journal(dir).last().is_none_or(|line| line["event"] != "end"));
+        found
+    }
+
+    /// The vault's points, and what is in it beside them.
+    #[track_caller]
+    pub(crate) fn points(&self, host: &str) -> Vec<Value> {
+        let said = self.run(host, &["--json", "snapshots", "docs"]).code(0).json();
+        said["services"][0]["snapshots"].as_array().expect("snapshots").clone()
+    }
+
+    /// The snapshot that the head names.
+    #[track_caller]
+    pub(crate) fn head(&self, host: &str) -> Option<String> {
+        let points = self.points(host);
+        let head = points.iter().find(|point| point["head"] == true)?;
+        head["snapshot"].as_str().map(str::to_owned)
+    }
+
+    /// The status of the service on a host.
+    #[track_caller]
+    pub(crate) fn status(&self, host: &str) -> Value {
+        let said = run(&mut self.command(host, &["--json", "status", "docs"]));
+        said.json()["services"][0].clone()
+    }
+
+    /// The real restic finds no fault with any byte of the repository.
+    #[track_caller]
+    pub(crate) fn restic_check(&self) {
+        let mut command = Command::new("restic");
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.path("home"))
+            .env("RESTIC_REPOSITORY", self.path("vault/docs"))
+            .env("RESTIC_PASSWORD_FILE", self.path("password"));
+        run(command.args(["check", "--read-data", "--no-cache", "--quiet"])).code(0);
+    }
+
+    /// Names of staging places that are left anywhere.
+    pub(crate) fn staging(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for host in ["a", "b", "."] {
+            let Ok(items) = fs::read_dir(self.path(host)) else { continue };
+            found.extend(items.map(|item| item.expect("an entry").path()).filter(|path| {
+                path.file_name().is_some_and(|name| name.to_string_lossy().contains(".mainstay-"))
+            }));
+        }
+        found
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for host in ["a", "b", "c"] {
+            let _ = fs::remove_file(self.path(host).join("slow-stop"));
+            self.service(host, "stop");
+        }
+    }
+}
+
+/// The lines of an operation's journal.
+pub(crate) fn journal(dir: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(dir.join("journal")).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// Waits until something holds.
+#[track_caller]
+pub(crate) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Modes and bytes by path.
+pub(crate) type Tree = BTreeMap<PathBuf, (u32, Vec<u8>)>;
+
+/// Everything below a place. None if nothing is there. Read until two readings agree: while it is
+/// read it may be exchanged by a guardian, in one step.
+pub(crate) fn content(place: &Path) -> Option<Tree> {
+    let mut last = read(place);
+    loop {
+        let now = read(place);
+        match (&last, &now) {
+            (Ok(last), Ok(now)) if last == now => return now.clone(),
+            _ => last = now,
+        }
+    }
+}
+
+fn read(place: &Path) -> std::io::Result<Option<Tree>> {
+    let mut found = BTreeMap::new();
+    let mut left = vec![place.to_owned()];
+    if !place.exists() {
+        return Ok(None);
+    }
+    while let Some(path) = left.pop() {
+        let meta = fs::symlink_metadata(&path)?;
+        let bytes = if meta.is_dir() {
+            for item in fs::read_dir(&path)? {
+                left.push(item?.path());
+            }
+            Vec::new()
+        } else {
+            fs::read(&path)?
+        };
+        let name = path.strip_prefix(place).unwrap_or(&path).to_owned();
+        found.insert(name, (meta.permissions().mode(), bytes));
+    }
+    Ok(Some(found))
+}
+
+/// Writes the files of one of the two versions of a tree.
+pub(crate) fn fill(dir: &Path, version: u8) {
+    fs::create_dir_all(dir.join("sub")).expect("a directory");
+    let big: Vec<u8> = (0..300_000_u32).flat_map(|n| (n / 7 * 31).to_le_bytes()).collect();
+    let mut all = vec![("same", b"the same".to_vec()), ("sub/big", big)];
+    all.push(("changed", format!("version {version}").into_bytes()));
+    all.push((if version == 1 { "old" } else { "sub/new" }, vec![version; 5000]));
+    let _ = fs::remove_file(dir.join("old"));
+    for (name, bytes) in all {
+        let path = dir.join(name);
+        if fs::read(&path).ok().as_ref() != Some(&bytes) {
+            fs::write(&path, bytes).expect("a file");
+        }
+    }
+    fs::set_permissions(dir.join("same"), fs::Permissions::from_mode(0o640)).expect("a mode");
+}
