@@ -263,13 +263,14 @@ fn perform_with(
     };
     let stored = operation.step("store", (), |operation| {
         operation.report().phase("storing");
-        add_meta(&mut sink.archiver, &meta)?;
+        let described = add_meta(&mut sink.archiver, &meta)?;
         let Finished { tree, summary, problems } = sink.archiver.finish()?;
         Ok(Stored {
             tree,
-            files: summary.files,
-            files_read: summary.files_read,
-            size_bytes: summary.bytes,
+            // The description is ours, not the service's.
+            files: summary.files.saturating_sub(1),
+            files_read: summary.files_read.saturating_sub(1),
+            size_bytes: summary.bytes.saturating_sub(described),
             added_bytes: summary.added_bytes,
             problems: problems.into_iter().map(Trouble::from).collect(),
         })
@@ -421,13 +422,14 @@ fn definition(site: &ServiceSite) -> model::config::Service {
     definition
 }
 
-fn add_meta(archiver: &mut Archiver, meta: &SnapshotMeta) -> Result<(), Error> {
+/// Adds the description, and says how long it is.
+fn add_meta(archiver: &mut Archiver, meta: &SnapshotMeta) -> Result<u64, Error> {
     let mut text = serde_json::to_vec_pretty(meta).map_err(|e| {
         Error::new(Class::Failed, "cannot encode the snapshot's description").because(e)
     })?;
     text.push(b'\n');
     archiver.file(META_PATH, node(0o600, meta.source_time, 0, 0), &mut text.as_slice())?;
-    Ok(())
+    Ok(text.len() as u64)
 }
 
 fn node(mode: u32, mtime: Timestamp, uid: u32, gid: u32) -> Node {

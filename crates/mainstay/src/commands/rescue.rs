@@ -33,7 +33,7 @@ pub(crate) struct RescueArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// List the services in the vault and their newest points [default].
+    /// List the services in the vault and their newest points; so does no word at all.
     List,
     /// Restore a service's data into a new directory.
     Restore(RestoreArgs),

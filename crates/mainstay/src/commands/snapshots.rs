@@ -73,7 +73,8 @@ fn lines(service: &ServiceSite) -> Result<Vec<Line>, Failure> {
     let mut files: BTreeMap<SnapshotId, Snapshot> = files.into_iter().collect();
     let mut lines = committed(&state, &mut files);
     lines.extend(files.into_iter().filter_map(|(id, file)| uncommitted(id, &file)));
-    lines.sort_by(|a, b| a.name.cmp(&b.name));
+    // By the exact time: names tell seconds, and two points may be of one second.
+    lines.sort_by_key(|line| line.source_time);
     Ok(lines)
 }
 

@@ -1,5 +1,7 @@
 //! One binary for all integration tests of the crate.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
 mod archive;
 mod checking;
 mod chunks;
