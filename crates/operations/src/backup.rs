@@ -13,7 +13,7 @@ use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
 use crate::recover::{After, Left};
 use crate::{Error, ServiceSite, hooks, quiesce};
-use engines::{CaptureSink, Captured, Running, SnapshotMeta};
+use engines::{CaptureSink, Captured, Refresh, Running, SnapshotMeta};
 use jiff::Timestamp;
 use model::config::Quiesce;
 use model::{
@@ -206,7 +206,8 @@ fn perform_with(
     let repository = site.repository()?;
     let engine = site.engine()?;
     let seen = operation.with_context(site, |cx| engine.inspect(cx))?;
-    if !seen.has_data {
+    // What an exporter makes need not be there before it runs.
+    if !seen.has_data && engine.refresh() != Refresh::Import {
         return Err(Error::refused(format!("there is nothing to back up: {}", seen.summary))
             .hinting("Check that the service's path is right and its disk is mounted."));
     }

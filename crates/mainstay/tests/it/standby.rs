@@ -141,3 +141,53 @@ fn a_refresh_costs_what_changed() {
     assert!(bytes > 1_000_000 && (3000..10_000).contains(&fetched), "{bytes} {fetched}");
     assert!(content(&world.path("b/data")) == content(&world.path("a/data")));
 }
+
+#[test]
+fn what_its_engine_refuses_does_not_bar_the_way() {
+    let scripts = "exporter = \"@HERE@/export\"\nimporter = \"@HERE@/import\"\n";
+    let world = World::new("script", scripts);
+    let script = |name: &str, text: &str| {
+        let path = world.path(name);
+        fs::write(&path, format!("#!/bin/sh\nset -e\n{text}")).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let (source, loaded) = (world.path("source"), world.path("loaded"));
+    script(
+        "export",
+        &format!(
+            "cp {} \"$MAINSTAY_BACKUP_DIR/dump\"\n\
+             echo \"{{\\\"export-id\\\": \\\"$MAINSTAY_EXPORT_ID\\\", \
+             \\\"source-time\\\": \\\"$(date -u +%Y-%m-%dT%H:%M:%SZ)\\\"}}\"\n",
+            source.display()
+        ),
+    );
+    script(
+        "import",
+        &format!(
+            "if grep -q bad \"$MAINSTAY_BACKUP_DIR/dump\"; then exit 1; fi\n\
+             cp \"$MAINSTAY_BACKUP_DIR/dump\" {}\n",
+            loaded.display()
+        ),
+    );
+    world.run("a", &["init"]).code(0);
+    world.run("b", &["init"]).code(0);
+    fs::create_dir_all(world.path("a/data")).unwrap();
+    for (text, code) in [("good", 0), ("bad", 1), ("better", 0)] {
+        fs::write(&source, text).unwrap();
+        world.run("a", &["backup", "docs"]).code(0);
+        let said = world.run("b", &["refresh", "docs"]).code(code);
+        assert!(world.unfinished("b").is_empty(), "{text}: {said:#?}");
+        let members = world.status("b")["members"].clone();
+        assert_eq!(members[1]["importing"], code == 1, "{text}: {members}");
+        if code == 1 {
+            // It says so again, instead of taking the point for one that it holds.
+            world.run("b", &["refresh", "docs"]).code(1);
+            let words = ["takeover", "docs", "--yes", "--override", "primary-not-fenced=tested"];
+            assert_ne!(world.run("b", &words).code, 0);
+            assert_eq!(world.status("a")["primary"], "a");
+            assert_eq!(fs::read_to_string(&loaded).unwrap(), "good");
+        } else {
+            assert_eq!(fs::read_to_string(&loaded).unwrap(), text);
+        }
+    }
+}
