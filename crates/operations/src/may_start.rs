@@ -58,6 +58,38 @@ pub fn ask(site: &ServiceSite) -> Result<Answer, Error> {
     }
 }
 
+/// Why what an operation had stopped for a while must not be started again: somebody took over
+/// meanwhile, and serves. None if it may, and also if the vault cannot be asked and this host knows
+/// of no other primary: a service that stays down because its vault does is no safer than one that
+/// was never stopped.
+pub(crate) fn barred(site: &ServiceSite) -> Option<String> {
+    let record = MemberRecord::load(site).ok()?;
+    let me = site.member();
+    match site.load_state() {
+        Ok(versioned) if versioned.number > 0 => {
+            let state = versioned.state;
+            // What runs on a standby does not serve as the primary.
+            if state.members.get(me).is_none_or(|member| member.role == Role::Standby) {
+                return None;
+            }
+            let follows = site.engine().is_ok_and(|engine| engine.refresh() == Refresh::Follow);
+            let answer = judge(site, &state, follows, record.applied.is_some());
+            (!answer.allowed).then_some(answer.why)
+        }
+        _ => {
+            let seen = site.witness().remembered().ok()??;
+            let other = seen.primary.filter(|primary| primary != me)?;
+            // A standby remembers another primary all the time.
+            record.applied.is_none().then(|| {
+                format!(
+                    "{other} was the primary at generation {} when it was last seen",
+                    seen.generation
+                )
+            })
+        }
+    }
+}
+
 fn judge(site: &ServiceSite, state: &ServiceState, follows: bool, seeded: bool) -> Answer {
     let me = site.member();
     let generation = state.generation;

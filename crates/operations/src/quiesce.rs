@@ -6,6 +6,7 @@
 
 use crate::hooks;
 use crate::journal::{Entry, Steps};
+use crate::may_start;
 use crate::operation::Operation;
 use crate::recover::{After, Left};
 use crate::{Error, ServiceSite};
@@ -94,6 +95,13 @@ fn bring_back(site: &ServiceSite, cx: &engines::Context<'_>) -> Result<(), Error
     let variables = &cx.variables.to_vec();
     // An engine tries a start again by itself.
     let most = if site.spec().quiesce == Quiesce::Stop { 1 } else { TRIES };
+    // While it was stopped, or its host was gone, somebody may have taken over.
+    if site.spec().quiesce == Quiesce::Stop
+        && let Some(why) = may_start::barred(site)
+    {
+        cx.progress.warn(&format!("the service is not started again: {why}"));
+        return Ok(());
+    }
     let mut tries = 1;
     loop {
         let result = match site.spec().quiesce {

@@ -14,7 +14,7 @@ use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
 use crate::placing::{self, Placing};
 use crate::recover::Left;
-use crate::{Error, MemberRecord, ServiceSite, Which, quiesce, which};
+use crate::{Error, MemberRecord, ServiceSite, Which, may_start, quiesce, which};
 use engines::{Purpose, RootKind, Running, SnapshotMeta};
 use jiff::Timestamp;
 use model::{OperationId, Position, Role, ServiceName, ServiceState, SnapshotId};
@@ -231,6 +231,12 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         }
     }
     placing::place(site, operation, &placing)?;
+    if start && let Some(why) = may_start::barred(site) {
+        return Err(Error::refused(format!(
+            "the content is in place, but {} is not started: {why}",
+            site.name()
+        )));
+    }
     if start {
         operation.forward("start", (), |operation| {
             operation.with_context(site, |cx| engine.start(cx))
@@ -259,6 +265,10 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
         || (start_after == serde_json::Value::Bool(true)
             && MemberRecord::load(left.site)?.unloaded.is_none());
     if wanted && left.done("start").is_none() {
+        if let Some(why) = may_start::barred(left.site) {
+            left.found(format!("the service is not started again: {why}"));
+            return Ok(());
+        }
         let engine = left.site.engine()?;
         left.with_context(|cx| engine.start(cx))?;
         left.finished("start", "the service was started again")?;

@@ -5,6 +5,7 @@ use crate::operation::Operation;
 use crate::{Error, ServiceSite, refresh};
 use engines::Running;
 use engines::postgres::{Lsn, Segments, WalFile, check_wal_file, segments_of, unarchived};
+use model::state::Refusal;
 use model::{Class, Position, Progress};
 use repository::log::{LogStore, Pushed};
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +40,13 @@ pub fn push(site: &ServiceSite, segment: &Path) -> Result<Pushed, Error> {
     }
     let state = site.load_state()?.state;
     state.require_primary(site.member(), state.generation)?;
+    // As with points: a takeover that has fenced this member has replayed what there was, and what
+    // comes now would lead other standbys to where the new primary never was.
+    if let Some(intent) = state.intent.filter(|intent| intent.fenced.is_some())
+        && intent.from.as_ref() == Some(site.member())
+    {
+        return Err(Refusal::Fenced { member: site.member().clone(), id: intent.id }.into());
+    }
     let bytes =
         std::fs::read(segment).map_err(|e| Error::io("read the log segment", segment, e))?;
     check_wal_file(name, &bytes).map_err(|what| {

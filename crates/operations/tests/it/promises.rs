@@ -25,7 +25,7 @@ impl Bench {
     fn new() -> Bench {
         let dir = tempfile::tempdir().expect("a temporary directory");
         fs::write(dir.path().join("password"), "correct horse battery staple\n").expect("password");
-        let (a, b) = (host(dir.path(), "a"), host(dir.path(), "b"));
+        let (a, b) = (host(dir.path(), "a", ""), host(dir.path(), "b", ""));
         let password = Secret::new("correct horse battery staple".to_owned());
         Repository::create(a.storage().expect("storage"), &password, Kdf::Fast).expect("create");
         for (site, role) in [(&a, Role::Primary), (&b, Role::Standby)] {
@@ -78,12 +78,12 @@ impl Bench {
     }
 }
 
-fn host(dir: &Path, name: &str) -> ServiceSite {
+fn host(dir: &Path, name: &str, more: &str) -> ServiceSite {
     let shown = dir.display();
     let config = format!(
         "[host]\nname = '{name}'\nstate-dir = '{shown}/state-{name}'\n\
          [vault]\nurl = '{shown}/vault'\npassword-file = '{shown}/password'\n\
-         [service.shop]\nengine = 'files'\npath = '{shown}/tree-{name}'\n"
+         [service.shop]\nengine = 'files'\npath = '{shown}/tree-{name}'\n{more}"
     );
     let config = toml::from_str(&config).expect("a configuration");
     let site = Site::new(config, dir.join(format!("{name}.toml")));
@@ -163,16 +163,13 @@ fn a_claim_is_given_back_by_its_id() {
     assert_eq!(bench.state().intent, None);
 }
 
-/// Writes a file when an operation gets to a phase.
-struct Intruder {
-    phase: &'static str,
-    file: PathBuf,
-}
+/// Does something when an operation gets to a phase.
+struct At<F>(&'static str, F);
 
-impl Progress for Intruder {
+impl<F: Fn() + Send + Sync> Progress for At<F> {
     fn phase(&self, what: &str) {
-        if what == self.phase {
-            fs::write(&self.file, "mine").expect("intrude");
+        if what == self.0 {
+            self.1();
         }
     }
 }
@@ -191,8 +188,9 @@ fn what_somebody_puts_in_the_place_of_a_restore_meanwhile_survives() {
         dry_run: false,
     };
     let file = target.join("new");
-    let intruder = Arc::new(Intruder { phase: "restoring", file: file.clone() });
-    let run = Run { progress: intruder, ..Run::default() };
+    let mine = file.clone();
+    let intruder = At("restoring", move || fs::write(&mine, "mine").expect("intrude"));
+    let run = Run { progress: Arc::new(intruder), ..Run::default() };
     let error = restore::run(&bench.a, &params, &run).expect_err("it is not empty any more");
     assert_eq!(error.class(), Class::Refused, "{error}");
     assert_eq!(fs::read_to_string(&file).expect("it is there"), "mine");
@@ -211,4 +209,46 @@ fn nobody_else_sees_what_a_host_keeps() {
             assert_eq!(mode & 0o077, 0, "{} has mode {mode:o}", dir.display());
         }
     }
+}
+
+#[test]
+fn a_primary_that_was_taken_over_while_it_was_stopped_for_a_backup_stays_stopped() {
+    let bench = Bench::new();
+    let shown = bench.dir.path().display();
+    let runs = bench.dir.path().join("runs");
+    let file = runs.display();
+    let stoppable = host(
+        bench.dir.path(),
+        "a",
+        &format!(
+            "quiesce = 'stop'\nstart = 'touch {file}'\nstop = 'rm -f {file}'\n\
+             status = 'test -e {file}'\n"
+        ),
+    );
+    // A guardian that does nothing but say that it is there.
+    let guardian = bench.dir.path().join("guardian");
+    let said = format!("{shown}/state-a/services/shop/operations/$5/guardian.ready");
+    fs::write(&guardian, format!("#!/bin/sh\n: > {said}\n")).expect("write");
+    fs::set_permissions(&guardian, fs::Permissions::from_mode(0o700)).expect("mode");
+    let site = stoppable.site().clone().with_program(guardian);
+    let a = site.service(stoppable.name()).expect("the service");
+    fs::write(&runs, "").expect("it runs");
+    let back_up = |run: &Run| backup::run(&a, &backup::Params::default(), run);
+    back_up(&Run::default()).expect("a backup");
+    assert!(runs.exists(), "it was started again");
+
+    let b = bench.b.clone();
+    let taken = At("reading the service", move || {
+        let reason = "the host was thought to be lost".to_owned();
+        let params = takeover::Params {
+            kind: TakeoverKind::Unplanned,
+            generation: b.load_state().expect("state").state.generation,
+            overrides: BTreeMap::from([(UNFENCED.to_owned(), reason)]),
+            patience_seconds: 0,
+        };
+        takeover::run(&b, &params, &Run::default()).expect("takeover");
+    });
+    let run = Run { progress: Arc::new(taken), ..Run::default() };
+    back_up(&run).expect_err("it is of an old generation");
+    assert!(!runs.exists(), "two primaries would serve");
 }

@@ -248,3 +248,36 @@ fn neither_loads_the_index() {
     assert_eq!(fetch(&a, &name, &target).expect("fetch"), Fetched::Found);
     a.repository().expect("open").refresh_index().expect_err("the index is broken indeed");
 }
+
+#[test]
+fn a_primary_that_a_takeover_counts_on_not_to_serve_pushes_nothing() {
+    let bench = Bench::new();
+    let (name, bytes) = segment(1, 3, 1);
+    let file = bench.file(&name, &bytes);
+    let fence = bench.b.state().expect("state").update(|state| {
+        let applied = Applied {
+            snapshot: SnapshotId([1; 32]),
+            source_time: Timestamp::now(),
+            position: None,
+            at: Timestamp::now(),
+        };
+        state.applied(bench.b.member(), Some(applied))?;
+        state.claim(Intent {
+            id: "t".to_owned(),
+            kind: TakeoverKind::Unplanned,
+            from: Some(bench.a.member().clone()),
+            to: bench.b.member().clone(),
+            generation: state.generation,
+            claimed: Timestamp::now(),
+            fenced: None,
+            overrides: Default::default(),
+            raised: false,
+        })?;
+        state.fenced("t", FenceProof::Override { reason: "test".to_owned() })
+    });
+    fence.expect("fence");
+    let error = push(&bench.a, &file).expect_err("it is fenced");
+    assert_eq!(error.class(), Class::Refused, "{error}");
+    bench.b.state().expect("state").update(|state| state.abandon("t")).expect("abandon");
+    assert_eq!(push(&bench.a, &file).expect("push"), Pushed::Stored);
+}
