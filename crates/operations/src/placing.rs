@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use model::state::Applied;
 use model::{Class, Classify, OperationId, Position, Progress, Role, SnapshotId};
 use repository::restore::{Options, Restored, Reuse};
-use repository::{NodeKind, SnapshotReader};
+use repository::{Node, NodeKind, SnapshotReader};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -78,9 +78,15 @@ pub(crate) fn meta(site: &ServiceSite, snapshot: SnapshotId) -> Result<SnapshotM
     let file = repository.snapshot(snapshot)?;
     let mut roots = Vec::new();
     for path in &file.paths {
-        let Some(node) = reader.node(path.as_bytes())? else { continue };
+        // Restored without one of its paths, a snapshot would look whole.
+        let Some((in_snapshot, node)) = find(&reader, path)? else {
+            let what = format!("snapshot {snapshot} names {path}, but does not hold it");
+            return Err(Error::invalid(what).hinting(
+                "Look into it with `mainstay ls`, and take files out with `mainstay dump`.",
+            ));
+        };
         let kind = if node.kind == NodeKind::Dir { RootKind::Tree } else { RootKind::File };
-        roots.push(Root { in_snapshot: path.clone(), on_host: PathBuf::from(path), kind });
+        roots.push(Root { in_snapshot, on_host: PathBuf::from(path), kind });
     }
     if roots.is_empty() {
         return Err(Error::invalid(format!("snapshot {snapshot} names no path that it holds"))
@@ -102,6 +108,20 @@ pub(crate) fn meta(site: &ServiceSite, snapshot: SnapshotId) -> Result<SnapshotM
         roots,
         detail: serde_json::Value::Null,
     })
+}
+
+/// A path that restic names, and its place in the tree.
+///
+/// restic names whole paths, but stores a relative one as it was given: what it backed up as `docs`
+/// in /srv is /srv/docs by name and /docs in the tree.
+fn find(reader: &SnapshotReader, path: &str) -> Result<Option<(String, Node)>, Error> {
+    for (start, _) in path.match_indices('/') {
+        let in_tree = &path[start..];
+        if let Some(node) = reader.node(in_tree.as_bytes())? {
+            return Ok(Some((in_tree.to_owned(), node)));
+        }
+    }
+    Ok(None)
 }
 
 /// Where the snapshot's roots go when they go to this member's own place: by its configuration.

@@ -115,11 +115,24 @@ fn target(site: &ServiceSite, state: &ServiceState, which: &Which) -> Result<Rec
     match state.members.get(site.member()).map(|member| member.role) {
         Some(Role::Standby) => {}
         Some(role) => {
-            return Err(Error::refused(format!(
-                "{} is {role:?} of {}, and only a standby is refreshed",
+            let broken = role == Role::Broken;
+            let role = match role {
+                Role::Primary => "the primary",
+                Role::Standby => "a standby",
+                Role::Broken => "a broken member",
+            };
+            let error = Error::refused(format!(
+                "{} is {role} of {}, and only a standby is refreshed",
                 site.member(),
                 site.name()
-            )));
+            ));
+            return Err(match broken {
+                true => error.hinting(format!(
+                    "Look at its data, then run `mainstay rejoin {}`.",
+                    site.name()
+                )),
+                false => error,
+            });
         }
         None => {
             return Err(Error::invalid(format!(

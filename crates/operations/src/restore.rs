@@ -17,6 +17,7 @@ use crate::recover::Left;
 use crate::{Error, MemberRecord, ServiceSite, Which, may_start, quiesce, which};
 use engines::{Purpose, RootKind, Running, SnapshotMeta};
 use jiff::Timestamp;
+use model::config::{Quiesce, Service};
 use model::{OperationId, Position, Role, ServiceName, ServiceState, SnapshotId};
 use repository::{LockKind, SnapshotReader};
 use serde::Serialize;
@@ -65,8 +66,9 @@ pub struct Done {
     pub bytes: u64,
     /// The service was started.
     pub started: bool,
-    /// The definition, for a restore under a new name.
-    pub definition: model::config::Service,
+    /// The definition. For a restore under a new name or to another place, of what was restored:
+    /// its data is at `targets`, and nothing in it reaches the original.
+    pub definition: Service,
     /// How long the run took.
     pub seconds: f64,
 }
@@ -166,20 +168,47 @@ impl Plan {
         started: bool,
         seconds: f64,
     ) -> Done {
+        let targets: Vec<_> = self.destinations.into_iter().map(|d| d.target).collect();
+        let definition = match self.own {
+            true => self.meta.definition,
+            false => of_the_copy(self.meta.definition, &targets),
+        };
         Done {
             operation,
             snapshot: self.snapshot,
             source_time: self.meta.source_time,
             position: self.meta.position,
             until: self.until,
-            targets: self.destinations.into_iter().map(|d| d.target).collect(),
+            targets,
             put_aside: self.put_aside.into_iter().flatten().collect(),
             files,
             bytes,
             started,
-            definition: self.meta.definition,
+            definition,
             seconds,
         }
+    }
+}
+
+/// The definition of a copy: it names the copy's place, and not what starts, stops, fences or
+/// connects to the original.
+fn of_the_copy(mut definition: Service, targets: &[PathBuf]) -> Service {
+    if definition.data_dir.is_some() {
+        definition.data_dir = targets.first().cloned();
+    } else if definition.paths.is_empty() {
+        definition.path = targets.first().cloned();
+    } else {
+        definition.paths = targets.to_vec();
+    }
+    Service {
+        url: None,
+        unit: None,
+        start: None,
+        stop: None,
+        status: None,
+        quiesce: Quiesce::None,
+        hooks: Default::default(),
+        ..definition
     }
 }
 

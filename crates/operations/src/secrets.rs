@@ -44,8 +44,10 @@ pub fn password(config: &Config, service: Option<&Service>) -> Result<Secret, Er
 pub fn read(source: &Source) -> Result<Secret, Error> {
     let text = match source {
         Source::File(file) => std::fs::read_to_string(file).map_err(|e| {
-            Error::io("read the password file", file, e)
-                .hinting("Run `mainstay init` to make it, or correct `password-file`.")
+            Error::io("read the password file", file, e).hinting(
+                "Copy it from a host that has it, or correct `password-file`. For a new vault, \
+                     `mainstay init` makes it.",
+            )
         })?,
         Source::Env(name) => std::env::var(name).map_err(|_| {
             Error::invalid(format!("the environment variable {name} holds no password"))

@@ -23,7 +23,7 @@ pub(crate) struct Services {
 impl Services {
     /// Their names.
     pub(crate) fn of(&self, site: &Site) -> Vec<ServiceName> {
-        if self.all { site.services() } else { self.names.clone() }
+        if self.all { site.services() } else { once(&self.names) }
     }
 
     /// Whether all were asked for.
@@ -84,7 +84,18 @@ pub(crate) fn named_or_all(
     for name in names {
         site.service(name)?;
     }
-    Ok(if names.is_empty() { site.services() } else { names.to_vec() })
+    Ok(if names.is_empty() { site.services() } else { once(names) })
+}
+
+/// Each name once, in the order given.
+fn once(names: &[ServiceName]) -> Vec<ServiceName> {
+    let mut all: Vec<ServiceName> = Vec::with_capacity(names.len());
+    for name in names {
+        if !all.contains(name) {
+            all.push(name.clone());
+        }
+    }
+    all
 }
 
 /// The engine that made a snapshot, as its tags say; none if it was none of ours.

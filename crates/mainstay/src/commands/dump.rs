@@ -48,7 +48,11 @@ pub(crate) fn run(app: &App, args: &DumpArgs) -> Outcome {
         return Err(missing(&path, &service));
     };
     if node.kind != NodeKind::File {
-        let what = format!("{} is a {}, not a file", shown(&lossy(&path)), node.kind.name());
+        let kind = match node.kind {
+            NodeKind::Dir => "directory",
+            kind => kind.name(),
+        };
+        let what = format!("{} is a {kind}, not a file", shown(&lossy(&path)));
         return Err(Failure::invalid(what)
             .hint(format!("Restore it with `mainstay restore {} --target DIR`.", service.name())));
     }

@@ -5,7 +5,7 @@ use crate::files::{self, Existing};
 use crate::init::make::{self, Did, Made, Options, Recovery};
 use crate::init::{discover, propose, timer};
 use crate::ui::ask;
-use model::Class;
+use model::{Class, ServiceName};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -87,9 +87,26 @@ pub(crate) fn run(app: &App, args: &InitArgs) -> Outcome {
     let units = if args.install_timer { install(app, args, &file)? } else { Vec::new() };
     tell(app, &made, wrote.then_some(file.as_path()), &units)?;
     if made.steps.iter().any(|step| step.did == Did::Made) && made.failures.is_empty() {
-        app.out.say("\nNext: mainstay backup --all, and mainstay doctor.")?;
+        app.out.say(next(&made))?;
     }
     fail_if_any(made)
+}
+
+/// What is to be done next: a primary is backed up, a standby refreshed.
+fn next(made: &Made) -> String {
+    let refresh: Vec<_> = made.standby.iter().map(ServiceName::as_str).collect();
+    let backup: Vec<_> = made.primary.iter().map(ServiceName::as_str).collect();
+    let steps = match (backup.is_empty(), refresh.is_empty()) {
+        (false, true) => "mainstay backup --all, and ".to_owned(),
+        (true, false) => format!("mainstay refresh {}, and ", refresh.join(" ")),
+        (false, false) => format!(
+            "mainstay backup {}, mainstay refresh {}, and ",
+            backup.join(" "),
+            refresh.join(" ")
+        ),
+        (true, true) => String::new(),
+    };
+    format!("\nNext: {steps}mainstay doctor.")
 }
 
 /// Proposes a configuration and writes it, if it is wanted.

@@ -103,7 +103,9 @@ fn tell(app: &App, args: &RestoreArgs, done: &Done) -> Result<(), Failure> {
     if let Some(name) = &args.as_name {
         let text = toml::to_string(&crate::config::brief(&done.definition)).unwrap_or_default();
         out.say(format_args!(
-            "\nTo make it a service of this host, add to the configuration:\n\n[service.{name}]\n{text}"
+            "\nTo make it a service of this host, add to the configuration what follows, with what \
+             starts and stops it;\nthat of {} is left out.\n\n[service.{name}]\n{text}",
+            args.service
         ))?;
     }
     Ok(())

@@ -32,7 +32,8 @@ pub(crate) fn parse(text: &str, file: &Path) -> Result<Checked, Failure> {
 }
 
 /// The findings one by one, so that `--json` has them as a list.
-fn wrong(error: ConfigError) -> Failure {
+fn wrong(mut error: ConfigError) -> Failure {
+    error.findings.sort_by_key(|finding| finding.line);
     let count = match error.findings.len() {
         1 => "an error".to_owned(),
         n => format!("{n} errors"),

@@ -10,6 +10,7 @@ use operations::Site;
 use operations::secrets::{self, Source};
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use storage::{Key, Put, Storage};
@@ -41,8 +42,9 @@ fn state_dir(chain: &mut Chain<'_>, dir: &Path) -> Told {
         return chain.fail("state", found, "Run `mainstay init`.");
     }
     let probe = tempfile::Builder::new().prefix(".probe-").tempfile_in(dir);
-    match probe {
-        Ok(_) => chain.ok("state", format!("{} can be written", dir.display())),
+    // On a full disk an empty file can still be made, but no journal be written.
+    match probe.and_then(|mut file| file.write_all(&[0; 64 * 1024])) {
+        Ok(()) => chain.ok("state", format!("{} can be written", dir.display())),
         Err(e) => chain.broke("state", Failure::io("write to", dir.display(), &e)),
     }
 }

@@ -62,6 +62,10 @@ pub(crate) struct Made {
     pub(crate) recovery_key: Option<Secret>,
     /// The services whose repositories it opens.
     pub(crate) recoverable: Vec<ServiceName>,
+    /// The services of which this host is the primary.
+    pub(crate) primary: Vec<ServiceName>,
+    /// The services of which it is a standby.
+    pub(crate) standby: Vec<ServiceName>,
     /// What could not be made.
     pub(crate) failures: Vec<(ServiceName, Failure)>,
 }
@@ -239,22 +243,37 @@ fn repository(
 /// This host joins the service, in the role that its configuration says it begins with.
 fn join(service: &ServiceSite, options: Options, made: &mut Made) -> Result<(), Failure> {
     let (name, member) = (service.name(), service.member());
-    let known = service.load_state()?.state.members.get(member).map(|member| member.role);
+    // A dry run remembers nothing either, so the witness is asked only if something is made.
+    let versioned =
+        if options.dry_run { service.state()?.load()? } else { service.load_state()? };
+    let known = versioned.state.members.get(member).map(|member| member.role);
     let wanted = match service.spec().role {
         FirstRole::Primary => Role::Primary,
         FirstRole::Standby => Role::Standby,
     };
     let what = |role| format!("{member} is {} of {name}", crate::ui::words::role(role));
-    match known {
-        Some(role) => made.step(Did::Left, what(role)),
-        None if options.dry_run => made.step(Did::Missing, what(wanted)),
+    let role = match known {
+        Some(role) => {
+            made.step(Did::Left, what(role));
+            role
+        }
+        None if options.dry_run => {
+            made.step(Did::Missing, what(wanted));
+            wanted
+        }
         None => {
             let now = Timestamp::now();
             let joined = service.state()?.update(|state| state.join(member, wanted, now));
             let (versioned, role) = joined.map_err(|error| not_joined(service, error))?;
             service.witness().see(&versioned)?;
             made.step(Did::Made, what(role));
+            role
         }
+    };
+    match role {
+        Role::Primary => made.primary.push(name.clone()),
+        Role::Standby => made.standby.push(name.clone()),
+        Role::Broken => {}
     }
     Ok(())
 }

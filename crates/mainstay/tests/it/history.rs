@@ -45,7 +45,7 @@ fn files_are_listed_and_dumped() {
     assert_eq!(fs::read_to_string(&output).unwrap(), "dear reader\n");
     rig.run(&words).code(1).complains("exists already");
     run(rig.command(&words).arg("--replace")).code(0);
-    rig.run(&["dump", "docs", &dir]).code(1).complains("is a dir, not a file");
+    rig.run(&["dump", "docs", &dir]).code(1).complains("is a directory, not a file");
     rig.run(&["dump", "docs", "/nowhere"]).code(1).complains("there is no");
 }
 

@@ -10,6 +10,7 @@ mod demo;
 mod docs;
 mod history;
 mod kills;
+mod newcomer;
 mod quiesce;
 mod rig;
 mod setup;
