@@ -121,6 +121,11 @@ impl Plan {
         let engine = site.engine()?;
         let until = match params.which {
             // Only a log reaches beyond a snapshot.
+            // No log reaches there; the server would find that out only when it is started.
+            Which::At(time) if engine.abilities().log && time > Timestamp::now() => {
+                return Err(Error::invalid(format!("{time} is in the future"))
+                    .hinting("Leave `--at` out for the newest point."));
+            }
             Which::At(time) if engine.abilities().log => Some(time),
             _ => None,
         };

@@ -178,7 +178,17 @@ impl Address {
                 return Err(Error::invalid(format!("others may read {}", file.display()))
                     .hinting(format!("Run `chmod 600 {}`.", file.display())));
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound && named.is_none() => return Ok(None),
+            // Nobody named it, so that somebody else's home (HOME kept by `su`, say) is no error: the
+            // server may want no password, and says so if it does.
+            Err(e)
+                if named.is_none()
+                    && matches!(
+                        e.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+                    ) =>
+            {
+                return Ok(None);
+            }
             Err(e) => return Err(Error::io("read the password file", file.display(), e)),
         };
         let host = match &self.host {

