@@ -141,7 +141,9 @@ impl Check<'_> {
             self.progress.expect(0, stored.values().sum());
         }
         let packs: Vec<(PackId, u64)> = stored.into_iter().collect();
-        self.each(&packs, |(id, size)| {
+        // A whole pack is in memory for each thread.
+        let threads = if self.read_data { parallel::cores() + 1 } else { parallel::readers() };
+        self.each_on(threads, &packs, |(id, size)| {
             let blobs = indexed.packs.get(id);
             if blobs.is_none() {
                 self.note(format!("pack {id} is in no index; nothing refers to it"));
@@ -324,7 +326,16 @@ impl Check<'_> {
         items: &[T],
         work: impl Fn(&T) -> Result<(), Error> + Sync,
     ) -> Result<(), Error> {
-        parallel::for_each(items, parallel::readers(), |item| {
+        self.each_on(parallel::readers(), items, work)
+    }
+
+    fn each_on<T: Sync>(
+        &self,
+        threads: usize,
+        items: &[T],
+        work: impl Fn(&T) -> Result<(), Error> + Sync,
+    ) -> Result<(), Error> {
+        parallel::for_each(items, threads, |item| {
             if self.cancel.is_cancelled() {
                 return Err(Error::Cancelled);
             }

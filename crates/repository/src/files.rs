@@ -6,7 +6,7 @@ use crate::format::id::sha256;
 use crate::format::{PackId, unpacked};
 use std::fmt;
 use std::sync::Arc;
-use storage::{Key, Storage};
+use storage::{ErrorKind, Key, Storage};
 
 /// The kinds of files that are named by their SHA-256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,13 +129,18 @@ impl Files {
         Ok(self.storage.delete(&kind.key(id)?)?)
     }
 
-    /// A part of a pack.
+    /// A part of a pack. A pack that is not there or ends before is damage: an index names it.
     pub(crate) fn read_pack_range(
         &self,
         pack: PackId,
         offset: u64,
         length: usize,
     ) -> Result<Vec<u8>, Error> {
-        Ok(self.storage.read_range(&FileKind::Pack.key(pack.0)?, offset, length)?)
+        let read = self.storage.read_range(&FileKind::Pack.key(pack.0)?, offset, length);
+        read.map_err(|e| match e.kind() {
+            ErrorKind::NotFound => FileKind::Pack.damaged(pack.0, "it is missing"),
+            ErrorKind::Truncated => FileKind::Pack.damaged(pack.0, "it is too short"),
+            _ => e.into(),
+        })
     }
 }

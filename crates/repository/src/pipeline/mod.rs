@@ -87,6 +87,7 @@ struct Shared {
     progress: Mutex<InFlight>,
     changed: Condvar,
     buffers: Buffers,
+    pack_buffers: Buffers,
     stats: Counters,
 }
 
@@ -153,6 +154,7 @@ impl BlobWriter {
             }),
             changed: Condvar::new(),
             buffers: Buffers::default(),
+            pack_buffers: packer::buffers(2),
             stats: Counters::default(),
         });
         let mut writer = BlobWriter { shared, threads: Vec::new(), flushing: Mutex::new(()) };

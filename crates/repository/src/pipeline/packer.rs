@@ -1,6 +1,7 @@
 //! Packs that are being filled.
 
 use super::queue::Queue;
+use crate::buffers::Buffers;
 use crate::format::pack::PackedBlob;
 use crate::format::{BlobId, BlobKind};
 
@@ -18,6 +19,14 @@ pub(super) struct OpenPack {
 
 pub(super) type PackQueue = Queue<OpenPack>;
 
+/// Room for a full pack: its last blob begins before the target. Only what is filled takes memory.
+const CAPACITY: usize = TARGET_BYTES + (9 << 20);
+
+/// The buffers of packs. Each is as large as any, so that they need not be told apart.
+pub(super) fn buffers(spare: usize) -> Buffers {
+    Buffers::new(spare, CAPACITY..=2 * CAPACITY)
+}
+
 impl OpenPack {
     /// Appends a sealed blob. False: it does not fit into a pack at all.
     pub(super) fn append(
@@ -26,7 +35,12 @@ impl OpenPack {
         id: BlobId,
         sealed: &[u8],
         plain_length: Option<u32>,
+        buffers: &Buffers,
     ) -> bool {
+        if self.bytes.capacity() == 0 {
+            self.bytes = buffers.take();
+            self.bytes.reserve_exact(CAPACITY);
+        }
         let (Ok(offset), Ok(length)) =
             (u32::try_from(self.bytes.len()), u32::try_from(sealed.len()))
         else {

@@ -31,7 +31,7 @@ fn store(shared: &Shared, open: OpenPack) -> Result<(), Error> {
     let id = PackId::of(&bytes);
     files.storage.put(&FileKind::Pack.key(id.0)?, &bytes)?;
     shared.stats.stored_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-    drop(bytes);
+    shared.pack_buffers.give(bytes);
     let due = {
         let mut progress = shared.lock();
         let count = blobs.len();

@@ -99,7 +99,7 @@ fn pack(
     files.key.seal_in_place(sealed);
     let full = {
         let mut open = shared.open(kind);
-        if !open.append(kind, id, sealed, plain_length) {
+        if !open.append(kind, id, sealed, plain_length, &shared.pack_buffers) {
             return Err(Error::Invalid(format!("{kind} blob {id} is too large for a pack")));
         }
         open.is_full().then(|| std::mem::take(&mut *open))
