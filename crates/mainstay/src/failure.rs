@@ -106,22 +106,6 @@ impl Failure {
         self
     }
 
-    /// What helps with every failure of its class, where nothing better is known.
-    fn with_usual_hint(mut self) -> Self {
-        let usual = match self.class {
-            Class::NoRepository => {
-                "Mount the vault, or correct `url` in [vault]; `mainstay init` makes a repository \
-                 that was never there."
-            }
-            Class::WrongPassword => {
-                "Use the password file of the host that made the repository, or a recovery key."
-            }
-            _ => return self,
-        };
-        self.hint.get_or_insert_with(|| usual.to_owned());
-        self
-    }
-
     /// What the caller does next.
     pub(crate) fn class(&self) -> Class {
         self.class
@@ -205,7 +189,6 @@ impl<E: Classify + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
         let failure =
             Failure { hint: error.hint(), ..Failure::new(error.class(), error.to_string()) };
-        let failure = failure.with_usual_hint();
         match error.source() {
             Some(source) if source.to_string() != failure.message => failure.because(source),
             Some(source) => match source.source() {
