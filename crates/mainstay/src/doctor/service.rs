@@ -44,11 +44,16 @@ pub(crate) fn examine(chain: &mut Chain<'_>, app: &App, service: &ServiceSite) -
     if let Some(intent) = &state.intent {
         chain.warn(
             "state",
-            format!("a takeover to {} is under way since {}", intent.to, units::local(intent.claimed)),
             format!(
-                "Finish it on {} with `mainstay takeover {}`, or give it up there with `--abandon`.",
+                "a takeover to {} is under way since {}",
                 intent.to,
-                service.name()
+                units::local(intent.claimed)
+            ),
+            format!(
+                "Finish it on {} with `mainstay takeover {}`, or give it up with `--abandon={}`.",
+                intent.to,
+                service.name(),
+                intent.id
             ),
         )?;
     }

@@ -186,14 +186,23 @@ fn a_claim_is_given_back() {
     assert!(!world.status("a")["takeover"].is_null());
     // An unplanned one may have fenced the primary already.
     gate(&world, "a", false);
-    world.run("a", &["takeover", "docs", "--abandon"]).code(0).says("given back");
+    // By its id: without one it is shown, and there is nobody to ask.
+    let claim = world.status("a")["takeover"]["id"].as_str().expect("an id").to_owned();
+    world.run("a", &["takeover", "docs", "--abandon"]).code(1).complains(&claim);
+    world.run("a", &["takeover", "docs", "--abandon=another"]).code(1);
+    assert!(!world.status("a")["takeover"].is_null());
+    let by_id = format!("--abandon={claim}");
+    world.run("a", &["takeover", "docs", &by_id]).code(0).says("given back");
     assert!(world.status("a")["takeover"].is_null());
     gate(&world, "a", true);
     world.run("a", &["backup", "docs"]).code(0);
     // Past the point of no return there is nothing to give back.
     world.run("b", &["refresh", "docs"]).code(0);
     die(world.command("b", FORCED), "raise:done");
-    world.run("a", &["takeover", "docs", "--abandon"]).code(1);
+    world
+        .run("a", &["takeover", "docs", "--abandon", "--yes"])
+        .code(1)
+        .complains("only go forward");
     gate(&world, "a", false);
     world.run("b", &["backup", "docs"]).code(0).complains("had died");
     gate(&world, "b", true);
