@@ -17,7 +17,7 @@ use crate::recover::Left;
 use crate::{Error, MemberRecord, ServiceSite, Which, may_start, quiesce, which};
 use engines::{Purpose, RootKind, Running, SnapshotMeta};
 use jiff::Timestamp;
-use model::config::{Quiesce, Service};
+use model::config::{FirstRole, Quiesce, Service};
 use model::{OperationId, Position, Role, ServiceName, ServiceState, SnapshotId};
 use repository::{LockKind, SnapshotReader};
 use serde::Serialize;
@@ -206,6 +206,8 @@ fn of_the_copy(mut definition: Service, targets: &[PathBuf]) -> Service {
         definition.paths = targets.to_vec();
     }
     Service {
+        // A new service begins with this one member, whatever role the captured one had first.
+        role: FirstRole::Primary,
         url: None,
         unit: None,
         start: None,

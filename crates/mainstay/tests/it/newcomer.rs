@@ -44,6 +44,9 @@ fn a_standby_is_told_to_refresh_and_a_dry_run_leaves_no_state() {
 #[test]
 fn a_restore_under_a_new_name_proposes_the_copy_and_nothing_of_the_original() {
     let rig = two_hosts();
+    // As on a host that joined as a standby and took over since.
+    let text = std::fs::read_to_string(rig.path("mainstay.toml")).unwrap();
+    rig.write("mainstay.toml", text + "role = \"standby\"\n");
     rig.run(&["backup", "docs"]).code(0);
     let said = rig.run(&["restore", "docs", "--as", "again"]).code(0).says("[service.again]");
     let copy = rig.path("docs.again");
