@@ -98,6 +98,8 @@ pub(super) fn prepare(
         Purpose::Standby => {
             settings.extend(place::own(&engine.address, detail.listen_addresses.as_deref()));
             settings.extend(archiving(engine, cx, &detail, major));
+            // How often it asks for what is not there yet.
+            settings.push(("wal_retrieve_retry_interval", "2s".to_owned()));
             ("a standby", "standby.signal")
         }
         Purpose::Primary { .. } => {

@@ -19,7 +19,7 @@ const START_SECONDS: u32 = 5;
 /// How long a server that was asked to stop may take: it writes a checkpoint and archives the log.
 const STOP_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a promotion may take.
-const PROMOTE_SECONDS: i32 = 600;
+const PROMOTE_TIMEOUT: Duration = Duration::from_secs(600);
 /// The pause between looks.
 const TICK: Duration = Duration::from_millis(10);
 /// A startup log that is larger is put aside before a start.
@@ -278,36 +278,8 @@ pub(super) fn promote(engine: &Postgres, cx: &Context<'_>) -> Result<Promoted, E
     let mut session = engine.address.connect()?;
     if in_recovery(&mut session)? {
         cx.progress.phase("promoting");
-        let promoted = session.long_row(
-            cx,
-            "promote itself",
-            "SELECT pg_promote(true, $1)",
-            &[&PROMOTE_SECONDS],
-        );
-        match promoted {
-            Ok(row) if row.get(0) => {}
-            Ok(_) => {
-                return Err(Error::failed(format!(
-                    "the server was asked to promote itself and had not done so after \
-                     {PROMOTE_SECONDS} s"
-                )));
-            }
-            // The role may not; its owner may.
-            Err(error) if error.class() == Class::Invalid => {
-                let output = engine
-                    .programs(&engine.data_dir)?
-                    .command("pg_ctl")
-                    .args(["promote", "--wait", "--silent"])
-                    .arg(format!("--timeout={PROMOTE_SECONDS}"))
-                    .arg("--pgdata")
-                    .arg(&engine.data_dir)
-                    .ask(cx.cancel)?;
-                if !output.success() {
-                    return Err(output.failure().because(error));
-                }
-            }
-            Err(error) => return Err(error),
-        }
+        ask_to_promote(engine, cx, &mut session)?;
+        await_promotion(cx, &mut session)?;
     }
     let row = session.row(
         "tell its position",
@@ -320,6 +292,52 @@ pub(super) fn promote(engine: &Postgres, cx: &Context<'_>) -> Result<Promoted, E
         None => facts::lsn(row.get(1))?,
     };
     Ok(Promoted { position: Some(Position::Lsn { timeline, lsn: lsn.0 }) })
+}
+
+/// Not waiting in the server: a statement that waits while it replays the rest of its log is one
+/// that it ends when that log removes rows.
+fn ask_to_promote(engine: &Postgres, cx: &Context<'_>, session: &mut Session) -> Result<(), Error> {
+    match session.row("promote itself", "SELECT pg_promote(false)", &[]) {
+        Ok(_) => Ok(()),
+        // The role may not; its owner may.
+        Err(error) if error.class() == Class::Invalid => {
+            let output = engine
+                .programs(&engine.data_dir)?
+                .command("pg_ctl")
+                .args(["promote", "--no-wait", "--silent", "--pgdata"])
+                .arg(&engine.data_dir)
+                .ask(cx.cancel)?;
+            if output.success() { Ok(()) } else { Err(output.failure().because(error)) }
+        }
+        // A repeat of the first look: it may just have been promoted.
+        Err(error) => match in_recovery(session) {
+            Ok(false) => Ok(()),
+            _ => Err(error),
+        },
+    }
+}
+
+/// Waits until it accepts writes. It first replays everything that it can get.
+fn await_promotion(cx: &Context<'_>, session: &mut Session) -> Result<(), Error> {
+    let deadline = Instant::now() + PROMOTE_TIMEOUT;
+    loop {
+        match in_recovery(session) {
+            Ok(false) => return Ok(()),
+            Ok(true) => {}
+            Err(error) if error.class() == Class::Unavailable => return Err(error),
+            // Even so short a question can be in the way of what is replayed.
+            Err(error) => cx.progress.note(&error.to_string()),
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::failed(format!(
+                "the server was asked to promote itself and had not done so after \
+                 {PROMOTE_TIMEOUT:?}"
+            ))
+            .hinting("Look into its log: what is it still replaying?"));
+        }
+        go_on(cx)?;
+        std::thread::sleep(TICK);
+    }
 }
 
 pub(super) fn in_recovery(session: &mut Session) -> Result<bool, Error> {

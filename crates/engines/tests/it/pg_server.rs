@@ -109,6 +109,19 @@ impl PgServer {
         );
     }
 
+    /// Kills it as a power cut would: nothing of it has time to do anything.
+    pub(crate) fn kill(&self) {
+        let file = fs::read_to_string(self.data.join("postmaster.pid")).expect("postmaster.pid");
+        let pid = file.lines().next().expect("a process id");
+        let killed = Command::new("kill").args(["-KILL", pid]).status().expect("kill");
+        assert!(killed.success(), "kill {pid}");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.runs() {
+            assert!(Instant::now() < deadline, "{pid} lives on");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     pub(crate) fn runs(&self) -> bool {
         let mut status = self.program("pg_ctl");
         let status = status.arg("status").arg("--pgdata").arg(&self.data);
@@ -159,21 +172,7 @@ impl PgServer {
 
     /// One of its programs, as the server's user, not yet run.
     pub(crate) fn program(&self, name: &str) -> Command {
-        let path = bin_dir().join(name);
-        let mut command = match server_user() {
-            None => Command::new(path),
-            Some((uid, gid)) => {
-                let mut command = Command::new("setpriv");
-                command.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}"));
-                command.args(["--clear-groups", "--"]).arg(path);
-                command
-            }
-        };
-        command.current_dir("/").stdin(Stdio::null());
-        for variable in ["PGHOST", "PGPORT", "PGUSER", "PGDATABASE", "PGDATA", "PGOPTIONS"] {
-            command.env_remove(variable);
-        }
-        command
+        as_server_user(&bin_dir().join(name))
     }
 
     fn must(&self, command: &mut Command) {
@@ -236,6 +235,24 @@ pub(crate) fn server_user() -> Option<(u32, u32)> {
         })
     };
     Some(find("postgres").or_else(|| find("nobody")).expect("a user for servers"))
+}
+
+/// A program as the servers' user, not yet run, with nothing that leads it to another server.
+pub(crate) fn as_server_user(program: &Path) -> Command {
+    let mut command = match server_user() {
+        None => Command::new(program),
+        Some((uid, gid)) => {
+            let mut command = Command::new("setpriv");
+            command.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}"));
+            command.args(["--clear-groups", "--"]).arg(program);
+            command
+        }
+    };
+    command.current_dir("/").stdin(Stdio::null());
+    for variable in ["PGHOST", "PGPORT", "PGUSER", "PGDATABASE", "PGDATA", "PGOPTIONS"] {
+        command.env_remove(variable);
+    }
+    command
 }
 
 /// Lets the server's user own a directory, and everybody pass through it.

@@ -11,6 +11,7 @@ mod docs;
 mod history;
 mod kills;
 mod newcomer;
+mod postgres;
 mod quiesce;
 mod rig;
 mod setup;

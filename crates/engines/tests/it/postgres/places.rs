@@ -50,7 +50,7 @@ fn a_server_that_is_down_fails_unless_it_was_stopped_cleanly() {
     let shop = Shop::archiving();
     let cx = shop.bench.cx();
     let written = shop.write();
-    shop.server.stop("immediate");
+    shop.server.kill();
     let error = shop.try_capture(&shop.definition()).err().expect("down");
     assert_eq!(error.class(), Class::Unavailable, "{error}");
     assert!(error.hint().is_some_and(|hint| hint.starts_with("Start the server")), "{error}");

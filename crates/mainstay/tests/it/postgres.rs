@@ -1,0 +1,350 @@
+//! PostgreSQL on two hosts, driven by the real binary: backup, log, restore, takeover.
+
+// Of the helper, each crate uses what it needs.
+#[allow(dead_code)]
+#[path = "../../../engines/tests/it/pg_server.rs"]
+mod pg_server;
+
+use crate::rig::{Said, run};
+use pg_server::{PgServer, as_server_user, bin_dir, give};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// How often the primary is lost.
+const ROUNDS: u32 = 20;
+
+/// Two hosts with one vault.
+struct Stage {
+    dir: TempDir,
+    a: Host,
+    b: Host,
+}
+
+/// A host: its configuration, its server, and the binary.
+struct Host {
+    server: PgServer,
+    config: PathBuf,
+    program: PathBuf,
+}
+
+impl Stage {
+    /// Host `a` has a primary that archives its log; host `b` has nothing yet.
+    fn new() -> Stage {
+        let dir = tempfile::tempdir().unwrap();
+        give(dir.path());
+        // The servers' user may not reach the place where the binary was built.
+        let program = dir.path().join("mainstay");
+        fs::copy(env!("CARGO_BIN_EXE_mainstay"), &program).unwrap();
+        let write = |name: &str, text: &str, mode: u32| {
+            let path = dir.path().join(name);
+            fs::write(&path, text).unwrap();
+            give(&path);
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            path
+        };
+        let config = |host: &str, role: &str| {
+            let here = dir.path().display();
+            let text = format!(
+                "[host]\nname = '{host}'\nstate-dir = '{here}/{host}/state'\n\
+                 [vault]\nurl = '{here}/vault'\npassword-file = '{here}/password'\n\
+                 [service.shop]\nengine = 'postgres'\nrole = '{role}'\n\
+                 url = 'postgres://postgres@/postgres?host={here}/{host}/s'\n\
+                 data-dir = '{here}/{host}/data'\nbin-dir = '{}'\n\
+                 [service.shop.hooks]\nfence = 'test -e {here}/dead'\n",
+                bin_dir().display()
+            );
+            write(&format!("{host}.toml"), &text, 0o600)
+        };
+        let (config_a, config_b) = (config("a", "primary"), config("b", "standby"));
+        let push =
+            format!("{} --config {} wal push shop %p", program.display(), config_a.display());
+        let settings = format!("archive_mode = on\narchive_command = '{push}'\n");
+        let a = PgServer::create(&dir.path().join("a"), &settings);
+        let b = PgServer::on(&dir.path().join("b"), &dir.path().join("b/data"));
+        let stage = Stage {
+            a: Host { server: a, config: config_a, program: program.clone() },
+            b: Host { server: b, config: config_b, program },
+            dir,
+        };
+        stage.a.run(&["init"]).code(0);
+        stage.b.run(&["init"]).code(0);
+        stage.a.server.start();
+        stage.a.server.sql("CREATE TABLE orders (n bigint PRIMARY KEY, pad text)");
+        stage
+    }
+
+    /// Whether the fence hook finds the old primary dead.
+    fn dead(&self, dead: bool) {
+        let file = self.dir.path().join("dead");
+        match dead {
+            true => fs::write(file, "").unwrap(),
+            false => fs::remove_file(file).unwrap(),
+        }
+    }
+}
+
+impl Host {
+    #[track_caller]
+    fn run(&self, words: &[&str]) -> Said {
+        let mut command = as_server_user(&self.program);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("TZ", "UTC")
+            .env("HOME", "/nonexistent")
+            .env("MAINSTAY_CONFIG", &self.config)
+            .args(words);
+        run(&mut command)
+    }
+
+    fn write(&self) -> u64 {
+        let next = "INSERT INTO orders SELECT coalesce(max(n), 0) + 1, repeat('x', 200) \
+                    FROM orders RETURNING n";
+        self.server.sql(next).parse().unwrap()
+    }
+
+    /// The newest order; none before it is missing.
+    #[track_caller]
+    fn newest(&self) -> u64 {
+        let rows = self.server.sql("SELECT count(*) || ' ' || coalesce(max(n), 0) FROM orders");
+        let (count, newest) = rows.split_once(' ').unwrap();
+        assert_eq!(count, newest, "orders are missing");
+        newest.parse().unwrap()
+    }
+
+    /// Returns when everything that was committed before the call is in the vault.
+    fn archived(&self) {
+        let segment = self.server.sql("SELECT pg_walfile_name(pg_switch_wal())");
+        self.server.eventually(&format!(
+            "SELECT coalesce(last_archived_wal, '') >= '{segment}' FROM pg_stat_archiver"
+        ));
+    }
+
+    #[track_caller]
+    fn is_sound(&self) {
+        let mut amcheck = self.server.program("pg_amcheck");
+        amcheck.args(["--all", "--install-missing", "--heapallindexed", "-U", "postgres", "-h"]);
+        run(amcheck.arg(self.server.socket_dir())).code(0);
+        let balanced = self.server.sql(
+            "SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(bbalance) FROM \
+             pgbench_branches) AND (SELECT sum(tbalance) FROM pgbench_tellers) = (SELECT \
+             sum(bbalance) FROM pgbench_branches)",
+        );
+        assert_eq!(balanced, "t", "a transaction is torn");
+    }
+
+    fn pgbench(&self, words: &[&str]) -> Command {
+        let mut command = self.server.program("pgbench");
+        command.args(["-U", "postgres", "-h"]).arg(self.server.socket_dir()).args(words);
+        command.arg("postgres").stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+}
+
+/// A program that ends when it is dropped.
+struct Load(Child);
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The primary is lost under load, again and again, each time on the other host.
+#[test]
+fn twenty_lost_primaries_lose_nothing_that_was_archived() {
+    let stage = Stage::new();
+    run(&mut stage.a.pgbench(&["-i", "-s", "1", "-q"])).code(0);
+    stage.a.run(&["backup", "shop"]).code(0);
+    stage.b.run(&["refresh", "shop"]).code(0);
+    let mut promotions = Vec::new();
+    let (mut old, mut new) = (&stage.a, &stage.b);
+    for round in 1..=ROUNDS {
+        let acknowledged = AtomicU64::new(old.newest());
+        let lost = AtomicBool::new(false);
+        let archived = std::thread::scope(|scope| {
+            let _load = Load(old.pgbench(&["-n", "-c", "2", "-T", "600"]).spawn().unwrap());
+            scope.spawn(|| {
+                while !lost.load(Ordering::SeqCst) {
+                    let next = acknowledged.load(Ordering::SeqCst) + 1;
+                    let insert = format!("INSERT INTO orders VALUES ({next}, 'order')");
+                    if !old.server.try_sql("postgres", &insert).status.success() {
+                        break;
+                    }
+                    acknowledged.store(next, Ordering::SeqCst);
+                }
+            });
+            // Every second time a base is taken under the load as well.
+            if round % 2 == 0 {
+                old.run(&["backup", "shop"]).code(0);
+            }
+            let archived = acknowledged.load(Ordering::SeqCst);
+            old.archived();
+            let more = archived + u64::from(round % 5);
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while acknowledged.load(Ordering::SeqCst) < more && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            old.server.kill();
+            lost.store(true, Ordering::SeqCst);
+            archived
+        });
+        let acknowledged = acknowledged.into_inner();
+
+        // Nobody has said that it is off: refused. Then the hook finds it so.
+        new.run(&["takeover", "shop", "--yes"]).code(1);
+        stage.dead(true);
+        let done = new.run(&["takeover", "shop", "--yes", "--json"]).code(0).json();
+        stage.dead(false);
+        let promotion = done["done"]["promotion-seconds"].as_f64().unwrap();
+        promotions.push(promotion);
+        let newest = new.newest();
+        assert!(
+            (archived..=acknowledged + 1).contains(&newest),
+            "round {round}: {newest} orders, of {archived} archived and {acknowledged} acknowledged"
+        );
+        new.is_sound();
+        new.write();
+
+        // What was the primary is taken over, and becomes a standby of the new one.
+        old.run(&["may-start", "shop"]).code(1);
+        old.run(&["backup", "shop"]).code(1);
+        new.run(&["backup", "shop"]).code(0);
+        old.run(&["rejoin", "shop"]).code(0);
+        let home = old.config.parent().unwrap().join(old.config.file_stem().unwrap());
+        for entry in fs::read_dir(home).unwrap().flatten() {
+            if entry.file_name().to_string_lossy().contains("diverged") {
+                fs::remove_dir_all(entry.path()).unwrap();
+            }
+        }
+        (old, new) = (new, old);
+    }
+    promotions.sort_by(f64::total_cmp);
+    println!("promotions in seconds: {promotions:?}");
+    let slowest = promotions.last().copied().unwrap();
+    assert!(slowest < 1.0, "a promotion took {slowest} s: {promotions:?}");
+}
+
+#[test]
+fn a_planned_takeover_loses_nothing_and_goes_back() {
+    let stage = Stage::new();
+    stage.a.write();
+    stage.a.run(&["backup", "shop"]).code(0);
+    stage.b.run(&["refresh", "shop"]).code(0);
+    let (mut old, mut new) = (&stage.a, &stage.b);
+    for _ in 0..2 {
+        let last = old.write();
+        old.run(&["offline", "shop"]).code(0);
+        assert!(!old.server.runs());
+        let done = new.run(&["takeover", "shop", "--planned", "--yes", "--json"]).code(0).json();
+        assert_eq!(done["assessment"]["loss"]["nothing"], true, "{done}");
+        assert_eq!(new.newest(), last);
+        new.write();
+        new.run(&["backup", "shop"]).code(0);
+        old.run(&["rejoin", "shop"]).code(0);
+        assert_eq!(old.server.sql("SELECT pg_is_in_recovery()"), "t");
+        (old, new) = (new, old);
+    }
+}
+
+/// Archiving fails just when the server stops: `offline` pushes what is left, or does not give its
+/// word.
+#[test]
+fn a_stopped_primary_gives_its_word_only_for_what_is_in_the_vault() {
+    let stage = Stage::new();
+    stage.a.write();
+    stage.a.run(&["backup", "shop"]).code(0);
+    stage.b.run(&["refresh", "shop"]).code(0);
+    stage.a.server.sql("ALTER SYSTEM SET archive_command = 'false'");
+    stage.a.server.sql("SELECT pg_reload_conf()");
+    stage.a.server.eventually("SELECT current_setting('archive_command') = 'false'");
+    let last = stage.a.write();
+    stage.a.run(&["offline", "shop"]).code(0);
+    stage.b.run(&["takeover", "shop", "--planned", "--yes"]).code(0);
+    assert_eq!(stage.b.newest(), last);
+}
+
+#[test]
+fn a_time_between_two_points_is_restored() {
+    let stage = Stage::new();
+    stage.a.write();
+    stage.a.run(&["backup", "shop"]).code(0);
+    for _ in 0..3 {
+        stage.a.write();
+    }
+    let wanted = stage.a.newest();
+    let time = stage.a.server.sql(
+        "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
+    );
+    for _ in 0..3 {
+        stage.a.write();
+    }
+    stage.a.archived();
+    let target = stage.dir.path().join("copy/data");
+    let shown = target.display().to_string();
+    stage.a.run(&["restore", "shop", "--at", &time, "--target", &shown]).code(0);
+    let copy = Host {
+        server: PgServer::on(&stage.dir.path().join("copy"), &target),
+        config: stage.a.config.clone(),
+        program: stage.a.program.clone(),
+    };
+    copy.server.start_with(&[&format!(
+        "-cunix_socket_directories={}",
+        copy.server.socket_dir().display()
+    )]);
+    copy.server.eventually("SELECT NOT pg_is_in_recovery()");
+    assert_eq!(copy.newest(), wanted);
+    // It is a copy to look at: production's log hears nothing of it.
+    assert_eq!(copy.server.sql("SHOW archive_mode"), "off");
+    stage.a.write();
+}
+
+/// No lock-in: restic and the password, and PostgreSQL does the rest.
+#[test]
+fn restic_alone_restores_a_base_that_starts() {
+    let stage = Stage::new();
+    for _ in 0..3 {
+        stage.a.write();
+    }
+    stage.a.run(&["backup", "shop"]).code(0);
+    let wanted = stage.a.newest();
+    let made = stage.a.run(&["backup", "shop", "--json"]).code(0).json();
+    let made = &made["services"][0];
+    let (files, read) = (made["files"].as_u64().unwrap(), made["files-read"].as_u64().unwrap());
+    assert!(read * 4 < files, "{read} of {files} files were read again");
+    let restic = |words: &[&str]| {
+        let mut command = Command::new("restic");
+        command
+            .arg("--repo")
+            .arg(stage.dir.path().join("vault/shop"))
+            .arg("--password-file")
+            .arg(stage.dir.path().join("password"))
+            .args(["--no-cache", "--quiet"])
+            .args(words);
+        run(&mut command).code(0)
+    };
+    restic(&["check", "--read-data"]);
+    let target = stage.dir.path().join("judge");
+    restic(&["restore", "latest", "--target", target.to_str().unwrap()]);
+    give(&target);
+    stage.a.server.stop("fast");
+    fs::rename(stage.dir.path().join("vault"), stage.dir.path().join("gone")).unwrap();
+    let data = target.join("postgres/data");
+    let copy = Host {
+        server: PgServer::on(&stage.dir.path().join("judged"), &data),
+        config: stage.a.config.clone(),
+        program: stage.a.program.clone(),
+    };
+    // Its settings are the source's: started by hand, it must not archive.
+    copy.server.start_with(&[
+        "-carchive_mode=off",
+        &format!("-cunix_socket_directories={}", copy.server.socket_dir().display()),
+    ]);
+    assert_eq!(copy.newest(), wanted);
+}
