@@ -241,6 +241,7 @@ fn a_backup_beside_another_is_fine() {
         .arg(shop.server.socket_dir())
         .args(["--max-rate=32k", "--checkpoint=fast", "-D"])
         .arg(&out)
+        .stderr(std::process::Stdio::null())
         .spawn()
         .expect("pg_basebackup");
     shop.server.eventually("SELECT count(*) > 0 FROM pg_stat_progress_basebackup");
