@@ -202,7 +202,7 @@ impl<'a> Teller<'a> {
     fn take_over(&mut self) -> Result<Timestamp, Failure> {
         self.narrator.act("Host B takes over.")?;
         let announced = self.announced()?;
-        self.b.mainstay(&mut self.narrator, &["takeover", "shop", "--yes", "-q"])?.must()?;
+        self.b.mainstay(&mut self.narrator, &["takeover", "shop", "--yes"])?.must()?;
         self.wait("the shop on B to sell", |entries| entries.of("b").count() > 0)?;
         let taken = self.sell("b")?;
         self.narrator.remark(&format!("Customers order at B: {taken} orders so far."))?;
@@ -257,8 +257,7 @@ impl<'a> Teller<'a> {
     }
 
     /// What takeover would do, before it does it: the source time of the point that B holds.
-    fn announced(&mut self) -> Result<Timestamp, Failure> {
-        self.b.mainstay(&mut self.narrator, &["takeover", "shop", "--dry-run"])?.must()?;
+    fn announced(&self) -> Result<Timestamp, Failure> {
         let plan = self.b.ask(&["takeover", "shop", "--dry-run"])?;
         let time = find(&plan, "kept-until").and_then(Value::as_str);
         time.and_then(|time| time.parse().ok()).ok_or_else(|| {

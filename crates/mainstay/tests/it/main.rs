@@ -8,6 +8,7 @@ mod command_line;
 mod configuration;
 mod demo;
 mod docs;
+mod guides;
 mod history;
 mod kills;
 mod newcomer;

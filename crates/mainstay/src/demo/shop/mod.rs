@@ -49,7 +49,8 @@ impl Kind {
     /// are not the same.
     pub(crate) fn seeds(self) -> u64 {
         match self {
-            Kind::Sqlite | Kind::Postgres => 20_000,
+            Kind::Sqlite => 500_000,
+            Kind::Postgres => 20_000,
             Kind::Files => 1_000,
         }
     }

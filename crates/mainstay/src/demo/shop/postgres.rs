@@ -143,7 +143,7 @@ pub(super) fn seed(place: &Place, orders: u64) -> Result<(), Failure> {
     client.batch_execute(SCHEMA).map_err(&failed)?;
     let mut past = client.transaction().map_err(&failed)?;
     let last = id(orders);
-    // As `prices` has them, in SQL: twenty thousand round trips would be a long prologue.
+    // The prices as `super::prices` has them: so many round trips would be a long prologue.
     past.execute(
         "INSERT INTO items
          SELECT n, p, CASE p WHEN 1 THEN 100 + n % 9973 WHEN 2 THEN 250 + 2 * (n % 9973)

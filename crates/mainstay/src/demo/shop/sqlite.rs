@@ -16,6 +16,18 @@ const SCHEMA: &str = "
     CREATE TABLE till (total INTEGER NOT NULL);
     INSERT INTO till VALUES (0);";
 
+/// The prices as `super::prices` has them: a million single inserts would be a long prologue.
+const PAST_ITEMS: &str = "
+    WITH RECURSIVE past(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM past WHERE n < ?1)
+    INSERT INTO items
+    SELECT n, p, CASE p WHEN 1 THEN 100 + n % 9973 WHEN 2 THEN 250 + 2 * (n % 9973)
+                        ELSE 999 + 3 * (n % 9973) END
+    FROM past, (SELECT 1 AS p UNION ALL SELECT 2 UNION ALL SELECT 3)";
+
+const PAST_SUMS: &str = "
+    INSERT INTO orders SELECT number, 'past', sum(price) FROM items GROUP BY number;
+    UPDATE till SET total = (SELECT sum(total) FROM orders);";
+
 pub(super) struct Sqlite {
     database: Connection,
 }
@@ -47,7 +59,7 @@ impl Shop for Sqlite {
             .database
             .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
             .map_err(&failed)?;
-        insert(&order, number, host, || std::thread::sleep(pause)).map_err(&failed)?;
+        insert(&order, number, host, pause).map_err(&failed)?;
         order.commit().map_err(&failed)
     }
 }
@@ -56,14 +68,14 @@ fn insert(
     database: &Connection,
     number: u64,
     host: &str,
-    pause: impl FnOnce(),
+    pause: Duration,
 ) -> Result<(), rusqlite::Error> {
     database.prepare_cached("INSERT INTO orders VALUES (?1, ?2, ?3)")?.execute(params![
         id(number),
         host,
         total(number)
     ])?;
-    pause();
+    std::thread::sleep(pause);
     for (position, price) in (1..).zip(prices(number)) {
         database.prepare_cached("INSERT INTO items VALUES (?1, ?2, ?3)")?.execute(params![
             id(number),
@@ -85,9 +97,8 @@ pub(super) fn seed(place: &Place, orders: u64) -> Result<(), Failure> {
     database.execute_batch("PRAGMA journal_mode = WAL;").map_err(&failed)?;
     let past = database.transaction().map_err(&failed)?;
     past.execute_batch(SCHEMA).map_err(&failed)?;
-    for number in 1..=orders {
-        insert(&past, number, "past", || ()).map_err(&failed)?;
-    }
+    past.execute(PAST_ITEMS, [id(orders)]).map_err(&failed)?;
+    past.execute_batch(PAST_SUMS).map_err(&failed)?;
     past.commit().map_err(&failed)
 }
 
