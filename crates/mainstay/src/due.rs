@@ -19,7 +19,10 @@ const GRACE: Duration = Duration::from_secs(60 * 60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Attempt {
     pub(crate) began: Timestamp,
+    /// It came to its end.
     pub(crate) well: bool,
+    /// But something of the source could not be read.
+    pub(crate) incomplete: bool,
 }
 
 /// What was observed of one service.
@@ -180,7 +183,11 @@ mod tests {
     }
 
     fn seen(attempts: &[(&str, bool)]) -> Observed {
-        let attempt = |(began, well): &(&str, bool)| Attempt { began: at(began), well: *well };
+        let attempt = |(began, well): &(&str, bool)| Attempt {
+            began: at(began),
+            well: *well,
+            incomplete: false,
+        };
         Observed {
             role: Role::Primary,
             schedule: Some(Schedule::parse("0 * * * *", TimeZone::UTC).unwrap()),

@@ -16,6 +16,7 @@ mod init;
 mod rescue;
 mod signals;
 mod status;
+mod teller;
 mod ui;
 mod units;
 

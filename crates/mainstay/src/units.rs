@@ -6,6 +6,7 @@ use jiff::tz::TimeZone;
 use model::duration;
 use std::time::Duration;
 
+use model::duration::human;
 pub(crate) use model::duration::{age, ago, human as duration};
 pub(crate) use model::size::human as size;
 
@@ -37,6 +38,11 @@ pub(crate) fn parse_time(text: &str) -> Result<Timestamp, String> {
     Err(format!(
         "{text:?} is not a time; write it as 2026-11-21T01:04:42Z, '2026-11-21 01:04' or '2h ago'"
     ))
+}
+
+/// How old that is, in whole seconds; none if it lies in the future.
+pub(crate) fn old(then: Timestamp, now: Timestamp) -> Option<String> {
+    age(then, now).map(|age| human(Duration::from_secs(age.as_secs())))
 }
 
 /// The time in this host's zone: `2026-11-21 01:04:42`.

@@ -102,3 +102,13 @@ fn once(names: &[ServiceName]) -> Vec<ServiceName> {
 pub(crate) fn engine_of(file: &Snapshot) -> Option<&str> {
     file.tags.iter().find_map(|tag| tag.strip_prefix("mainstay:engine="))
 }
+
+/// `GATE=REASON`; neither is empty.
+pub(crate) fn parse_override(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((gate, reason)) if !reason.trim().is_empty() => {
+            Ok((gate.trim().to_owned(), reason.trim().to_owned()))
+        }
+        _ => Err("write GATE=REASON".to_owned()),
+    }
+}

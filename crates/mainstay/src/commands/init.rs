@@ -4,9 +4,8 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::files::{self, Existing};
 use crate::init::make::{self, Did, Made, Options, Recovery};
 use crate::init::{discover, propose, timer};
-use crate::ui::ask;
-use model::{Class, ServiceName};
-use serde_json::json;
+use crate::ui::{ask, init as ui};
+use model::Class;
 use std::path::{Path, PathBuf};
 
 /// Set this host up: make what the configuration names, or propose a configuration.
@@ -85,28 +84,11 @@ pub(crate) fn run(app: &App, args: &InitArgs) -> Outcome {
     };
     let made = make::make(app, &site, Options { dry_run: args.dry_run, recovery })?;
     let units = if args.install_timer { install(app, args, &file)? } else { Vec::new() };
-    tell(app, &made, wrote.then_some(file.as_path()), &units)?;
+    ui::tell(app, &made, wrote.then_some(file.as_path()), &units)?;
     if made.steps.iter().any(|step| step.did == Did::Made) && made.failures.is_empty() {
-        app.out.say(next(&made))?;
+        app.out.say(ui::next(&made))?;
     }
     fail_if_any(made)
-}
-
-/// What is to be done next: a primary is backed up, a standby refreshed.
-fn next(made: &Made) -> String {
-    let refresh: Vec<_> = made.standby.iter().map(ServiceName::as_str).collect();
-    let backup: Vec<_> = made.primary.iter().map(ServiceName::as_str).collect();
-    let steps = match (backup.is_empty(), refresh.is_empty()) {
-        (false, true) => "mainstay backup --all, and ".to_owned(),
-        (true, false) => format!("mainstay refresh {}, and ", refresh.join(" ")),
-        (false, false) => format!(
-            "mainstay backup {}, mainstay refresh {}, and ",
-            backup.join(" "),
-            refresh.join(" ")
-        ),
-        (true, true) => String::new(),
-    };
-    format!("\nNext: {steps}mainstay doctor.")
 }
 
 /// Proposes a configuration and writes it, if it is wanted.
@@ -166,47 +148,6 @@ fn install(app: &App, args: &InitArgs, config: &Path) -> Result<Vec<PathBuf>, Fa
         app.out.say("The timer runs; `systemctl list-timers mainstay.timer` shows it.")?;
     }
     Ok(written)
-}
-
-fn tell(app: &App, made: &Made, config: Option<&Path>, units: &[PathBuf]) -> Result<(), Failure> {
-    let out = &app.out;
-    if out.json {
-        let failed: Vec<_> = made.failures.iter().map(|(name, _)| name).collect();
-        return out.document(&json!({
-            "configuration-written": config,
-            "steps": made.steps,
-            "units-written": units,
-            "recovery-key": made.recovery_key.as_ref().map(|key| key.expose()),
-            "recovery-key-opens": made.recoverable,
-            "failed": failed,
-        }));
-    }
-    if let Some(config) = config {
-        out.say(format_args!("{}  {}", out.paint.good("wrote  "), config.display()))?;
-    }
-    for step in &made.steps {
-        let did = match step.did {
-            Did::Made => out.paint.good("made   "),
-            Did::Left => out.paint.dim("there  "),
-            Did::Missing => out.paint.warning("missing"),
-        };
-        out.say(format_args!("{did}  {}", step.what))?;
-    }
-    for unit in units {
-        out.say(format_args!("{}  {}", out.paint.good("wrote  "), unit.display()))?;
-    }
-    if let Some(key) = &made.recovery_key {
-        let names: Vec<_> = made.recoverable.iter().map(|name| name.as_str()).collect();
-        // Shown even with --quiet: it is never shown again.
-        out.line(format_args!(
-            "\nRecovery key for {}. Write it down now; it is stored nowhere:\n\n    {}\n\n\
-             It opens the repository when this host and its password file are lost: give it to\n\
-             `mainstay rescue`, or to `restic` as the password.",
-            names.join(", "),
-            out.paint.bold(key.expose()),
-        ))?;
-    }
-    Ok(())
 }
 
 /// Tells the first failure; the others in its list.

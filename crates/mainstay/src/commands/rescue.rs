@@ -1,14 +1,13 @@
 use super::common::{Point, engine_of};
 use crate::app::App;
 use crate::failure::{Exit, Failure, Outcome};
-use crate::rescue::{Opened, Rescue, direct};
+use crate::rescue::{Opened, Rescue, restore};
 use crate::ui::ask;
 use crate::ui::table::{Column, table};
 use crate::ui::words::count;
 use crate::units;
 use jiff::Timestamp;
 use model::{PointName, Secret, ServiceName};
-use operations::restore::Params;
 use operations::secrets::{self, Source};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -122,12 +121,12 @@ fn line(opened: &Opened, now: Timestamp) -> (Vec<String>, Value) {
     let name = newest.zip(time).map(|((id, file), time)| {
         PointName::of(time, engine_of(file).unwrap_or("restic"), *id).to_string()
     });
-    let age = time.and_then(|time| units::age(time, now));
+    let age = time.and_then(|time| units::old(time, now));
     let row = vec![
         opened.name.to_string(),
         opened.snapshots.len().to_string(),
         name.clone().unwrap_or_else(|| "nothing was ever backed up".to_owned()),
-        age.map(units::duration).unwrap_or_default(),
+        age.unwrap_or_default(),
         String::new(),
     ];
     let value = json!({
@@ -144,88 +143,28 @@ fn restore(app: &App, rescue: &Rescue, args: &RestoreArgs) -> Outcome {
     let opened = rescue.open(&args.service)?;
     let target = std::path::absolute(&args.target)
         .map_err(|e| Failure::io("find", args.target.display(), &e))?;
-    let work = tempfile::Builder::new()
-        .prefix("mainstay-rescue-")
-        .tempdir()
-        .map_err(|e| Failure::io("make", "a temporary directory", &e))?;
-    let plain = match (args.plain, rescue.site(&opened, work.path())) {
-        (true, _) => None,
-        (false, Err(failure)) => Some(failure),
-        (false, Ok(service)) => match service.load_state() {
-            Err(error) => Some(error.into()),
-            Ok(versioned) => {
-                if versioned.number == 0 {
-                    app.out.warn(
-                        "the vault's state of this service is missing; the snapshot files are \
-                         taken for its history, newest first",
-                    );
-                }
-                let params = Params {
-                    which: args.point.which(),
-                    target: Some(target.clone()),
-                    as_name: None,
-                    replace: false,
-                    no_start: true,
-                    dry_run: false,
-                };
-                let done = operations::restore::run(&service, &params, &app.run())?;
-                let log = service.engine().is_ok_and(|engine| engine.abilities().log);
-                return tell(app, args, done.snapshot, &done.targets, done.files, done.bytes)
-                    .map(|exit| keep_for_log(app, work, log).map(|()| exit))?;
-            }
-        },
-    };
-    if let Some(failure) = plain {
-        app.out.warn(format_args!(
-            "{}; restoring the files of the snapshot as they are",
-            failure.one_line()
-        ));
-    }
-    let snapshot = direct::resolve(&opened, &args.point.which())?;
-    let restored = direct::restore(&opened, snapshot, &target, &*app.progress(), &app.cancel)?;
-    tell(app, args, snapshot, &[target], restored.files, restored.bytes)
-}
-
-/// A server that replays its log calls the program back, with the configuration in this directory.
-fn keep_for_log(app: &App, work: tempfile::TempDir, log: bool) -> Result<(), Failure> {
-    if log {
-        let dir = work.keep();
-        app.out.say(format_args!(
-            "  Until the server has replayed its log, keep {}: it holds the password that\n  the \
-             server fetches its log with.",
-            dir.display()
-        ))?;
-    }
-    Ok(())
-}
-
-fn tell(
-    app: &App,
-    args: &RestoreArgs,
-    snapshot: model::SnapshotId,
-    targets: &[PathBuf],
-    files: u64,
-    bytes: u64,
-) -> Outcome {
+    let which = args.point.which();
+    let done = restore::restore(app, rescue, &opened, &which, &target, args.plain)?;
     if app.out.json {
-        app.out.document(&json!({
-            "service": args.service,
-            "snapshot": snapshot,
-            "targets": targets,
-            "files": files,
-            "bytes": bytes,
-        }))?;
+        app.out.document(&done)?;
         return Ok(Exit::DONE);
     }
     app.out.say(format_args!(
         "{}: restored from {}; {}, {}",
         args.service,
-        snapshot.short(),
-        count(files, "file", "files"),
-        units::size(bytes),
+        done.snapshot.short(),
+        count(done.files, "file", "files"),
+        units::size(done.bytes),
     ))?;
-    for target in targets {
+    for target in &done.targets {
         app.out.say(format_args!("  to {}", target.display()))?;
+    }
+    if let Some(dir) = &done.kept {
+        app.out.say(format_args!(
+            "  Until the server has replayed its log, keep {}: it fetches the log with the\n  \
+             configuration and the password in there.",
+            dir.display()
+        ))?;
     }
     Ok(Exit::DONE)
 }

@@ -1,17 +1,15 @@
 use super::{backup, refresh};
 use crate::app::App;
-use crate::due::{self, Action, Attempt, Observed, Tell, Told};
+use crate::due::{self, Action, Attempt, Observed};
 use crate::failure::{Exit, Failure, Outcome};
-use crate::files::{self, Existing};
+use crate::teller::Teller;
 use crate::units;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use model::schedule::Schedule;
 use model::{Class, Role};
-use operations::alert::{self, Alert};
 use operations::{Kind, ServiceSite, history, look};
 use serde_json::{Value, json};
-use std::path::PathBuf;
 
 /// Do what is due by the schedules of this host: called by a timer, every minute or so.
 ///
@@ -52,24 +50,47 @@ fn plan(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Failure> {
 
 fn one(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Failure> {
     let mut teller = Teller::load(app, service);
-    let seen = match observe(app, service) {
-        Ok(seen) => {
-            teller.tell("unreachable", None);
-            seen
-        }
-        Err(failure) => {
-            teller.tell("unreachable", Some(failure.one_line()));
-            teller.save()?;
-            return Err(failure);
-        }
+    let seen = observe(app, service);
+    teller.tell("unreachable", seen.as_ref().err().map(Failure::one_line));
+    let done = match seen {
+        Ok(seen) => act(app, service, &seen, &mut teller),
+        Err(failure) => Err(failure),
     };
-    let decision = due::decide(&seen, Timestamp::now());
-    let (event, ran) = match decision.action {
-        Action::Backup => ("backup-failed", Some(backup::one(app, service, false))),
-        Action::Refresh => ("refresh-failed", Some(refresh::newest(app, service))),
-        Action::Nothing => ("", None),
+    let unsent = teller.save()?;
+    let (exit, value) = done?;
+    Ok((if unsent { exit.max(Exit::NOT_WELL) } else { exit }, value))
+}
+
+/// Runs what is due, and tells what came of it and how old the history is after it.
+fn act(
+    app: &App,
+    service: &ServiceSite,
+    seen: &Observed,
+    teller: &mut Teller<'_>,
+) -> Result<(Exit, Value), Failure> {
+    let decision = due::decide(seen, Timestamp::now());
+    let (event, other) = match seen.role {
+        Role::Primary => ("backup-failed", "refresh-failed"),
+        _ => ("refresh-failed", "backup-failed"),
+    };
+    let ran = match decision.action {
+        Action::Backup => Some(backup::one(app, service, false)),
+        Action::Refresh => Some(refresh::newest(app, service)),
+        Action::Nothing => None,
     };
     let result = match ran {
+        // Somebody wanted it to end.
+        Some(Err(failure)) if failure.class() == Class::Cancelled => return Err(failure),
+        // Something else runs; it is due again in a minute.
+        Some(Err(failure)) if failure.class() == Class::Locked => {
+            app.out.detail(format_args!("{}: {}", service.name(), failure.one_line()));
+            Ok((Exit::DONE, Value::Null))
+        }
+        Some(Err(failure)) => {
+            teller.tell(event, Some(failure.one_line()));
+            Err(failure)
+        }
+        Some(Ok(done)) => Ok(done),
         None => {
             app.out.detail(match decision.next {
                 Some(next) => format!("{}: next at {}", service.name(), units::local(next)),
@@ -77,30 +98,19 @@ fn one(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Failure> {
             });
             Ok((Exit::DONE, Value::Null))
         }
-        Some(Err(failure)) if failure.class() == Class::Locked => {
-            app.out.detail(format_args!("{}: {}", service.name(), failure.one_line()));
-            Ok((Exit::DONE, Value::Null))
-        }
-        // Somebody wanted it to end.
-        Some(Err(failure)) if failure.class() == Class::Cancelled => return Err(failure),
-        Some(Err(failure)) => {
-            teller.tell(event, Some(failure.one_line()));
-            Err(failure)
-        }
-        Some(Ok((exit, value))) => {
-            teller.tell(event, None);
-            let incomplete = exit == Exit::UNREADABLE;
-            let what = "something of the source could not be read; the point is incomplete";
-            teller.tell("backup-incomplete", incomplete.then(|| what.to_owned()));
-            Ok((exit, value))
-        }
     };
-    let seen = if result.is_ok() { observe(app, service)? } else { seen };
+    let seen = observe(app, service)?;
+    // Whoever made it: a run by hand ends a failure too. What another role failed at is past.
+    if let Some(last) = seen.attempts.last().filter(|last| last.well) {
+        teller.tell(event, None);
+        let what = "something of the source could not be read; the point is incomplete";
+        teller.tell("backup-incomplete", last.incomplete.then(|| what.to_owned()));
+    }
+    teller.tell(other, None);
     let stale = due::staleness(&seen, Timestamp::now());
     teller.tell("rpo-exceeded", stale.clone());
-    let unsent = teller.save()?;
     let (exit, value) = result?;
-    let exit = if stale.is_some() || unsent { exit.max(Exit::NOT_WELL) } else { exit };
+    let exit = if stale.is_some() { exit.max(Exit::NOT_WELL) } else { exit };
     Ok((
         exit,
         json!({ "ran": decision.action, "result": value, "stale": stale, "next": decision.next }),
@@ -128,10 +138,11 @@ fn observe(app: &App, service: &ServiceSite) -> Result<Observed, Failure> {
     };
     let kind = if me.role == Role::Primary { Kind::Backup } else { Kind::Refresh };
     let runs = history::list(service)?.into_iter().filter(|one| one.kind == kind && !one.running);
-    let attempt = |one: history::Operation| Attempt {
-        began: one.started,
-        well: crate::ui::words::went_well(one.outcome)
-            || one.outcome == Some(operations::Outcome::Incomplete),
+    let attempt = |one: history::Operation| {
+        let incomplete = one.outcome == Some(operations::Outcome::Incomplete);
+        // What somebody cancelled is no failure, but no run either.
+        let well = one.outcome == Some(operations::Outcome::Done) || incomplete;
+        Attempt { began: one.started, well, incomplete }
     };
     let engine = service.engine()?;
     let log = engine.abilities().log;
@@ -150,60 +161,4 @@ fn observe(app: &App, service: &ServiceSite) -> Result<Observed, Failure> {
         holds,
         since: me.since,
     })
-}
-
-/// Sends alerts, and remembers which.
-struct Teller<'a> {
-    app: &'a App,
-    service: &'a ServiceSite,
-    file: PathBuf,
-    told: Told,
-    before: Told,
-    unsent: bool,
-}
-
-impl<'a> Teller<'a> {
-    fn load(app: &'a App, service: &'a ServiceSite) -> Teller<'a> {
-        let file = service.dir().join("alerts.json");
-        let told: Told = match std::fs::read(&file) {
-            // Damaged, it is as if nobody had been told: better twice than never.
-            Ok(text) => serde_json::from_slice(&text).unwrap_or_default(),
-            Err(_) => Told::default(),
-        };
-        Teller { app, service, file, before: told.clone(), told, unsent: false }
-    }
-
-    /// Tells that it is wrong, and how, or that it is well, if somebody must hear that now.
-    fn tell(&mut self, event: &str, wrong: Option<String>) {
-        let now = Timestamp::now();
-        let tell = self.told.tell(event, wrong.is_some(), now);
-        let (event_sent, message) = match (tell, wrong) {
-            (Tell::Wrong, Some(message)) => (event.to_owned(), message),
-            (Tell::Recovered, _) => (format!("{event}-over"), format!("{event} is over")),
-            _ => return,
-        };
-        let alert = Alert {
-            host: self.service.member().clone(),
-            service: Some(self.service.name().clone()),
-            event: event_sent,
-            message: format!("{}: {message}", self.service.name()),
-            at: now,
-        };
-        match alert::send(self.service.site(), &alert) {
-            Ok(()) => self.told.remember(event, tell, now),
-            Err(error) => {
-                self.unsent = true;
-                self.app.out.warn(Failure::from(error).one_line());
-            }
-        }
-    }
-
-    /// Remembers it for the next run; says whether something could not be sent.
-    fn save(self) -> Result<bool, Failure> {
-        if self.told != self.before {
-            let text = serde_json::to_vec(&self.told).unwrap_or_default();
-            files::write(&self.file, &text, 0o600, Existing::Replace)?;
-        }
-        Ok(self.unsent)
-    }
 }

@@ -147,7 +147,7 @@ fn show(app: &App, lines: &[Line]) -> String {
         let mut row = vec![
             line.name.clone(),
             units::local(line.source_time),
-            units::age(line.source_time, now).map(units::duration).unwrap_or_default(),
+            units::old(line.source_time, now).unwrap_or_default(),
             size(line.size_bytes),
             size(line.added_bytes),
         ];

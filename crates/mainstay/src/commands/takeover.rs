@@ -1,18 +1,18 @@
+use super::common;
 use crate::app::App;
 use crate::candidate;
 use crate::failure::{Exit, Failure, Outcome};
-use crate::ui::ask;
-use crate::ui::words::shown;
+use crate::ui::{self, ask};
 use crate::units;
 use jiff::Timestamp;
 use model::state::TakeoverKind;
-use model::{Class, Generation, MemberName, ServiceName, ServiceState};
-use operations::takeover::{self as executor, Done, Params};
+use model::{Class, Generation, MemberName, ServiceName};
+use operations::takeover::{self as executor, Params};
 use operations::{ServiceSite, recover};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use takeover::{Assessment, Request, Seen, Standing, Step, Verdict, assess};
+use takeover::{Assessment, Request, Seen, Standing, Step, assess};
 
 /// Make this host's standby the primary.
 ///
@@ -35,7 +35,7 @@ pub(crate) struct TakeoverArgs {
     to: Option<MemberName>,
 
     /// Open a gate, for this reason.
-    #[arg(long = "override", value_name = "GATE=REASON", value_parser = parse_override)]
+    #[arg(long = "override", value_name = "GATE=REASON", value_parser = common::parse_override)]
     overrides: Vec<(String, String)>,
 
     /// How long a planned takeover waits for the old primary to stop.
@@ -62,15 +62,6 @@ pub(crate) struct TakeoverArgs {
     abandon: Option<Option<String>>,
 }
 
-fn parse_override(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((gate, reason)) if !reason.trim().is_empty() => {
-            Ok((gate.trim().to_owned(), reason.trim().to_owned()))
-        }
-        _ => Err("write GATE=REASON".to_owned()),
-    }
-}
-
 pub(crate) fn run(app: &App, args: &TakeoverArgs) -> Outcome {
     let service = app.service(&args.service)?;
     if let Some(id) = &args.abandon {
@@ -93,10 +84,10 @@ pub(crate) fn run(app: &App, args: &TakeoverArgs) -> Outcome {
     let observed = candidate::observe(app, &service)?;
     let assessment = assess(&state, &observed, &request, Timestamp::now());
     if !app.out.json {
-        show(app, &service, &state, &assessment)?;
+        ui::takeover::plan(app, &service, &state, &assessment)?;
     }
     if !assessment.allowed {
-        return Err(refused(&service, &assessment));
+        return Err(ui::takeover::refused(&service, &assessment));
     }
     if args.dry_run {
         if app.out.json {
@@ -106,92 +97,6 @@ pub(crate) fn run(app: &App, args: &TakeoverArgs) -> Outcome {
     }
     confirm(app, args, &service)?;
     execute(app, args, &service, &assessment, state.generation)
-}
-
-/// What would happen, as far as it is known.
-fn show(
-    app: &App,
-    service: &ServiceSite,
-    state: &ServiceState,
-    assessment: &Assessment,
-) -> Result<(), Failure> {
-    let out = &app.out;
-    let (paint, now) = (&out.paint, Timestamp::now());
-    let primary = match &state.primary {
-        Some(primary) => {
-            let stopped = state.members.get(primary).and_then(|member| member.stopped.as_ref());
-            let how = match stopped {
-                Some(stopped) => format!("stopped {}", units::ago(stopped.at, now)),
-                None => "has not said that it is stopped".to_owned(),
-            };
-            format!("{primary}, {how}")
-        }
-        None => "none".to_owned(),
-    };
-    out.say(paint.bold(&format!("Takeover of {} by {}", service.name(), service.member())))?;
-    out.say(format_args!(
-        "  generation   {} becomes {}",
-        state.generation,
-        state.generation.next()
-    ))?;
-    out.say(format_args!("  old primary  {primary}"))?;
-    let newest = match state.head_point() {
-        Some(point) => {
-            format!("{} ({})", point.name(), units::ago(point.source_time, now))
-        }
-        None => "none".to_owned(),
-    };
-    out.say(format_args!("  newest point {newest}"))?;
-    let loss = match assessment.loss.nothing {
-        true => paint.good(&assessment.loss.sentence),
-        false => paint.warning(&assessment.loss.sentence),
-    };
-    out.say(format_args!("  lost         {loss}"))?;
-    // Gates that stand open are counted; who wants to read them all asks with --verbose.
-    let shut = |report: &&takeover::GateReport| !matches!(report.verdict, Verdict::Open);
-    let told: Vec<_> = assessment.gates.iter().filter(|r| out.verbose() || shut(r)).collect();
-    let open = assessment.gates.len() - assessment.gates.iter().filter(shut).count();
-    out.say(format_args!("  gates        {open} of {} stand open", assessment.gates.len()))?;
-    for report in told {
-        let verdict = match &report.verdict {
-            Verdict::Open => paint.good("open  "),
-            Verdict::Shut { .. } => paint.bad("SHUT  "),
-            Verdict::Overridden { .. } => paint.warning("forced"),
-        };
-        out.say(format_args!("  {verdict}       {}: {}", report.gate, report.why))?;
-        if let Verdict::Overridden { reason } = &report.verdict {
-            out.say(format_args!("               the reason given: {}", shown(reason)))?;
-        }
-    }
-    for (number, step) in assessment.steps.iter().enumerate() {
-        out.say(format_args!("  step {:<7} {step}", number + 1))?;
-    }
-    Ok(())
-}
-
-fn refused(service: &ServiceSite, assessment: &Assessment) -> Failure {
-    let mut findings = assessment.mistakes.clone();
-    findings.extend(assessment.shut().map(|gate| format!("{}: {}", gate.gate, gate.why)));
-    let failure = Failure::refused(&assessment.sentence).listing(findings);
-    let forced = assessment
-        .shut()
-        .map(|report| {
-            matches!(report.verdict, Verdict::Shut { overridable: true }).then_some(report.gate)
-        })
-        .collect::<Option<Vec<_>>>()
-        .filter(|gates| !gates.is_empty() && assessment.mistakes.is_empty());
-    match forced {
-        Some(gates) => {
-            let words: Vec<String> =
-                gates.iter().map(|gate| format!("--override {gate}='REASON'")).collect();
-            failure.hint(format!(
-                "If you know better, say why: mainstay takeover {} {}",
-                service.name(),
-                words.join(" ")
-            ))
-        }
-        None => failure,
-    }
 }
 
 /// A person types the service's name; a script says `--yes`.
@@ -251,39 +156,9 @@ fn execute(
             &json!({ "service": args.service, "assessment": assessment, "done": done }),
         )?;
     } else {
-        tell(app, service, &done)?;
+        ui::takeover::done(app, service, &done)?;
     }
     Ok(Exit::DONE)
-}
-
-fn tell(app: &App, service: &ServiceSite, done: &Done) -> Result<(), Failure> {
-    let out = &app.out;
-    out.say(format_args!(
-        "\n{}: {} is the primary at generation {}, in {}",
-        service.name(),
-        out.paint.bold(service.member().as_str()),
-        done.generation,
-        units::duration(Duration::from_secs_f64(done.seconds.max(0.0))),
-    ))?;
-    if let Some(time) = done.source_time {
-        out.say(format_args!("  It goes on from {}.", units::local(time)))?;
-    }
-    for item in &done.checklist {
-        let mark = if item.done { out.paint.good("done") } else { out.paint.bad("TO DO") };
-        let detail = if item.detail.is_empty() {
-            String::new()
-        } else {
-            format!(": {}", shown(&item.detail))
-        };
-        out.say(format_args!("  {mark}  {}{detail}", item.what))?;
-    }
-    if let (Some(from), Some(label)) = (&done.from, &done.old_label) {
-        out.say(format_args!(
-            "  The old copy on {from} is kept as {label}; `mainstay rejoin {}` there makes it a standby.",
-            service.name()
-        ))?;
-    }
-    Ok(())
 }
 
 /// Gives back one claim: the one that was named, or the one that was shown and confirmed. If another

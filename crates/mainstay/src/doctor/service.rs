@@ -111,6 +111,16 @@ fn the_engine(
     let Some(seen) = chain.need("engine", seen)? else { return Ok(()) };
     let version = seen.version.map(|version| format!(" {version}")).unwrap_or_default();
     chain.ok("engine", format!("{}{version}: {}", engine.name(), seen.summary))?;
+    if my_role == Role::Primary && !seen.has_data && service.spec().exporter.is_none() {
+        chain.fail(
+            "service",
+            "its data is missing, and this member is the primary",
+            format!(
+                "Mount what it is on, correct the path, or bring it back with `mainstay restore {}`.",
+                service.name()
+            ),
+        )?;
+    }
     match (my_role, seen.running) {
         (Role::Primary, Running::No) => chain.fail(
             "service",
@@ -203,7 +213,7 @@ fn freshness(chain: &mut Chain<'_>, service: &ServiceSite, state: &ServiceState)
             "Compare the clocks of the hosts.",
         );
     };
-    let found = format!("{} old", units::duration(age));
+    let found = format!("{} old", units::old(head.source_time, now).unwrap_or_default());
     let declared = service.spec().rpo.as_deref().and_then(|rpo| units::parse_duration(rpo).ok());
     match declared {
         Some(rpo) if age > rpo => chain.fail(

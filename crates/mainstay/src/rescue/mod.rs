@@ -2,6 +2,7 @@
 //! configuration, no state directory, perhaps not even the vault's state objects.
 
 pub(crate) mod direct;
+pub(crate) mod restore;
 
 use crate::failure::Failure;
 use crate::files::{self, Existing};

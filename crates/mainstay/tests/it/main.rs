@@ -18,4 +18,5 @@ mod rig;
 mod setup;
 mod standby;
 mod takeover;
+mod watching;
 mod world;

@@ -1,0 +1,176 @@
+//! The state of services as it is shown.
+
+use crate::app::App;
+use crate::failure::Failure;
+use crate::status::{self, MemberStatus, Status};
+use crate::ui::words;
+use crate::units;
+use jiff::Timestamp;
+use model::Role;
+use operations::ServiceSite;
+use operations::history::Operation;
+use std::time::Duration;
+
+fn seconds(seconds: u64) -> String {
+    units::duration(Duration::from_secs(seconds))
+}
+
+/// One line of the table.
+pub(crate) fn row(app: &App, service: &ServiceSite, status: &Status) -> Vec<String> {
+    let standbys = status.members.iter().filter(|member| member.role == Role::Standby);
+    let standbys: Vec<String> = standbys.map(|member| standby(app, member)).collect();
+    vec![
+        service.name().to_string(),
+        status.engine.clone(),
+        role(app, status.role),
+        status.generation.to_string(),
+        status.points.to_string(),
+        age(app, status),
+        status.rpo_seconds.map(seconds).unwrap_or_default(),
+        standbys.join("; "),
+        activity(app, status),
+    ]
+}
+
+fn role(app: &App, role: Option<Role>) -> String {
+    match role {
+        Some(Role::Broken) => app.out.paint.bad("broken"),
+        Some(role) => words::role(role).to_owned(),
+        None => app.out.paint.warning("not joined"),
+    }
+}
+
+fn age(app: &App, status: &Status) -> String {
+    let age = match &status.head {
+        None => return app.out.paint.bad("no point"),
+        Some(head) => head.age_seconds.map_or_else(|| "in the future".to_owned(), seconds),
+    };
+    if status.rpo_kept == Some(false) { app.out.paint.bad(&age) } else { age }
+}
+
+fn standby(app: &App, member: &MemberStatus) -> String {
+    let what = match member.behind_seconds {
+        _ if member.importing => "refreshing".to_owned(),
+        None if member.holds.is_none() => app.out.paint.warning("empty"),
+        None | Some(0) => "up to date".to_owned(),
+        Some(behind) => format!("{} behind", seconds(behind)),
+    };
+    format!("{}: {what}", member.name)
+}
+
+fn activity(app: &App, status: &Status) -> String {
+    if let Some(running) = &status.running {
+        return progress(running);
+    }
+    if let Some(intent) = &status.takeover {
+        return app.out.paint.warning(&format!("takeover to {}", intent.to));
+    }
+    match &status.last_failure {
+        Some(failed) => app.out.paint.bad(&format!(
+            "{} {}",
+            failed.kind.as_str(),
+            words::outcome(failed.outcome)
+        )),
+        None => String::new(),
+    }
+}
+
+/// `backup: reading, 1.2 GiB of 3.4 GiB, 120 MiB/s, 12 s left`.
+fn progress(running: &Operation) -> String {
+    let mut text = running.kind.as_str().to_owned();
+    let Some(numbers) = &running.progress else { return text };
+    text.push_str(&format!(": {}", numbers.phase));
+    if numbers.bytes > 0 {
+        text.push_str(&format!(", {}", units::size(numbers.bytes)));
+        if numbers.bytes_expected > 0 {
+            text.push_str(&format!(" of {}", units::size(numbers.bytes_expected)));
+        }
+        text.push_str(&format!(", {}/s", units::size(numbers.bytes_per_second)));
+    }
+    if let Some(left) = numbers.seconds_left {
+        text.push_str(&format!(", {} left", seconds(left)));
+    }
+    text
+}
+
+/// Everything about one service.
+pub(crate) fn detail(
+    app: &App,
+    service: &ServiceSite,
+    status: &Status,
+    now: Timestamp,
+) -> Result<(), Failure> {
+    let out = &app.out;
+    let line = |title: &str, text: String| out.line(format_args!("  {title:13} {text}"));
+    out.line(format_args!("{} ({})", out.paint.bold(service.name().as_str()), status.engine))?;
+    let since = status.since.map(|since| format!(" since {}", units::local(since)));
+    let me =
+        format!("{}, on {}{}", role(app, status.role), status.member, since.unwrap_or_default());
+    line("role", me)?;
+    line("generation", status.generation.to_string())?;
+    match &status.head {
+        None => line("newest point", out.paint.bad("none"))?,
+        Some(head) => {
+            line("newest point", format!("{} ({})", head.name, units::size(head.size_bytes)))?;
+            let promise = match (status.rpo_seconds, status.rpo_kept) {
+                (Some(rpo), Some(true)) => format!("; the RPO of {} is kept", seconds(rpo)),
+                (Some(rpo), _) => {
+                    out.paint.bad(&format!("; the RPO of {} is not kept", seconds(rpo)))
+                }
+                _ => String::new(),
+            };
+            line("its age", format!("{}{promise}", age(app, status)))?;
+        }
+    }
+    line("points", status.points.to_string())?;
+    for member in &status.members {
+        line("member", of_member(app, member))?;
+    }
+    if let Some(intent) = &status.takeover {
+        let text = format!(
+            "to {}, claimed {} as {}",
+            intent.to,
+            units::ago(intent.claimed, now),
+            intent.id
+        );
+        line("takeover", out.paint.warning(&text))?;
+    }
+    if let Some(running) = &status.running {
+        line("running", format!("{}, {}", progress(running), running.id))?;
+    }
+    if let Some(last) = &status.last {
+        let text = format!(
+            "{} {}: {}",
+            last.kind.as_str(),
+            units::ago(last.started, now),
+            words::outcome(last.outcome)
+        );
+        line("last run", text)?;
+    }
+    if let Some(failed) = &status.last_failure {
+        let why = failed.message.clone().unwrap_or_default();
+        line("last failure", out.paint.bad(&words::shown(&why)))?;
+        line("", out.paint.dim(&status::logs_of(service, &failed.id)))?;
+    }
+    Ok(())
+}
+
+fn of_member(app: &App, member: &MemberStatus) -> String {
+    let mut text = format!("{}: {}", member.name, role(app, Some(member.role)));
+    if member.role == Role::Standby {
+        text = format!(
+            "{text}, {}",
+            standby(app, member).trim_start_matches(&format!("{}: ", member.name))
+        );
+        if let Some(holds) = member.holds {
+            text.push_str(&format!(" (holds {})", units::local(holds)));
+        }
+    }
+    if member.stopped {
+        text.push_str(", stopped");
+    }
+    if let Some(label) = &member.label {
+        text.push_str(&format!(", kept as {label}"));
+    }
+    text
+}
