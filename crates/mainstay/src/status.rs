@@ -1,5 +1,6 @@
 //! What is known of a service, gathered from the vault's state and this host's operations.
 
+use crate::commands::wal;
 use crate::failure::Failure;
 use crate::units;
 use jiff::Timestamp;
@@ -23,6 +24,10 @@ pub(crate) struct Status {
     pub(crate) generation: Generation,
     pub(crate) primary: Option<MemberName>,
     pub(crate) head: Option<HeadPoint>,
+    /// When this host, a primary with a log, last stored some of it in the vault.
+    pub(crate) log_stored: Option<Timestamp>,
+    /// How old the newest state is that the vault has: of the newest point, or of the log.
+    pub(crate) age_seconds: Option<u64>,
     /// The declared RPO, in seconds.
     pub(crate) rpo_seconds: Option<u64>,
     /// Whether the newest point is young enough; unknown without a declared RPO.
@@ -47,7 +52,7 @@ pub(crate) struct HeadPoint {
     pub(crate) snapshot: SnapshotId,
     /// Consistency time on the source.
     pub(crate) source_time: Timestamp,
-    /// How old that is now: the RPO as it really is.
+    /// How old that is now.
     pub(crate) age_seconds: Option<u64>,
     pub(crate) position: Option<Position>,
     pub(crate) size_bytes: u64,
@@ -86,8 +91,10 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
     });
     let head_time = head.as_ref().map(|head| head.source_time);
     let rpo = declared_rpo(service);
-    let age = head.as_ref().and_then(|head| head.age_seconds).map(Duration::from_secs);
     let me = state.members.get(service.member());
+    let log_stored = log_stored(service, me.map(|me| me.role));
+    let newest = head_time.map(|time| log_stored.map_or(time, |stored| stored.max(time)));
+    let age = newest.and_then(|newest| units::age(newest, now));
     let members = state.members.iter().map(|(name, member)| {
         let applied = member.applied.as_ref().filter(|_| member.role == Role::Standby);
         let behind = applied.zip(head_time).map(|(applied, head)| {
@@ -113,6 +120,8 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
         generation: state.generation,
         primary: state.primary.clone(),
         head,
+        log_stored,
+        age_seconds: age.map(|age| age.as_secs()),
         rpo_seconds: rpo.map(|rpo| rpo.as_secs()),
         rpo_kept: rpo.map(|rpo| age.is_some_and(|age| age <= rpo)),
         points: state.points.len(),
@@ -122,6 +131,12 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
         last: operations.iter().rev().find(|one| !one.running).cloned(),
         last_failure: last_failure(&operations),
     })
+}
+
+/// When a primary that keeps a log last stored some of it.
+fn log_stored(service: &ServiceSite, role: Option<Role>) -> Option<Timestamp> {
+    let log = service.engine().is_ok_and(|engine| engine.abilities().log);
+    if log && role == Some(Role::Primary) { wal::last_push(service) } else { None }
 }
 
 /// What the configuration promises.

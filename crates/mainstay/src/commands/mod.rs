@@ -25,7 +25,7 @@ mod refresh;
 mod rejoin;
 mod run_due;
 mod takeover;
-mod wal;
+pub(crate) mod wal;
 use crate::app::App;
 use crate::failure::Outcome;
 

@@ -3,6 +3,7 @@
 
 use super::{Chain, Told};
 use crate::app::App;
+use crate::commands::wal;
 use crate::failure::Failure;
 use crate::ui::words::role;
 use crate::units;
@@ -109,8 +110,12 @@ fn the_engine(
 ) -> Told {
     let seen = operations::look(service, &app.run(), |cx| engine.inspect(cx));
     let Some(seen) = chain.need("engine", seen)? else { return Ok(()) };
-    let version = seen.version.map(|version| format!(" {version}")).unwrap_or_default();
+    let version = seen.version.filter(|version| !seen.summary.contains(version.as_str()));
+    let version = version.map(|version| format!(" {version}")).unwrap_or_default();
     chain.ok("engine", format!("{}{version}: {}", engine.name(), seen.summary))?;
+    if engine.abilities().log && my_role == Role::Primary {
+        the_log(chain, service)?;
+    }
     if my_role == Role::Primary && !seen.has_data && service.spec().exporter.is_none() {
         chain.fail(
             "service",
@@ -141,6 +146,23 @@ fn the_engine(
             chain.warn("service", "there is no copy here yet", refresh_hint(service))
         }
         _ => Ok(()),
+    }
+}
+
+/// Whether the server hands over its log.
+fn the_log(chain: &mut Chain<'_>, service: &ServiceSite) -> Told {
+    match wal::last_push(service) {
+        Some(stored) => {
+            chain.ok("log", format!("last stored {}", units::ago(stored, Timestamp::now())))
+        }
+        None => chain.warn(
+            "log",
+            "nothing of it was ever stored, so only the points themselves can be reached",
+            format!(
+                "Set `archive_mode = on` and `archive_command = 'mainstay wal push {} %p'`.",
+                service.name()
+            ),
+        ),
     }
 }
 
@@ -206,14 +228,18 @@ fn freshness(chain: &mut Chain<'_>, service: &ServiceSite, state: &ServiceState)
         let advice = format!("Run `mainstay backup {}` on its primary.", service.name());
         return chain.fail("newest point", "there is none: nothing can be restored", advice);
     };
-    let Some(age) = units::age(head.source_time, now) else {
+    // A log reaches beyond the point.
+    let log = service.engine().is_ok_and(|engine| engine.abilities().log);
+    let stored = if log { wal::last_push(service) } else { None };
+    let newest = stored.map_or(head.source_time, |stored| stored.max(head.source_time));
+    let Some(age) = units::age(newest, now) else {
         return chain.warn(
             "newest point",
             "it lies in the future",
             "Compare the clocks of the hosts.",
         );
     };
-    let found = format!("{} old", units::old(head.source_time, now).unwrap_or_default());
+    let found = format!("{} old", units::old(newest, now).unwrap_or_default());
     let declared = service.spec().rpo.as_deref().and_then(|rpo| units::parse_duration(rpo).ok());
     match declared {
         Some(rpo) if age > rpo => chain.fail(

@@ -83,7 +83,6 @@ fn service(found: &Found) -> String {
         }
     }
     line("schedule = \"0 * * * *\"".to_owned());
-    line("keep = { hourly = 24, daily = 14, weekly = 8, monthly = 12 }".to_owned());
     line("rpo = \"2h\"".to_owned());
     match &found.what {
         What::Postgres(Server { data_dir: None, .. }) => commented_out(&text),

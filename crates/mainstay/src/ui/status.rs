@@ -41,10 +41,10 @@ fn role(app: &App, role: Option<Role>) -> String {
 }
 
 fn age(app: &App, status: &Status) -> String {
-    let age = match &status.head {
-        None => return app.out.paint.bad("no point"),
-        Some(head) => head.age_seconds.map_or_else(|| "in the future".to_owned(), seconds),
-    };
+    if status.head.is_none() {
+        return app.out.paint.bad("no point");
+    }
+    let age = status.age_seconds.map_or_else(|| "in the future".to_owned(), seconds);
     if status.rpo_kept == Some(false) { app.out.paint.bad(&age) } else { age }
 }
 
@@ -119,7 +119,11 @@ pub(crate) fn detail(
                 }
                 _ => String::new(),
             };
-            line("its age", format!("{}{promise}", age(app, status)))?;
+            if let Some(stored) = status.log_stored {
+                line("log", format!("last stored {}", units::ago(stored, now)))?;
+            }
+            let what = if status.log_stored.is_some() { "age" } else { "its age" };
+            line(what, format!("{}{promise}", age(app, status)))?;
         }
     }
     line("points", status.points.to_string())?;

@@ -348,3 +348,72 @@ fn restic_alone_restores_a_base_that_starts() {
     ]);
     assert_eq!(copy.newest(), wanted);
 }
+
+/// With the vault and the password alone, on a machine without configuration: base and log.
+#[test]
+fn a_rescue_reaches_the_end_of_the_log() {
+    let stage = Stage::new();
+    stage.a.run(&["doctor"]).code(1).says("warn  shop log: nothing of it was ever stored");
+    stage.a.run(&["backup", "shop"]).code(0);
+    for _ in 0..3 {
+        stage.a.write();
+    }
+    let wanted = stage.a.newest();
+    stage.a.archived();
+    stage.a.run(&["doctor"]).code(0).says("shop log: last stored");
+    let status = stage.a.run(&["status", "shop", "--json"]).code(0).json();
+    assert!(status["services"][0]["log-stored"].is_string(), "{status}");
+    stage.a.server.stop("immediate");
+
+    let target = stage.dir.path().join("rescued");
+    // By the user of the test, and not the server's. The server calls back the program that
+    // restored it, so it must be one that it can reach.
+    let mut rescue = Command::new(&stage.a.program);
+    rescue.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    rescue.args(["--json", "rescue", "--vault"]).arg(stage.dir.path().join("vault"));
+    rescue.arg("--password-file").arg(stage.dir.path().join("password"));
+    rescue.args(["restore", "shop", "--target"]).arg(&target);
+    let said = run(&mut rescue);
+    let done = said.code(0).json();
+    let kept = Kept(done["kept"].as_str().unwrap().into());
+    let copy = Host {
+        server: PgServer::on(&stage.dir.path().join("copy"), &target),
+        config: stage.a.config.clone(),
+        program: stage.a.program.clone(),
+    };
+    copy.server.start_with(&[&format!(
+        "-cunix_socket_directories={}",
+        copy.server.socket_dir().display()
+    )]);
+    copy.server.eventually("SELECT NOT pg_is_in_recovery()");
+    assert_eq!(copy.newest(), wanted);
+    drop(kept);
+}
+
+/// What a rescue leaves for the server, removed with the test.
+struct Kept(PathBuf);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// `init` without a configuration proposes the server that it finds.
+#[test]
+fn a_server_is_found() {
+    let stage = Stage::new();
+    let mut init = crate::rig::mainstay();
+    init.args(["init", "--print", "--config", "/nonexistent/mainstay.toml"]);
+    let said = run(init.arg(stage.dir.path().join("a"))).code(0);
+    let proposed: toml::Value = toml::from_str(&said.out).unwrap();
+    let services = proposed["service"].as_table().unwrap();
+    let (name, found) = services.iter().next().unwrap();
+    assert!(name.starts_with("postgres-"), "{name}");
+    let text = |key: &str| found[key].as_str().unwrap().to_owned();
+    assert_eq!(text("engine"), "postgres");
+    assert_eq!(text("data-dir"), stage.a.server.data().display().to_string());
+    // Its socket is where its own postmaster.pid says.
+    assert!(text("url").contains(&stage.a.server.socket_dir().display().to_string()), "{said:#?}");
+    assert_eq!(services.len(), 1);
+}
