@@ -2,7 +2,8 @@
 
 use crate::app::App;
 use crate::commands::Command;
-use crate::failure::{Failure, panic_hook};
+use crate::commands::wal::COULD_NOT_ASK;
+use crate::failure::{BUG, Failure, panic_hook};
 use crate::ui::color::Color;
 use crate::ui::out::Out;
 use crate::units;
@@ -66,7 +67,7 @@ pub(crate) fn main() -> u8 {
         .and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) => return usage(&words, &error),
+        Err(error) => return failed_as(&words, usage(&words, &error)),
     };
     let out = Out::new(&cli.globals);
     let outcome = App::new(cli.globals, out.clone()).and_then(|app| {
@@ -74,7 +75,23 @@ pub(crate) fn main() -> u8 {
         app.out.finish()?;
         Ok(exit)
     });
-    outcome.unwrap_or_else(|failure| failure.report(&out)).0
+    match outcome {
+        Ok(exit) => exit.0,
+        Err(failure) => failed_as(&words, failure.report(&out).0),
+    }
+}
+
+/// The exit code of a panic.
+pub(crate) fn bug() -> u8 {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    failed_as(&words, BUG)
+}
+
+/// The exit code of a failure. To PostgreSQL up to 125 is an answer (the log ends here), so a fetch
+/// that fails in whatever way, wrong words included, says more than that.
+fn failed_as(words: &[OsString], code: u8) -> u8 {
+    let fetches = words.windows(2).any(|pair| pair[0] == "wal" && pair[1] == "fetch");
+    if fetches && code != 0 { COULD_NOT_ASK.0 } else { code }
 }
 
 /// The command line as clap knows it. Help is printed before `--color` is parsed, so the words are

@@ -23,6 +23,6 @@ mod units;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let code = std::panic::catch_unwind(cli::main).unwrap_or(failure::BUG);
+    let code = std::panic::catch_unwind(cli::main).unwrap_or_else(|_| cli::bug());
     ExitCode::from(code)
 }

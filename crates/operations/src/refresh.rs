@@ -31,6 +31,9 @@ const NAMED: usize = 10;
 /// How long a following standby may take to replay what the vault has.
 const REPLAY_PATIENCE: Duration = Duration::from_secs(600);
 
+/// After so long a standby has asked several times for the next part of the log.
+const STUCK: Duration = Duration::from_secs(10);
+
 /// What is asked for.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -343,9 +346,17 @@ fn follow(
     operation.report().phase("waiting for the standby to replay");
     let goal = replay_goal(site, point)?;
     let deadline = Instant::now() + REPLAY_PATIENCE;
+    let mut last: Option<(Option<Position>, Instant)> = None;
     loop {
         operation.check_cancel()?;
         let seen = operation.with_context(site, |cx| engine.inspect(cx))?;
+        let still = match &last {
+            Some((position, since)) if *position == seen.position => since.elapsed(),
+            _ => {
+                last = Some((seen.position.clone(), Instant::now()));
+                Duration::ZERO
+            }
+        };
         if seen.running == Running::Yes && !seen.following {
             return Err(Error::refused(format!(
                 "the copy of {} on this host does not follow any more: it was promoted or written to",
@@ -372,10 +383,16 @@ fn follow(
             })?;
             return Ok(());
         }
-        if Instant::now() >= deadline {
+        let lost = still >= STUCK && crate::wal::is_lost(site, seen.position.as_ref(), &goal)?;
+        if lost || Instant::now() >= deadline {
+            let why = if lost { ": the vault does not have the log up to there" } else { "" };
             return Err(Error::new(
                 Class::Unavailable,
-                format!("the standby of {} does not get to {}", site.name(), place(goal.as_ref())),
+                format!(
+                    "the standby of {} does not get to {}{why}",
+                    site.name(),
+                    place(goal.as_ref())
+                ),
             )
             .hinting("Look at its log for a segment that it cannot get; `mainstay refresh --reseed` builds it anew."));
         }

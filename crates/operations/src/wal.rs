@@ -137,7 +137,8 @@ pub(crate) fn catch_up(site: &ServiceSite, operation: &Operation) -> Result<(), 
                 return Ok(());
             }
         }
-        if Instant::now() >= deadline {
+        let stuck = still >= STUCK && is_lost(site, position, &goal)?;
+        if stuck || Instant::now() >= deadline {
             let place = goal.map_or_else(|| "its goal".to_owned(), |goal| goal.to_string());
             return Err(Error::new(
                 Class::Unavailable,
@@ -150,6 +151,32 @@ pub(crate) fn catch_up(site: &ServiceSite, operation: &Operation) -> Result<(), 
         }
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// Whether the vault lacks the very next segment on the way to the goal. It may still come: the
+/// caller has waited for it.
+pub(crate) fn is_lost(
+    site: &ServiceSite,
+    position: Option<&Position>,
+    goal: &Option<Position>,
+) -> Result<bool, Error> {
+    let (Some(Position::Lsn { lsn, timeline }), Some(Position::Lsn { .. })) = (position, goal)
+    else {
+        return Ok(false);
+    };
+    let Some(segments) = data_dir(site)?.as_deref().and_then(segments_of) else {
+        return Ok(false);
+    };
+    // In the midst of a segment it has that, and asks for the one after it.
+    let next = segments.number(Lsn(lsn.saturating_add(segments.size() - 1)));
+    let log = LogStore::new(site.repository()?);
+    for timeline in *timeline..=timeline.saturating_add(1) {
+        let name = segments.name(timeline, next);
+        if log.list_near(&name)?.iter().any(|(there, _)| *there == name) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The segments that the vault has, by where they begin.

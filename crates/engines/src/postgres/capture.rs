@@ -92,7 +92,8 @@ fn in_session(
 
     cx.progress.phase("reading the log");
     await_flush(cx, session, stopped.lsn)?;
-    let span = Span { start, stop: stopped.lsn, timeline, segments: facts.segments };
+    let span =
+        Span { start, stop: stopped.lsn, timeline, segments: facts.segments, switched: true };
     read_log(cx, data_dir, facts.system, &span, sink)?;
     session.row("drop its slot", "SELECT pg_drop_replication_slot($1)", &[&slot])?;
 
@@ -290,6 +291,8 @@ pub(super) struct Span {
     pub(super) stop: Lsn,
     pub(super) timeline: u32,
     pub(super) segments: Segments,
+    /// The server went on to a new segment at its stop.
+    pub(super) switched: bool,
 }
 
 /// Adds the segments that replay needs, and the histories that explain their timeline.
@@ -320,6 +323,7 @@ pub(super) fn read_log(
             start: span.segments.start(number),
             size: span.segments.size(),
             needed: if number == last { span.stop } else { span.segments.start(number) },
+            finished: span.switched || number != last,
         };
         let meta = layout::meta_of(&file.metadata().map_err(lost)?);
         let mut content = SegmentReader::new(file, expected);

@@ -50,6 +50,7 @@ pub(super) fn capture(
         stop: Lsn(control.checkpoint.0.saturating_add(1)),
         timeline: control.timeline,
         segments,
+        switched: false,
     };
     capture::read_log(cx, data_dir, control.system, &span, sink)?;
     // Nothing of what was read was in use, or the server would have left its traces.

@@ -50,14 +50,15 @@ pub(super) fn inspect(engine: &Postgres, cx: &Context<'_>) -> Result<Inspection,
         found.summary = format!("PostgreSQL {major}, {how}");
         return Ok(found);
     }
-    let seen = engine.address.connect().and_then(|mut session| ask(&mut session, &mut found));
+    let asked = engine.address.connect();
+    let seen = asked.and_then(|mut session| ask(data_dir, &mut session, &mut found));
     if let Err(error) = seen {
         found.summary = format!("PostgreSQL {major} runs, and does not answer: {error}");
     }
     Ok(found)
 }
 
-fn ask(session: &mut Session, found: &mut Inspection) -> Result<(), Error> {
+fn ask(data_dir: &Path, session: &mut Session, found: &mut Inspection) -> Result<(), Error> {
     let row = session.row(
         "describe itself",
         "SELECT current_setting('server_version'), pg_is_in_recovery(), \
@@ -82,7 +83,10 @@ fn ask(session: &mut Session, found: &mut Inspection) -> Result<(), Error> {
             .get::<_, Option<i64>>(2)
             .and_then(|micros| Timestamp::from_microsecond(micros).ok());
         let lsn = row.get::<_, Option<&str>>(0).map(facts::lsn).transpose()?;
-        lsn.map(|lsn| (row.get::<_, i32>(1).cast_unsigned(), lsn))
+        lsn.map(|lsn| {
+            let noted = row.get::<_, i32>(1).cast_unsigned();
+            (timeline_of(data_dir, lsn).map_or(noted, |timeline| timeline.max(noted)), lsn)
+        })
     } else {
         let row = session.row(
             "tell its position",
@@ -103,6 +107,25 @@ fn ask(session: &mut Session, found: &mut Inspection) -> Result<(), Error> {
         found.summary.push_str(&trouble);
     }
     Ok(())
+}
+
+/// The timeline that a standby replays. It notes a new one in its control file only when it writes
+/// pages; but the segment that it is in has the timeline in its name.
+fn timeline_of(data_dir: &Path, replayed: Lsn) -> Option<u32> {
+    let segments = segments_of(data_dir)?;
+    let current = segments.start(segments.number(Lsn(replayed.0.saturating_sub(1))));
+    let entries = fs::read_dir(data_dir.join("pg_wal")).ok()?;
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    names
+        .filter_map(|name| match WalFile::parse(&name) {
+            Some(WalFile::Segment { timeline, place })
+                if segments.start_of(place) == Some(current) =>
+            {
+                Some(timeline)
+            }
+            _ => None,
+        })
+        .max()
 }
 
 /// What keeps the log from reaching the vault, if the server knows of something.

@@ -26,6 +26,9 @@ pub(crate) struct Expected {
     pub(crate) size: u64,
     /// Before this position no page may be empty: the records up to here are needed.
     pub(crate) needed: Lsn,
+    /// The server is done with it. In one that it still writes to there may be anything after
+    /// `needed`: segments are made of old ones.
+    pub(crate) finished: bool,
 }
 
 /// Passes a segment's bytes on and fails if they are not what is expected. It sees torn, recycled
@@ -84,6 +87,9 @@ impl<R: Read> SegmentReader<R> {
     fn judge(&mut self) -> Result<(), String> {
         let at = Lsn(self.expected.start.0.saturating_add(self.page));
         let first = self.page == 0;
+        if !first && !self.expected.finished && at >= self.expected.needed {
+            return Ok(());
+        }
         if self.header.iter().all(|byte| *byte == 0) {
             if first {
                 return Err("it is empty".to_owned());
@@ -177,7 +183,8 @@ pub fn check_file(name: &str, bytes: &[u8]) -> Result<(), String> {
             let start = segments
                 .start_of(place)
                 .ok_or_else(|| format!("segments of {size} bytes have no such name"))?;
-            let expected = Expected { system: None, timeline, start, size, needed: start };
+            let expected =
+                Expected { system: None, timeline, start, size, needed: start, finished: true };
             let mut reader = SegmentReader::new(bytes, expected);
             if file == WalFile::Partial {
                 // What follows the end of a partial one may be left over from what was there before.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// Exit code of a fetch that could not find out. PostgreSQL takes up to 125 for the end of the log,
 /// and more for a reason to stop and ask again later (its documentation on `restore_command`).
-const COULD_NOT_ASK: Exit = Exit(200);
+pub(crate) const COULD_NOT_ASK: Exit = Exit(200);
 
 /// Keep PostgreSQL's log: what its archive_command and restore_command call.
 #[derive(Debug, clap::Args)]
@@ -51,17 +51,23 @@ pub(crate) fn run(app: &App, args: &WalArgs) -> Outcome {
             Ok(Exit::DONE)
         }
         What::Fetch { service, name, file } => {
-            let fetched =
-                app.service(service).and_then(|service| Ok(wal::fetch(&service, name, file)?));
-            match fetched {
-                Ok(Fetched::Found) => Ok(Exit::DONE),
-                Ok(Fetched::NotThere) => {
+            let fetched = app.service(service).and_then(|service| {
+                let fetched = wal::fetch(&service, name, file)?;
+                // Told in the server's log, where somebody will look for the reason.
+                if fetched == Fetched::NotThere && wal::is_gap(&service, name)? {
+                    app.out.warn(format_args!(
+                        "{name} is missing in the vault, which has later segments: no recovery \
+                         gets over this gap; take a new base with `mainstay backup`"
+                    ));
+                }
+                Ok(fetched)
+            });
+            // A failure gets its code from `cli`, as everything that fails before it comes here.
+            match fetched? {
+                Fetched::Found => Ok(Exit::DONE),
+                Fetched::NotThere => {
                     app.out.detail(format_args!("{name} is not in the vault"));
                     Ok(Exit::NOT_WELL)
-                }
-                Err(failure) => {
-                    failure.report(&app.out);
-                    Ok(COULD_NOT_ASK)
                 }
             }
         }

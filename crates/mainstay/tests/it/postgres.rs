@@ -305,6 +305,63 @@ fn a_time_between_two_points_is_restored() {
     stage.a.write();
 }
 
+/// The primary itself goes back to before the mistake, and goes on from there.
+#[test]
+fn a_primary_goes_back_in_time_in_its_place() {
+    let stage = Stage::new();
+    stage.a.write();
+    stage.a.run(&["backup", "shop"]).code(0);
+    stage.b.run(&["refresh", "shop"]).code(0);
+    let wanted = stage.a.write();
+    let time = stage.a.server.sql(
+        "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
+    );
+    stage.a.server.sql("DELETE FROM orders");
+    stage.a.archived();
+    stage.a.run(&["restore", "shop", "--at", &time]).code(1);
+    stage.a.run(&["restore", "shop", "--at", &time, "--replace"]).code(0);
+    assert_eq!(stage.a.newest(), wanted);
+    stage.a.write();
+    // It archives its new timeline, and the next base is of that.
+    stage.a.archived();
+    stage.a.run(&["backup", "shop"]).code(0);
+    // The standby has replayed the mistake, which is on no way to where the primary is now.
+    stage.b.server.eventually("SELECT count(*) = 0 FROM orders");
+    let refused = stage.b.run(&["refresh", "shop"]).code(1);
+    refused.complains("--reseed");
+    stage.b.run(&["refresh", "shop", "--reseed"]).code(0);
+    assert_eq!(stage.b.newest(), wanted + 1);
+    let last = stage.a.write();
+    stage.a.archived();
+    stage.b.server.eventually(&format!("SELECT max(n) = {last} FROM orders"));
+}
+
+/// Without `archive_mode` there are only bases; a standby can be built from each.
+#[test]
+fn without_a_log_a_standby_is_built_anew() {
+    let stage = Stage::new();
+    stage.a.server.sql("ALTER SYSTEM SET archive_mode = off");
+    stage.a.server.stop("fast");
+    stage.a.server.start();
+    let first = stage.a.write();
+    stage.a.run(&["backup", "shop"]).code(0).says("");
+    stage.b.run(&["refresh", "shop"]).code(0);
+    assert_eq!(stage.b.newest(), first);
+    let second = stage.a.write();
+    stage.a.run(&["backup", "shop"]).code(0);
+    stage.b.run(&["refresh", "shop"]).code(1).complains("--reseed");
+    stage.b.run(&["refresh", "shop", "--reseed"]).code(0);
+    assert_eq!(stage.b.newest(), second);
+
+    // Stopping it captures what no log has.
+    let last = stage.a.write();
+    stage.a.run(&["offline", "shop"]).code(0);
+    stage.b.run(&["takeover", "shop", "--planned", "--yes"]).code(1).complains("--reseed");
+    stage.b.run(&["refresh", "shop", "--reseed"]).code(0);
+    stage.b.run(&["takeover", "shop", "--planned", "--yes"]).code(0);
+    assert_eq!(stage.b.newest(), last);
+}
+
 /// No lock-in: restic and the password, and PostgreSQL does the rest.
 #[test]
 fn restic_alone_restores_a_base_that_starts() {
@@ -416,4 +473,47 @@ fn a_server_is_found() {
     // Its socket is where its own postmaster.pid says.
     assert!(text("url").contains(&stage.a.server.socket_dir().display().to_string()), "{said:#?}");
     assert_eq!(services.len(), 1);
+}
+
+/// To PostgreSQL an exit code up to 125 means that the log ends here.
+#[test]
+fn a_fetch_that_fails_is_never_taken_for_the_end_of_the_log() {
+    let stage = Stage::new();
+    stage.a.write();
+    stage.a.archived();
+    let segment = stage.a.server.sql("SELECT last_archived_wal FROM pg_stat_archiver");
+    let target = stage.dir.path().join("a/fetched");
+    let target = target.to_str().unwrap();
+    let fetch = |service: &str, name: &str, place: &str| {
+        stage.a.run(&["wal", "fetch", service, name, place])
+    };
+    fetch("shop", &segment, target).code(0);
+    assert_eq!(fs::metadata(target).unwrap().len(), 16 << 20);
+    fetch("shop", "0000000100000000000000FF", target).code(1);
+    fetch("shop", "00000002.history", target).code(1);
+
+    fetch("other", &segment, target).code(200);
+    fetch("shop", "no-segment", target).code(200);
+    fetch("shop", &segment, "/nonexistent/directory/file").code(200);
+    stage.a.run(&["wal", "fetch", "shop", &segment]).code(200);
+    stage.a.run(&["wal", "fetch", "shop", &segment, target, "--no-such-option"]).code(200);
+    stage
+        .a
+        .run(&["--config", "/nonexistent.toml", "wal", "fetch", "shop", &segment, target])
+        .code(200);
+    let away = stage.dir.path().join("away");
+    for name in ["vault", "a.toml"] {
+        let place = stage.dir.path().join(name);
+        fs::rename(&place, &away).unwrap();
+        fetch("shop", "0000000100000000000000FF", target).code(200);
+        fs::rename(&away, &place).unwrap();
+    }
+
+    // A gap is told, so that somebody who reads the server's log finds the reason.
+    let log = stage.dir.path().join("vault/shop/mainstay/log/0000000100000000");
+    let name = format!("{segment}@0000000001");
+    stage.a.write();
+    stage.a.archived();
+    fs::remove_file(log.join(name)).unwrap();
+    fetch("shop", &segment, target).code(1).complains("gap");
 }

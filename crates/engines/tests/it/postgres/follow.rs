@@ -156,6 +156,10 @@ fn a_second_standby_follows_over_a_takeover() {
     second.server.eventually(&format!("SELECT max(n) = {} FROM orders", written + 1));
     let seen = second.engine.inspect(&cx).expect("inspect");
     assert!(seen.following, "{seen:?}");
+    let now = first.engine.inspect(&cx).expect("inspect").position.expect("a position");
+    let seen = seen.position.expect("a position");
+    let Position::Lsn { timeline, .. } = seen else { panic!("{seen:?}") };
+    assert_eq!(timeline, 2, "{seen} while the primary is at {now}");
 
     // A base of the new timeline restores by itself, too.
     let definition = super::definition(&first.server, "postgres");
