@@ -83,8 +83,14 @@ pub(crate) fn run(app: &App, args: &InitArgs) -> Outcome {
         _ => Recovery::New,
     };
     let made = make::make(app, &site, Options { dry_run: args.dry_run, recovery })?;
-    let units = if args.install_timer { install(app, args, &file)? } else { Vec::new() };
-    ui::tell(app, &made, wrote.then_some(file.as_path()), &units)?;
+    // The recovery key is shown whatever becomes of the timer: it is never shown again.
+    let units = if args.install_timer { install(app, args, &file) } else { Ok(Vec::new()) };
+    let written = units.as_deref().unwrap_or_default();
+    ui::tell(app, &made, wrote.then_some(file.as_path()), written)?;
+    units?;
+    if wrote && !args.yes && !args.install_timer && timer::is_wanted(app)? {
+        install(app, args, &file)?;
+    }
     if made.steps.iter().any(|step| step.did == Did::Made) && made.failures.is_empty() {
         app.out.say(ui::next(&made))?;
     }

@@ -1,7 +1,9 @@
 //! The systemd timer that runs what is due.
 
+use crate::app::App;
 use crate::failure::Failure;
 use crate::files::{self, Existing};
+use crate::ui::ask;
 use model::Class;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -66,6 +68,15 @@ pub(crate) fn write(
         written.push(file);
     }
     Ok(written)
+}
+
+/// Offers the timer to whoever can install it.
+pub(crate) fn is_wanted(app: &App) -> Result<bool, Failure> {
+    let systemd = Path::new("/run/systemd/system").is_dir();
+    if !systemd || !rustix::process::geteuid().is_root() || !app.out.can_ask() {
+        return Ok(false);
+    }
+    ask::yes("\nInstall a systemd timer that runs what is due, every minute?", &app.cancel)
 }
 
 /// Tells systemd about the units, and starts the timer.

@@ -104,3 +104,52 @@ fn a_reader_who_goes_away_is_no_error_message() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
+
+#[test]
+fn every_command_tells_its_errors_as_json() {
+    let rig = Rig::new();
+    let nowhere = rig.path("nowhere").display().to_string();
+    // What each command needs to get as far as the configuration, which is not there.
+    for words in [
+        &["init"][..],
+        &["backup", "docs"],
+        &["backup", "--all"],
+        &["snapshots"],
+        &["ls", "docs"],
+        &["dump", "docs", "/file", "--output", &nowhere],
+        &["restore", "docs"],
+        &["refresh", "docs"],
+        &["status"],
+        &["logs", "docs"],
+        &["cancel", "docs"],
+        &["takeover", "docs"],
+        &["rejoin", "docs"],
+        &["offline", "docs"],
+        &["online", "docs"],
+        &["check"],
+        &["doctor"],
+        &["run-due"],
+        &["rescue", "--vault", &nowhere, "--password-file", &nowhere],
+        &["wal", "push", "docs", &nowhere],
+        &["config", "check"],
+        &["config", "show"],
+    ] {
+        let said = run(rig.command(words).arg("--json"));
+        assert!((1..=12).contains(&said.code), "{words:?}: {said:#?}");
+        assert_eq!(said.out, "", "{words:?}");
+        let error = said.error_json();
+        for key in ["class", "message", "causes", "hint", "exit-code"] {
+            assert!(error.get(key).is_some(), "{words:?}: no {key} in {error}");
+        }
+        assert_eq!(error["exit-code"], said.code, "{words:?}");
+        // The same in words: once, with a hint.
+        let said = run(&mut rig.command(words));
+        assert!(said.err.starts_with("Error: "), "{words:?}: {said:#?}");
+        assert_eq!(said.err.matches("Error: ").count(), 1, "{words:?}: {said:#?}");
+        assert!(said.err.contains("Hint: "), "{words:?}: {said:#?}");
+    }
+    // The gate answers, and so does the fetch of a log.
+    let gate = run(rig.command(&["may-start", "docs"]).arg("--json")).code(1);
+    assert_eq!(gate.json()["allowed"], false);
+    run(rig.command(&["wal", "fetch", "docs", "x", "y"]).arg("--json")).code(200).error_json();
+}

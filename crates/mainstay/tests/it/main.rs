@@ -18,5 +18,6 @@ mod rig;
 mod setup;
 mod standby;
 mod takeover;
+mod terminal;
 mod watching;
 mod world;
