@@ -10,21 +10,33 @@ use model::{CancelToken, Progress, ServiceName};
 use operations::{Run, ServiceSite, Site};
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// One run of the program.
 pub(crate) struct App {
     pub(crate) globals: Globals,
     pub(crate) out: Out,
-    pub(crate) cancel: CancelToken,
+    cancel: CancelToken,
+    watched: OnceLock<()>,
 }
 
 impl App {
-    /// Sets up the terminal and the signals.
-    pub(crate) fn new(globals: Globals, out: Out) -> Result<App, Failure> {
-        let cancel = CancelToken::new();
-        signals::watch(cancel.clone(), globals.quiet || globals.json)?;
-        Ok(App { globals, out, cancel })
+    /// With these options, on this terminal.
+    pub(crate) fn new(globals: Globals, out: Out) -> App {
+        App { globals, out, cancel: CancelToken::new(), watched: OnceLock::new() }
+    }
+
+    /// What a signal sets from the first call on. Before it, and in commands that never ask, a
+    /// signal ends the program at once: there is nothing to clean up, and what only reads must not
+    /// hang on a vault that does.
+    pub(crate) fn cancel(&self) -> &CancelToken {
+        self.watched.get_or_init(|| {
+            let quiet = self.out.quiet() || self.out.json;
+            if let Err(failure) = signals::watch(self.cancel.clone(), quiet) {
+                self.out.warn(failure.one_line());
+            }
+        });
+        &self.cancel
     }
 
     /// The configuration file that this run uses, whether or not it is there.
@@ -57,7 +69,7 @@ impl App {
 
     /// What an operation is given.
     pub(crate) fn run(&self) -> Run {
-        let (progress, cancel) = (self.progress(), self.cancel.clone());
+        let (progress, cancel) = (self.progress(), self.cancel().clone());
         Run { progress, cancel, wait: self.globals.wait }
     }
 

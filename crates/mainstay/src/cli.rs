@@ -70,8 +70,8 @@ pub(crate) fn main() -> u8 {
         Err(error) => return failed_as(&words, usage(&words, &error)),
     };
     let out = Out::new(&cli.globals);
-    let outcome = App::new(cli.globals, out.clone()).and_then(|app| {
-        let exit = cli.command.run(&app)?;
+    let app = App::new(cli.globals, out.clone());
+    let outcome = cli.command.run(&app).and_then(|exit| {
         app.out.finish()?;
         Ok(exit)
     });

@@ -47,7 +47,7 @@ fn wait(
 ) -> Result<(), Failure> {
     let deadline = Instant::now() + patience;
     while history::list(service)?.iter().any(|one| one.id == *id && one.running) {
-        if app.cancel.is_cancelled() {
+        if app.cancel().is_cancelled() {
             return Err(Failure::new(Class::Cancelled, "no longer waiting for it"));
         }
         if Instant::now() >= deadline {

@@ -35,9 +35,9 @@ fn one(app: &App, service: &ServiceSite, read_data: bool) -> Result<(Exit, Value
     let progress = app.progress();
     let repository = service.repository()?;
     let lock =
-        repository.lock(LockKind::Shared, app.globals.wait.unwrap_or_default(), &app.cancel)?;
+        repository.lock(LockKind::Shared, app.globals.wait.unwrap_or_default(), app.cancel())?;
     progress.phase(&format!("checking {}", service.name()));
-    let mut report = check::check(repository, read_data, &*progress, &app.cancel)?;
+    let mut report = check::check(repository, read_data, &*progress, app.cancel())?;
     let state = service.load_state()?.state;
     let files: Vec<_> = repository.snapshots()?.into_iter().map(|(id, _)| id).collect();
     for point in state.points.iter().filter(|point| !files.contains(&point.snapshot)) {

@@ -57,7 +57,7 @@ pub(crate) fn run(app: &App, args: &DumpArgs) -> Outcome {
             .hint(format!("Restore it with `mainstay restore {} --target DIR`.", service.name())));
     }
     let Some(output) = &args.output else {
-        let mut to = Watched::new(app.out.bytes(), &app.cancel);
+        let mut to = Watched::new(app.out.bytes(), app.cancel());
         let dumped = reader.dump(&path, &mut to).map_err(Failure::from);
         return to.end(dumped, Failure::output).map(|()| Exit::DONE);
     };
@@ -67,7 +67,7 @@ pub(crate) fn run(app: &App, args: &DumpArgs) -> Outcome {
             .hint("Name another file, or add `--replace`."));
     }
     files::write_by(output, 0o666, existing, |file| {
-        let mut to = Watched::new(file, &app.cancel);
+        let mut to = Watched::new(file, app.cancel());
         let dumped = reader.dump(&path, &mut to).map_err(Failure::from);
         to.end(dumped, |e| Failure::io("write", output.display(), e))
     })?;

@@ -112,7 +112,7 @@ fn propose(app: &App, args: &InitArgs, file: &Path) -> Result<bool, Failure> {
             ));
         }
         app.out.text(&text)?;
-        if !ask::yes(&format!("\nWrite this to {}?", file.display()), &app.cancel)? {
+        if !ask::yes(&format!("\nWrite this to {}?", file.display()), app.cancel())? {
             return Err(Failure::new(Class::Cancelled, "nothing was written"));
         }
     }

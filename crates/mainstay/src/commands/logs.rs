@@ -115,7 +115,7 @@ fn show(app: &App, service: &ServiceSite, operation: &Operation, follow: bool) -
             line.clear();
         } else if over {
             return Ok(Exit::DONE);
-        } else if app.cancel.is_cancelled() {
+        } else if app.cancel().is_cancelled() {
             return Err(Failure::new(Class::Cancelled, "the operation goes on"));
         } else if read == 0 {
             std::thread::sleep(TICK);

@@ -27,7 +27,7 @@ pub(crate) fn run(app: &App, args: &RejoinArgs) -> Outcome {
             "What {} wrote to {name} after it was last backed up is given up. Go on?",
             service.member()
         );
-        if !ask::yes(&question, &app.cancel)? {
+        if !ask::yes(&question, app.cancel())? {
             return Err(Failure::new(Class::Cancelled, "nothing was done"));
         }
     }

@@ -67,7 +67,7 @@ pub(crate) fn run(app: &App, args: &RescueArgs) -> Outcome {
 fn password(app: &App, file: Option<&Path>) -> Result<Secret, Failure> {
     match file {
         Some(file) => Ok(secrets::read(&Source::File(file.to_owned()))?),
-        None if app.out.can_ask() => ask::password("Password or recovery key: ", &app.cancel),
+        None if app.out.can_ask() => ask::password("Password or recovery key: ", app.cancel()),
         None => Err(Failure::invalid("no password was given, and there is no terminal to ask at")
             .hint("Name a file with `--password-file`.")),
     }

@@ -109,7 +109,7 @@ fn confirm(app: &App, args: &TakeoverArgs, service: &ServiceSite) -> Result<(), 
         return Err(Failure::refused("a takeover has to be confirmed, and there is no terminal")
             .hint("Look at it with `--dry-run`, then add `--yes`."));
     }
-    let typed = ask::line(&format!("\nType the service's name ({name}) to go on: "), &app.cancel)?;
+    let typed = ask::line(&format!("\nType the service's name ({name}) to go on: "), app.cancel())?;
     if typed.trim() == name.as_str() {
         return Ok(());
     }
@@ -183,7 +183,7 @@ fn abandon(app: &App, args: &TakeoverArgs, service: &ServiceSite, id: Option<&st
         if !app.out.can_ask() {
             return Err(Failure::refused(format!("{claim}, stands")).hint(by_id));
         }
-        if !ask::yes(&format!("Give back {claim}?"), &app.cancel)? {
+        if !ask::yes(&format!("Give back {claim}?"), app.cancel())? {
             return Err(Failure::new(Class::Cancelled, "nothing was done"));
         }
     }

@@ -115,8 +115,8 @@ impl<'a> Teller<'a> {
             kind,
             stage,
             narrator,
-            a: Host::new("a", stage, &app.cancel),
-            b: Host::new("b", stage, &app.cancel),
+            a: Host::new("a", stage, app.cancel()),
+            b: Host::new("b", stage, app.cancel()),
         })
     }
 
@@ -346,7 +346,7 @@ impl<'a> Teller<'a> {
     }
 
     fn pause(&self) -> Result<(), Failure> {
-        if self.app.cancel.is_cancelled() {
+        if self.app.cancel().is_cancelled() {
             return Err(cancelled());
         }
         std::thread::sleep(TICK);

@@ -111,7 +111,7 @@ fn take_orders(app: &App, args: &WriterArgs, place: &Place) -> Result<(), Failur
     let mut number = ledger::read(&path)?.last_number().max(args.shop.seeds());
     let mut ledger = Ledger::append(&path)?;
     let mut shop = args.shop.open(place)?;
-    while !app.cancel.is_cancelled() {
+    while !app.cancel().is_cancelled() {
         hold_still(place)?;
         number += 1;
         ledger.begin(&args.host, number)?;

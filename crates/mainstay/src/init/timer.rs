@@ -76,7 +76,7 @@ pub(crate) fn is_wanted(app: &App) -> Result<bool, Failure> {
     if !systemd || !rustix::process::geteuid().is_root() || !app.out.can_ask() {
         return Ok(false);
     }
-    ask::yes("\nInstall a systemd timer that runs what is due, every minute?", &app.cancel)
+    ask::yes("\nInstall a systemd timer that runs what is due, every minute?", app.cancel())
 }
 
 /// Tells systemd about the units, and starts the timer.

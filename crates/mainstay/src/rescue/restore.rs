@@ -129,7 +129,7 @@ fn owned_by(target: &Path) -> PathBuf {
 
 fn files(app: &App, opened: &Opened, which: &Which, target: &Path) -> Result<Rescued, Failure> {
     let snapshot = direct::resolve(opened, which)?;
-    let restored = direct::restore(opened, snapshot, target, &*app.progress(), &app.cancel)?;
+    let restored = direct::restore(opened, snapshot, target, &*app.progress(), app.cancel())?;
     Ok(Rescued {
         service: opened.name.clone(),
         snapshot,

@@ -153,3 +153,33 @@ fn every_command_tells_its_errors_as_json() {
     assert_eq!(gate.json()["allowed"], false);
     run(rig.command(&["wal", "fetch", "docs", "x", "y"]).arg("--json")).code(200).error_json();
 }
+
+#[test]
+fn what_only_reads_ends_at_once() {
+    use rustix::process::{Pid, Signal, kill_process};
+    use std::os::unix::process::ExitStatusExt;
+    use std::time::{Duration, Instant};
+    let rig = Rig::new();
+    rig.configure("[service.docs]\nengine = \"files\"\npath = \"/srv/docs\"\n");
+    std::fs::create_dir(rig.path("vault")).unwrap();
+    // A password that never comes, as from a file system that does not answer.
+    let password = rig.path("password");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &password, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let mut child = rig.command(&["snapshots"]).spawn().unwrap();
+    // Opens when the other side does.
+    let _other_side = std::fs::File::options().write(true).open(&password).unwrap();
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None if Instant::now() > deadline => {
+                child.kill().unwrap();
+                panic!("a signal does not end it");
+            }
+            None => std::thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    assert_eq!(status.signal(), Some(2));
+}
