@@ -61,7 +61,10 @@ pub(super) fn prepare(
                 detail.consistent_at
             ),
         )
-        .hinting("Name an earlier snapshot: replay goes forward only."));
+        .hinting(format!(
+            "Name a time from {} on, or one before {}, for which an earlier base serves.",
+            detail.consistent_at, meta.source_time
+        )));
     }
     let owner = adopt(dir, &data.target)?;
     let file = Writer { dir, owner };
