@@ -6,7 +6,7 @@ use crate::index::Location;
 use crate::pipeline::BlobDecompressor;
 use crate::{Error, Repository};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Gaps up to this size are read along rather than asked for in two requests.
 const GAP_BYTES: u32 = 128 << 10;
@@ -42,6 +42,29 @@ impl Repository {
     /// Brings the index up to date with what others have added and removed.
     pub fn refresh_index(&self) -> Result<(), Error> {
         self.index().refresh(self.files())
+    }
+
+    /// Fails unless every pack that the index names is there and long enough. Asked before anything
+    /// is added: what the index has is not stored again, so a snapshot that was built on a lost
+    /// pack could not be restored. Bytes that changed in place only a `check` finds.
+    pub(crate) fn require_packs(&self) -> Result<(), Error> {
+        let stored: HashMap<PackId, u64> = self
+            .files()
+            .list(FileKind::Pack)?
+            .into_iter()
+            .map(|file| (PackId(file.id), file.size_bytes))
+            .collect();
+        let lost = self.index().with(self.files(), |index| {
+            index.packs().find(|(id, end)| stored.get(id).is_none_or(|size| size <= end))
+        })?;
+        let Some((id, end)) = lost else { return Ok(()) };
+        Err(Error::damaged(
+            format!("pack {id}"),
+            match stored.get(&id) {
+                None => "it is missing, and nothing can be added that relies on it".to_owned(),
+                Some(size) => format!("it has {size} bytes, and its blobs alone take {end}"),
+            },
+        ))
     }
 
     /// Whether a durable index file names this blob.

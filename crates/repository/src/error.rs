@@ -111,10 +111,13 @@ impl Classify for Error {
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            Error::NoRepository(_) => "Run `mainstay init` to make one.",
+            Error::NoRepository(_) => {
+                "Mount the vault if it is on a disk or share of its own; run `mainstay init` if there \
+                 never was one."
+            }
             Error::WrongPassword(_) => "Look whether the password file is this repository's.",
             Error::Locked(_) => {
-                "Wait for the holder to finish; if it is gone for good, run `mainstay unlock`."
+                "Wait for the holder to finish; `restic unlock` removes the lock of one that is gone."
             }
             Error::Damaged { .. } => "Run `mainstay check --read-data` to see all that is damaged.",
             Error::Earlier(failure) => return failure.hint(),

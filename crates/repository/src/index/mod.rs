@@ -27,8 +27,8 @@ pub struct Location {
 pub struct BlobIndex {
     data: Table,
     trees: Table,
-    /// By their numbers. One that was added twice has two.
-    packs: Vec<PackId>,
+    /// By their numbers, with where the last blob of each ends. One that was added twice has two.
+    packs: Vec<(PackId, u32)>,
 }
 
 impl BlobIndex {
@@ -39,7 +39,8 @@ impl BlobIndex {
         self.packs.reserve_exact(packs.len());
         for pack in packs {
             let number = u32::try_from(self.packs.len()).unwrap_or(u32::MAX);
-            self.packs.push(pack.id);
+            let end = pack.blobs.iter().map(|blob| blob.offset.saturating_add(blob.length)).max();
+            self.packs.push((pack.id, end.unwrap_or(0)));
             for blob in &pack.blobs {
                 let entries = match blob.kind {
                     BlobKind::Data => &mut data,
@@ -66,12 +67,17 @@ impl BlobIndex {
     pub fn locations(&self, kind: BlobKind, id: &BlobId) -> impl Iterator<Item = Location> {
         self.table(kind).find(id).filter_map(|entry| {
             Some(Location {
-                pack: *self.packs.get(entry.pack as usize)?,
+                pack: self.packs.get(entry.pack as usize)?.0,
                 offset: entry.offset,
                 length: entry.length,
                 plain_length: entry.plain_length(),
             })
         })
+    }
+
+    /// Every pack with the length that its blobs need; its header follows them.
+    pub fn packs(&self) -> impl Iterator<Item = (PackId, u64)> {
+        self.packs.iter().map(|(id, end)| (*id, u64::from(*end)))
     }
 
     /// How many blobs there are; one that was stored twice counts twice.
@@ -88,7 +94,7 @@ impl BlobIndex {
     pub fn memory_bytes(&self) -> usize {
         self.data.memory_bytes()
             + self.trees.memory_bytes()
-            + self.packs.capacity() * size_of::<PackId>()
+            + self.packs.capacity() * size_of::<(PackId, u32)>()
     }
 
     fn table(&self, kind: BlobKind) -> &Table {

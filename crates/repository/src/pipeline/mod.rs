@@ -128,13 +128,16 @@ struct Job {
 }
 
 impl BlobWriter {
-    /// A writer with its threads. Brings the repository's index up to date first.
+    /// A writer with its threads. Brings the repository's index up to date first, and refuses one
+    /// that names packs which are gone or cut short: what is not stored again because the index has
+    /// it would not be there.
     pub fn new(
         repository: &Repository,
         compression: Compression,
         cancel: CancelToken,
     ) -> Result<BlobWriter, Error> {
         repository.refresh_index()?;
+        repository.require_packs()?;
         let shared = Arc::new(Shared {
             repository: repository.clone(),
             compression,

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the unexpected")]
 
 use crate::rig::{self, Rig, check, noise};
-use mainstay_repository::{Error, Repository};
-use model::{Class, Classify, SnapshotId};
+use mainstay_repository::{BlobWriter, Compression, Error, Repository};
+use model::{CancelToken, Class, Classify, SnapshotId};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -309,5 +309,26 @@ fn a_blob_is_read_from_any_place_where_it_is_whole() {
         assert!(read == content);
         assert!(!check(&fresh).errors.is_empty(), "the bad copy is still an error");
         fs::write(&path, whole).unwrap();
+    }
+}
+
+/// A backup onto a vault that lost a pack would say "ok" and not restore.
+#[test]
+fn nothing_is_added_to_a_repository_that_lost_a_pack() {
+    for cut in [false, true] {
+        let rig = Rig::new();
+        rig::back_up(&rig.repository, &noise(1, 100_000));
+        let pack = rig::files_below(&rig.path().join("data")).pop().unwrap();
+        let pack = rig.path().join("data").join(pack);
+        if cut {
+            let whole = fs::read(&pack).unwrap();
+            fs::write(&pack, &whole[..20]).unwrap();
+        } else {
+            fs::remove_file(&pack).unwrap();
+        }
+        let again = rig::open(Arc::new(Local::open(rig.path()).unwrap()));
+        let refused = BlobWriter::new(&again, Compression::default(), CancelToken::new());
+        let error = refused.map(drop).unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "{error}");
     }
 }
