@@ -4,6 +4,7 @@ use crate::disk::{self, Stat};
 use crate::{Node, NodeKind, Time};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use rustix::io::Errno;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::LazyLock;
@@ -88,8 +89,19 @@ pub(super) fn why(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::NotFound => "it vanished while it was read".to_owned(),
         std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ if is_replaced(error) => "it became something else while it was read".to_owned(),
         _ => error.to_string(),
     }
+}
+
+/// Whether a name that was just looked at leads to nothing any more, or to another kind of file:
+/// what the calls for one kind answer when they meet another.
+pub(super) fn is_replaced(error: &std::io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        // A link where there was a file; no directory; no link; a socket.
+        Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::INVAL | Errno::NXIO)
+    )
 }
 
 /// Whether a file could be written to now and keep the time stamp that it has.

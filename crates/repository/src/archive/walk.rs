@@ -615,7 +615,9 @@ impl<'a> Walk<'a> {
 
     fn attributes(&self, read: io::Result<Vec<crate::Xattr>>, path: &[u8]) -> Vec<crate::Xattr> {
         read.unwrap_or_else(|e| {
-            self.problem(path, format!("its extended attributes: {}", meta::why(&e)));
+            if !(self.options.changes_expected && meta::is_replaced(&e)) {
+                self.problem(path, format!("its extended attributes: {}", meta::why(&e)));
+            }
             Vec::new()
         })
     }
@@ -631,9 +633,9 @@ impl<'a> Walk<'a> {
         self.run.counts.found(files, bytes);
     }
 
-    /// Names what could not be read, unless it vanished and that was to be expected.
+    /// Names what could not be read, unless it vanished or was replaced and that was to be expected.
     fn trouble(&self, path: &[u8], error: &io::Error) {
-        if !(self.options.changes_expected && error.kind() == io::ErrorKind::NotFound) {
+        if !(self.options.changes_expected && meta::is_replaced(error)) {
             self.problem(path, meta::why(error));
         }
     }
