@@ -81,6 +81,10 @@ pub struct Stopped {
     /// The last position in the log, archived after the stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_position: Option<Position>,
+    /// There was nothing that could be stopped, as with a tree of files that anybody may write to:
+    /// what is written there after this is in no point.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unguarded: bool,
 }
 
 /// The newest committed point: what a restore takes by default.

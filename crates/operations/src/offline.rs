@@ -25,6 +25,8 @@ pub struct Done {
     pub last_point: Option<SnapshotId>,
     /// The service runs now.
     pub running: bool,
+    /// Nobody said how to stop it: whoever writes to it still can.
+    pub unguarded: bool,
 }
 
 fn role(site: &ServiceSite) -> Result<Role, Error> {
@@ -94,6 +96,7 @@ fn go_offline(site: &ServiceSite, operation: &mut Operation) -> Result<Done, Err
                     at: Timestamp::now(),
                     last_point,
                     last_position: last_position.clone(),
+                    unguarded: !can_stop,
                 };
                 state.stopped(site.member(), Some(stopped))
             })?;
@@ -101,7 +104,13 @@ fn go_offline(site: &ServiceSite, operation: &mut Operation) -> Result<Done, Err
             Ok(())
         })?;
     }
-    Ok(Done { operation: operation.id().clone(), role, last_point, running: false })
+    Ok(Done {
+        operation: operation.id().clone(),
+        role,
+        last_point,
+        running: false,
+        unguarded: !can_stop,
+    })
 }
 
 /// A point that lacks something is no last point: whoever counted on it would lose what it lacks.
@@ -163,7 +172,13 @@ fn go_online(site: &ServiceSite, operation: &mut Operation) -> Result<Done, Erro
             operation.with_context(site, |cx| engine.start(cx))
         })?;
     }
-    Ok(Done { operation: operation.id().clone(), role, last_point: None, running })
+    Ok(Done {
+        operation: operation.id().clone(),
+        role,
+        last_point: None,
+        running,
+        unguarded: false,
+    })
 }
 
 /// Both can be run again and again; what a dead one left is the safe side (closed), and the backup

@@ -71,6 +71,14 @@ fn words(
         .primary_stopped()
         .filter(|stopped| stopped.last_point.is_some() || stopped.last_position.is_some());
     if let Some(stopped) = handed_over {
+        if stopped.unguarded {
+            let words = format!(
+                "Whatever was written on {primary} after {}: it was taken out of service then, but \
+                 there was nothing to stop, so nobody kept its writers away.",
+                when(stopped.at)
+            );
+            return (false, words);
+        }
         let last = match (stopped.last_point, &stopped.last_position) {
             (Some(id), _) => match view.state.point(id) {
                 Some(point) => point.name().to_string(),

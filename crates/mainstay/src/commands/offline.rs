@@ -23,13 +23,20 @@ pub(crate) fn run(app: &App, args: &OfflineArgs) -> Outcome {
     app.out.say(match (done.role, done.last_point) {
         (Role::Primary, Some(point)) => {
             format!(
-                "{name}: offline; its last point, captured after the stop, is {}",
+                "{name}: offline; its last point, captured after {}, is {}",
+                if done.unguarded { "that" } else { "the stop" },
                 point.short()
             )
         }
         (Role::Primary, None) => format!("{name}: offline; its log is in the vault to the end"),
         _ => format!("{name}: offline"),
     })?;
+    if done.role == Role::Primary && done.unguarded {
+        app.out.say(
+            "  Nothing was stopped: nobody said how. Keep its writers away; what they write from now \
+             on is in no point.",
+        )?;
+    }
     app.out.say(format_args!("  `mainstay online {name}` brings it back."))?;
     Ok(Exit::DONE)
 }

@@ -32,7 +32,13 @@ fn applied(number: u64) -> Applied {
 
 fn stopped(generation: u64) -> Stopped {
     let last_point = Some(id(1));
-    Stopped { generation: Generation(generation), at: T, last_point, last_position: None }
+    Stopped {
+        generation: Generation(generation),
+        at: T,
+        last_point,
+        last_position: None,
+        unguarded: false,
+    }
 }
 
 fn intent(op: &str, kind: TakeoverKind, from: Option<&str>, to: &str, generation: u64) -> Intent {

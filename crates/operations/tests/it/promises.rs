@@ -118,6 +118,7 @@ fn a_planned_takeover_needs_the_last_point_itself() {
                 at: Timestamp::now(),
                 last_point: Some(last_point),
                 last_position: None,
+                unguarded: false,
             };
             state.stopped(bench.a.member(), Some(stopped))
         });

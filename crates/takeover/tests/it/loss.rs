@@ -95,6 +95,7 @@ fn a_stop_with_a_position_only() {
         at: ago(1),
         last_point: None,
         last_position: lsn(0x3_0000_0100),
+        unguarded: false,
     };
     state.stopped(&member("a"), Some(stopped)).unwrap();
     let at = |position: u64| {
@@ -111,6 +112,21 @@ fn a_stop_with_a_position_only() {
         "Nothing: a stopped after position 1/3/100, and b will hold it before it takes over."
     );
     assert_eq!(at(0x3_0000_0100), "Nothing: a stopped after position 1/3/100, and b holds it.");
+}
+
+#[test]
+fn nothing_is_promised_of_what_nobody_could_stop() {
+    let mut state = shop();
+    stop(&mut state, Some(2));
+    let primary = state.members.get_mut(&member("a")).unwrap();
+    primary.stopped.as_mut().unwrap().unguarded = true;
+    let loss = loss(&state, PLANNED);
+    assert!(!loss.nothing);
+    assert_eq!(
+        loss.sentence,
+        "Whatever was written on a after 2026-11-21T11:59:00Z: it was taken out of service then, \
+         but there was nothing to stop, so nobody kept its writers away."
+    );
 }
 
 #[test]

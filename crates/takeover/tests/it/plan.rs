@@ -89,8 +89,13 @@ fn what_is_held_already_is_not_fetched() {
 fn a_copy_that_follows_has_to_reach_the_last_position() {
     let mut state = shop();
     let last_position = lsn(0x500);
-    let stopped =
-        Stopped { generation: state.generation, at: now(), last_point: None, last_position };
+    let stopped = Stopped {
+        generation: state.generation,
+        at: now(),
+        last_point: None,
+        last_position,
+        unguarded: false,
+    };
     state.stopped(&member("a"), Some(stopped)).unwrap();
     let refreshes = |position: u64| {
         let observed = Observation {

@@ -244,7 +244,8 @@ impl World {
             last_point = Some(point.snapshot);
         }
         let generation = self.state.generation;
-        let stopped = Stopped { generation, at: self.now, last_point, last_position: None };
+        let stopped =
+            Stopped { generation, at: self.now, last_point, last_position: None, unguarded: false };
         let done = self.state.stopped(name, Some(stopped)).is_ok();
         self.say(format!("{name} records its stop ({hand_over}): {done}"));
     }

@@ -78,6 +78,7 @@ pub(crate) fn stop(state: &mut ServiceState, last: Option<u64>) {
         at: ago(1),
         last_point: last.map(|number| id(number << 32)),
         last_position: None,
+        unguarded: false,
     };
     state.stopped(&state.primary.clone().unwrap(), Some(stopped)).unwrap();
 }
