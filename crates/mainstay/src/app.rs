@@ -54,7 +54,9 @@ impl App {
         let loaded = self.load_config()?;
         let program =
             std::env::current_exe().map_err(|e| Failure::io("find", "this program", &e))?;
-        Ok(Site::new(loaded.config, loaded.file).with_program(program))
+        let site = Site::new(loaded.config, loaded.file).with_program(program);
+        // Not `self.cancel()`: whether signals are caught is for the command to say.
+        Ok(site.with_cancel(self.cancel.clone()))
     }
 
     /// One service on this host.

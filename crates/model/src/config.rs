@@ -8,10 +8,12 @@ mod read;
 mod rules;
 mod source;
 mod url;
+mod vault;
 
 pub use read::{Checked, ConfigError, Finding, read, schema};
-pub use rules::{ENGINES, vault_dir};
+pub use rules::ENGINES;
 pub use url::without_password;
+pub use vault::{VaultUrl, vault_dir};
 
 use crate::{MemberName, ServiceName};
 use schemars::JsonSchema;

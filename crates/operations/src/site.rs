@@ -4,7 +4,7 @@ use crate::{Error, secrets};
 use coordination::{StateStore, Versioned, Witness};
 use engines::Engine;
 use model::config::{Config, Service};
-use model::{MemberName, ServiceName};
+use model::{CancelToken, MemberName, ServiceName};
 use repository::Repository;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -19,24 +19,44 @@ struct SiteInner {
     config: Config,
     config_file: PathBuf,
     program: Option<PathBuf>,
+    cancel: CancelToken,
     vault: OnceLock<Arc<dyn Storage>>,
 }
 
 impl Site {
     /// A host with this configuration, read from this file.
     pub fn new(config: Config, config_file: PathBuf) -> Site {
-        Site(Arc::new(SiteInner { config, config_file, program: None, vault: OnceLock::new() }))
+        Site(Arc::new(SiteInner {
+            config,
+            config_file,
+            program: None,
+            cancel: CancelToken::new(),
+            vault: OnceLock::new(),
+        }))
     }
 
     /// Names the `mainstay` program itself: guardians run it, and servers call it back.
     pub fn with_program(self, program: PathBuf) -> Site {
-        let SiteInner { config, config_file, .. } = &*self.0;
-        Site(Arc::new(SiteInner {
+        self.with(|site| site.program = Some(program))
+    }
+
+    /// Names the token that stops waiting for the vault, where it is on another machine.
+    pub fn with_cancel(self, cancel: CancelToken) -> Site {
+        self.with(|site| site.cancel = cancel)
+    }
+
+    /// The same host, not opened yet, with something changed.
+    fn with(self, change: impl FnOnce(&mut SiteInner)) -> Site {
+        let SiteInner { config, config_file, program, cancel, .. } = &*self.0;
+        let mut inner = SiteInner {
             config: config.clone(),
             config_file: config_file.clone(),
-            program: Some(program),
+            program: program.clone(),
+            cancel: cancel.clone(),
             vault: OnceLock::new(),
-        }))
+        };
+        change(&mut inner);
+        Site(Arc::new(inner))
     }
 
     /// The configuration.
@@ -70,7 +90,8 @@ impl Site {
         if let Some(open) = self.0.vault.get() {
             return Ok(open.clone());
         }
-        let opened = storage::open(&self.config().vault.url)?;
+        let options = storage::Options { cancel: self.0.cancel.clone() };
+        let opened = storage::open(&self.config().vault.url, &options)?;
         Ok(self.0.vault.get_or_init(|| opened).clone())
     }
 

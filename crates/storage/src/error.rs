@@ -16,6 +16,8 @@ pub enum ErrorKind {
     NoSpace,
     /// No answer; trying again may help.
     Unavailable,
+    /// Somebody asked for it to stop.
+    Cancelled,
     /// The request makes no sense.
     Invalid,
     /// Anything else.
@@ -73,6 +75,7 @@ impl Classify for Error {
         match self.kind {
             ErrorKind::NoSpace => Class::NoSpace,
             ErrorKind::Unavailable => Class::Unavailable,
+            ErrorKind::Cancelled => Class::Cancelled,
             ErrorKind::Truncated => Class::Corrupt,
             ErrorKind::Invalid => Class::Invalid,
             _ => Class::Failed,

@@ -8,15 +8,16 @@ pub mod doubles;
 mod error;
 mod key;
 mod local;
+mod open;
 mod prefixed;
 
 pub use error::{Error, ErrorKind};
 pub use key::{Key, KeyError};
 pub use local::Local;
+pub use open::{Options, open};
 pub use prefixed::Prefixed;
 
 use std::fmt;
-use std::sync::Arc;
 
 /// One stored object in a listing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,19 +79,4 @@ pub trait Storage: Send + Sync + fmt::Debug {
     fn remove_leftovers(&self, _prefix: &str) -> Result<u64, Error> {
         Ok(0)
     }
-}
-
-/// Opens the storage that a vault URL names.
-pub fn open(url: &str) -> Result<Arc<dyn Storage>, Error> {
-    let path = url.strip_prefix("file://").unwrap_or(url);
-    // `s3://…`, and restic's own `sftp:…`: never a directory of that name by accident.
-    let scheme = path.split('/').next().is_some_and(|first| first.contains(':'));
-    if scheme {
-        return Err(Error::new(
-            ErrorKind::Invalid,
-            url,
-            "this kind of vault is not supported; use a directory",
-        ));
-    }
-    Ok(Arc::new(Local::open(path)?))
 }

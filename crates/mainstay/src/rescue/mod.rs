@@ -47,7 +47,7 @@ impl Rescue {
             )
             .hint("Mount the vault, and name its directory with `--vault`."));
         }
-        let storage = storage::open(&vault.to_string_lossy())?;
+        let storage = storage::open(&vault.to_string_lossy(), &storage::Options::default())?;
         let mut passwords = vec![password];
         // A recovery key is typed by hand, and a little differently than it was written down.
         passwords.extend(password::as_meant(passwords[0].expose()));

@@ -3,7 +3,7 @@
 
 use super::read::Finding;
 use super::source::Source;
-use super::{Config, Quiesce, Service, keys, without_password};
+use super::{Config, Quiesce, Service, keys, vault_dir, without_password};
 use crate::schedule::Schedule;
 use crate::{ServiceName, duration, size};
 use jiff::tz::TimeZone;
@@ -38,13 +38,6 @@ pub(super) fn judge(config: &Config, source: Option<&Source>) -> Verdict {
         }
     }
     judge.verdict
-}
-
-/// The directory that a vault URL names; none if it is another kind of vault.
-pub fn vault_dir(url: &str) -> Option<&Path> {
-    let path = url.strip_prefix("file://").unwrap_or(url);
-    let scheme = path.split('/').next().is_some_and(|first| first.contains(':'));
-    (!scheme).then(|| Path::new(path))
 }
 
 struct Judge<'a> {

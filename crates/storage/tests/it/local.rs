@@ -1,6 +1,6 @@
 //! A directory: what is not ours in it, what vanishes under it, what a full disk does to it.
 
-use mainstay_storage::{Error, ErrorKind, Key, Local, Put, Storage, open};
+use mainstay_storage::{Error, ErrorKind, Key, Local, Options, Put, Storage, open};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -231,10 +231,10 @@ fn only_old_leftovers_are_removed() {
 fn urls_name_directories_or_are_refused() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().to_str().unwrap();
-    assert_eq!(open(path).unwrap().location(), path);
-    assert_eq!(open(&format!("file://{path}")).unwrap().location(), path);
+    assert_eq!(open(path, &Options::default()).unwrap().location(), path);
+    assert_eq!(open(&format!("file://{path}"), &Options::default()).unwrap().location(), path);
     for bad in ["", "s3://bucket/x", "rest:https://host/", "ssh://a@b/c", "sftp:host:/x"] {
-        assert_eq!(kind(open(bad)), ErrorKind::Invalid, "{bad}");
+        assert_eq!(kind(open(bad, &Options::default())), ErrorKind::Invalid, "{bad}");
     }
     let file = dir.path().join("file");
     fs::write(&file, b"x").unwrap();

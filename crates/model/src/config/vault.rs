@@ -1,0 +1,30 @@
+//! What kind of place a vault URL names. The one place that knows the schemes.
+
+use std::path::Path;
+
+/// A vault URL, by its scheme.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VaultUrl<'a> {
+    /// A directory: a path, or `file://` and a path.
+    Directory(&'a Path),
+    /// Anything else that has a scheme; none of it is supported.
+    Other(&'a str),
+}
+
+impl<'a> VaultUrl<'a> {
+    /// Looks at the scheme only; what follows it is judged by who opens it.
+    pub fn new(url: &'a str) -> VaultUrl<'a> {
+        let path = url.strip_prefix("file://").unwrap_or(url);
+        // `sftp:…`: never a directory of that name by accident.
+        let scheme = path.split('/').next().is_some_and(|first| first.contains(':'));
+        if scheme { VaultUrl::Other(url) } else { VaultUrl::Directory(Path::new(path)) }
+    }
+}
+
+/// The directory that a vault URL names; none if it is another kind of vault.
+pub fn vault_dir(url: &str) -> Option<&Path> {
+    match VaultUrl::new(url) {
+        VaultUrl::Directory(path) => Some(path),
+        VaultUrl::Other(_) => None,
+    }
+}

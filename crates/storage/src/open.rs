@@ -1,0 +1,27 @@
+//! From the URL of a vault to its storage: one arm for each kind of place.
+
+use crate::{Error, ErrorKind, Local, Storage};
+use model::CancelToken;
+use model::config::VaultUrl;
+use std::sync::Arc;
+
+/// What a storage is told besides its URL.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Ends waiting: calls that wait for another machine return soon after it was set, with
+    /// `ErrorKind::Cancelled`, and nothing is tried again from then on. Calls that begin later (to
+    /// clean up) are still made, once each.
+    pub cancel: CancelToken,
+}
+
+/// Opens the storage that a vault URL names.
+pub fn open(url: &str, _options: &Options) -> Result<Arc<dyn Storage>, Error> {
+    match VaultUrl::new(url) {
+        VaultUrl::Directory(path) => Ok(Arc::new(Local::open(path)?)),
+        VaultUrl::Other(url) => Err(Error::new(
+            ErrorKind::Invalid,
+            model::config::without_password(url),
+            "this kind of vault is not supported; use a directory",
+        )),
+    }
+}
