@@ -1,11 +1,16 @@
 //! Judges a whole repository: every object by itself, and whether everything that one names is in
 //! another. Names each error with its object and goes on after it.
 
+mod subset;
+
+pub use subset::{ReadData, Subset, SubsetError};
+
 use crate::files::FileKind;
 use crate::format::index::Index;
 use crate::format::pack::{self, PackedBlob};
 use crate::format::{BlobId, IndexId, PackId, TreeId};
 use crate::index::{BlobIndex, Location};
+use crate::log::LogStore;
 use crate::{BlobKind, Error, NodeKind, Repository, Tree, parallel};
 use model::{CancelToken, Progress, SnapshotId};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -28,18 +33,20 @@ pub struct Report {
     pub verified_bytes: u64,
 }
 
-/// Checks structure (config, keys, indexes against packs, every tree of every snapshot), and with
-/// `read_data` every byte of every pack.
+/// Checks structure (config, keys, indexes against packs, every tree of every snapshot), and of the
+/// packs and the log beside the repository every byte that `read` asks for. Damage does not end it:
+/// everything that is damaged is named.
 ///
 /// Hold a lock meanwhile: what a prune or a backup does at the same time may look like damage. An
 /// error is returned only if the check itself could not be done (the storage does not answer).
 pub fn check(
     repository: &Repository,
-    read_data: bool,
+    read: impl Into<ReadData>,
     progress: &dyn Progress,
     cancel: &CancelToken,
 ) -> Result<Report, Error> {
-    let check = Check { repository, read_data, progress, cancel, found: Mutex::default() };
+    let read = read.into();
+    let check = Check { repository, read, progress, cancel, found: Mutex::default() };
     check.run()?;
     let found = check.found.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut report = found.report;
@@ -50,7 +57,7 @@ pub fn check(
 
 struct Check<'a> {
     repository: &'a Repository,
-    read_data: bool,
+    read: ReadData,
     progress: &'a dyn Progress,
     cancel: &'a CancelToken,
     found: Mutex<Found>,
@@ -81,7 +88,32 @@ impl Check<'_> {
         self.progress.phase("checking packs");
         self.packs(&indexed)?;
         self.progress.phase("checking trees");
-        self.snapshots(&snapshots, &indexed.index)
+        self.snapshots(&snapshots, &indexed.index)?;
+        if self.read == ReadData::All {
+            self.progress.phase("reading the log");
+            self.log()?;
+        }
+        Ok(())
+    }
+
+    /// Every object of the log beside the repository.
+    fn log(&self) -> Result<(), Error> {
+        let log = LogStore::new(self.repository);
+        self.each(&log.list()?, |(name, generation)| {
+            let content = match log.fetch_from(name, *generation) {
+                // Removed by retention since it was listed.
+                Err(Error::Storage(e)) if e.kind() == ErrorKind::NotFound => return Ok(()),
+                Err(e @ Error::Unsupported(_)) => {
+                    self.error(e);
+                    return Ok(());
+                }
+                other => other,
+            };
+            if let Some(content) = self.keep(content)? {
+                self.found().report.verified_bytes += content.len() as u64;
+            }
+            Ok(())
+        })
     }
 
     fn keys(&self) -> Result<(), Error> {
@@ -137,18 +169,17 @@ impl Check<'_> {
             }
         }
         self.found().report.packs = stored.len() as u64;
-        if self.read_data {
-            self.progress.expect(0, stored.values().sum());
-        }
         let packs: Vec<(PackId, u64)> = stored.into_iter().collect();
+        let read = self.read.choose(&packs)?;
+        self.progress.expect(0, packs.iter().filter(|(id, _)| read.has(id)).map(|(_, s)| s).sum());
         // A whole pack is in memory for each thread.
-        let threads = if self.read_data { parallel::cores() + 1 } else { parallel::readers() };
+        let threads = if read.is_nothing() { parallel::readers() } else { parallel::cores() + 1 };
         self.each_on(threads, &packs, |(id, size)| {
             let blobs = indexed.packs.get(id);
             if blobs.is_none() {
                 self.note(format!("pack {id} is in no index; nothing refers to it"));
             }
-            let checked = if self.read_data {
+            let checked = if read.has(id) {
                 self.whole_pack(*id, blobs)
             } else if let Some(blobs) = blobs {
                 self.header_of_pack(*id, *size, blobs)

@@ -77,6 +77,44 @@ fn damage_is_found() {
     assert_eq!(json["services"][0]["sound"], false);
 }
 
+/// One damaged file does not hide the others: two snapshot files, a pack and the state.
+#[test]
+fn everything_that_is_damaged_is_named() {
+    let rig = host();
+    rig.run(&["backup", "docs"]).code(0);
+    let docs = rig.path("docs").display().to_string();
+    run(restic(&rig, "docs").args(["backup", &docs])).code(0);
+    let newest = |dir: &str| {
+        let items = fs::read_dir(rig.path("vault/docs").join(dir)).unwrap();
+        let mut files: Vec<_> = items.map(|item| item.unwrap().path()).collect();
+        files.sort();
+        files
+    };
+    let state = newest("mainstay/state").pop().unwrap();
+    let pack = newest("data").into_iter().find_map(|dir| {
+        let file = fs::read_dir(dir).ok()?.next()?.ok()?.path();
+        file.is_file().then_some(file)
+    });
+    let mut damaged = vec![state, pack.unwrap()];
+    damaged.extend(newest("snapshots").into_iter().take(2));
+    for file in &damaged {
+        let mut bytes = fs::read(file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(file, &bytes).unwrap();
+    }
+    for words in
+        [&["check", "docs", "--read-data"][..], &["check", "docs", "--read-data-subset=1/1"]]
+    {
+        let mut said = rig.run(words).code(1);
+        for file in &damaged {
+            said = said.says(file.file_name().unwrap().to_str().unwrap());
+        }
+    }
+    rig.run(&["check", "docs", "--read-data-subset", "9/8"]).code(1).complains("no part");
+}
+
 #[test]
 fn each_failure_has_its_exit_code() {
     let rig = host();

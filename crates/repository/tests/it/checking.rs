@@ -3,13 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the unexpected")]
 
 use crate::rig::{self, Rig, check, noise, snapshot_of};
+use mainstay_repository::check::ReadData;
 use mainstay_repository::format::crypto::MasterKey;
 use mainstay_repository::format::index::{Index, IndexedPack};
 use mainstay_repository::format::keyfile::KeyFile;
 use mainstay_repository::format::pack::PackedBlob;
 use mainstay_repository::format::{IndexId, PackId, unpacked};
+use mainstay_repository::log::LogStore;
 use mainstay_repository::{BlobId, BlobKind, Error, LockKind, Repository, TreeId};
-use model::{CancelToken, Progress};
+use model::progress::Silent;
+use model::{CancelToken, Generation, Progress};
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -198,6 +201,63 @@ fn a_check_can_be_cancelled_and_reports_its_progress() {
     assert_eq!(count.1.load(Ordering::Relaxed), report.verified_bytes);
     cancel.cancel();
     assert!(matches!(run(&cancel), Err(Error::Cancelled)));
+}
+
+/// Damage that only reading finds is found by a part that has the pack, and by no other.
+#[test]
+fn a_part_of_the_data_is_read() {
+    let rig = Rig::new();
+    for seed in 0..8 {
+        rig::back_up(&rig.repository, &noise(seed, 100_000));
+    }
+    let data = rig.path().join("data");
+    let files = rig::files_below(&data).into_iter().map(|file| data.join(file));
+    // A pack of data: those of trees are read by every check.
+    let victim = files.max_by_key(|file| fs::metadata(file).unwrap().len()).unwrap();
+    let mut bytes = fs::read(&victim).unwrap();
+    bytes[50] ^= 1;
+    fs::write(&victim, &bytes).unwrap();
+    let name = victim.file_name().unwrap().to_str().unwrap();
+    let run = |part: &str| {
+        let read = ReadData::Part(part.parse().unwrap());
+        mainstay_repository::check::check(&rig.repository, read, &Silent, &CancelToken::new())
+            .unwrap()
+    };
+    let first = u8::from_str_radix(&name[..2], 16).unwrap();
+    let (mut verified, mut found) = (0, Vec::new());
+    for part in 1..=3 {
+        let report = run(&format!("{part}/3"));
+        verified += report.verified_bytes;
+        if report.errors.iter().any(|error| error.contains(name)) {
+            found.push(part);
+        }
+    }
+    assert_eq!(found, [first % 3 + 1]);
+    let all = run("100%");
+    assert_eq!(all.verified_bytes, verified);
+    assert!(!all.errors.is_empty());
+    let some = run("150000");
+    assert!(some.verified_bytes < verified);
+}
+
+/// The log beside the repository is read with everything else.
+#[test]
+fn damage_of_the_log_is_found() {
+    let rig = Rig::new();
+    rig::back_up(&rig.repository, b"content");
+    let log = LogStore::new(&rig.repository);
+    for name in ["000000010000000000000001", "000000010000000000000002"] {
+        log.push(Generation::FIRST, name, &noise(1, 1000)).unwrap();
+    }
+    assert_eq!(check(&rig.repository).errors, Vec::<String>::new());
+    let below = rig.path().join("mainstay/log");
+    for file in rig::files_below(&below) {
+        let mut bytes = fs::read(below.join(&file)).unwrap();
+        bytes[500] ^= 1;
+        fs::write(below.join(&file), bytes).unwrap();
+    }
+    finds(&rig, &["000000010000000000000001"]);
+    finds(&rig, &["000000010000000000000002"]);
 }
 
 /// A vault that does not answer is no damage: the check fails, and reports nothing.
