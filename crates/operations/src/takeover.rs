@@ -135,7 +135,7 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         store.update(|state| state.fenced(id.as_str(), proof.clone()))?;
         Ok(proof)
     })?;
-    let source_time = catch_up(site, operation)?;
+    let source_time = catch_up(site, operation, params)?;
     look_again(site, operation, params, &from)?;
 
     // From here on nothing stops it: a cancel is looked at one last time.
@@ -250,8 +250,14 @@ fn wait_for_stop(
     }
 }
 
-/// Brings the standby to all that the vault has. Says the source time it then holds.
-fn catch_up(site: &ServiceSite, operation: &mut Operation) -> Result<Option<Timestamp>, Error> {
+/// Brings the standby to all that the vault has. Says the source time it then holds. A copy that was
+/// written to, and that a person wants to serve nevertheless, is taken as it is: a refresh would put
+/// aside what they want to keep.
+fn catch_up(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    params: &Params,
+) -> Result<Option<Timestamp>, Error> {
     let state = site.load_state()?.state;
     let record = MemberRecord::load(site)?;
     let engine = site.engine()?;
@@ -267,7 +273,8 @@ fn catch_up(site: &ServiceSite, operation: &mut Operation) -> Result<Option<Time
         let held = record.applied.map(|applied| applied.source_time);
         return Ok(seen.replayed.max(held));
     }
-    if behind {
+    let as_is = params.kind == TakeoverKind::Unplanned && params.overrides.contains_key(MODIFIED);
+    if behind && !as_is {
         let params = refresh::Params { which: Which::Latest, reseed: false, dry_run: false };
         let done = refresh::perform(site, operation, &params)?;
         return Ok(Some(done.source_time));

@@ -229,7 +229,7 @@ fn behind_another_standby(view: &View<'_>) -> Answer {
         if member.role != Role::Standby || member.importing {
             return None;
         }
-        let behind = plan::is_behind(view, other.position.as_ref(), other.source_time);
+        let behind = plan::is_behind(view, other.into());
         (behind && !plan::vault_covers(view, other)).then_some((name, other))
     });
     match (ahead, view.held_time()) {

@@ -4,7 +4,7 @@ use crate::Gate;
 use crate::assess::View;
 use jiff::Timestamp;
 use model::state::{Applied, FenceProof, TakeoverKind};
-use model::{MemberName, Position, SnapshotId};
+use model::{MemberName, Position, RecoveryPoint, SnapshotId};
 use serde::Serialize;
 use std::fmt;
 
@@ -153,7 +153,7 @@ pub(crate) fn target(view: &View<'_>) -> Option<Target> {
         return view.state.primary.is_some().then_some(target);
     }
     let head = view.state.head_point().filter(|_| !view.as_is)?;
-    is_behind(view, head.position.as_ref(), head.source_time)
+    is_behind(view, head.into())
         .then(|| Target { point: Some(head.snapshot), position: head.position.clone() })
 }
 
@@ -175,14 +175,43 @@ pub(crate) fn reached_last(view: &View<'_>) -> bool {
     })
 }
 
-/// Whether the candidate lacks something of a copy with this position and time. Positions decide
-/// where they can be compared: of two copies of an idle service, the times differ by chance.
-pub(crate) fn is_behind(view: &View<'_>, position: Option<&Position>, time: Timestamp) -> bool {
-    let reached = position.and_then(|goal| view.held_position()?.reached(goal));
-    match (reached, view.held_time()) {
-        (Some(reached), _) => !reached,
-        (None, Some(held)) => time > held,
-        (None, None) => true,
+/// What a copy holds, to be compared with what the candidate holds.
+#[derive(Clone, Copy)]
+pub(crate) struct Held<'a> {
+    snapshot: SnapshotId,
+    position: Option<&'a Position>,
+    time: Timestamp,
+}
+
+impl<'a> From<&'a Applied> for Held<'a> {
+    fn from(applied: &'a Applied) -> Held<'a> {
+        let Applied { snapshot, position, source_time, .. } = applied;
+        Held { snapshot: *snapshot, position: position.as_ref(), time: *source_time }
+    }
+}
+
+impl<'a> From<&'a RecoveryPoint> for Held<'a> {
+    fn from(point: &'a RecoveryPoint) -> Held<'a> {
+        let RecoveryPoint { snapshot, position, source_time, .. } = point;
+        Held { snapshot: *snapshot, position: position.as_ref(), time: *source_time }
+    }
+}
+
+/// Whether the candidate lacks something of a copy. Positions decide where they can be compared: of
+/// two copies of an idle service, the times differ by chance. Then the order in which the points
+/// were committed, for two primaries have two clocks. Times are left where one copy follows a log
+/// whose position says nothing to the other.
+pub(crate) fn is_behind(view: &View<'_>, goal: Held<'_>) -> bool {
+    let reached = goal.position.and_then(|goal| view.held_position()?.reached(goal));
+    let ours = view.applied().filter(|_| view.observed.replayed.is_none());
+    let order = ours.filter(|_| goal.position.is_none()).and_then(|ours| {
+        Some(committed(view, ours.snapshot)?.cmp(&committed(view, goal.snapshot)?))
+    });
+    match (reached, order, view.held_time()) {
+        (Some(reached), _, _) => !reached,
+        (None, Some(order), _) => order.is_lt(),
+        (None, None, Some(held)) => goal.time > held,
+        (None, None, None) => true,
     }
 }
 
@@ -190,7 +219,16 @@ pub(crate) fn is_behind(view: &View<'_>, position: Option<&Position>, time: Time
 pub(crate) fn vault_covers(view: &View<'_>, other: &Applied) -> bool {
     let Some(head) = view.state.head_point().filter(|_| !view.as_is) else { return false };
     let reached = other.position.as_ref().and_then(|goal| head.position.as_ref()?.reached(goal));
-    reached.unwrap_or(head.source_time >= other.source_time)
+    let order = || {
+        let of = |id| committed(view, id).filter(|_| other.position.is_none());
+        Some(of(head.snapshot)? >= of(other.snapshot)?)
+    };
+    reached.or_else(order).unwrap_or(head.source_time >= other.source_time)
+}
+
+/// The place of a point in the order of commits.
+fn committed(view: &View<'_>, snapshot: SnapshotId) -> Option<usize> {
+    view.state.points.iter().position(|point| point.snapshot == snapshot)
 }
 
 /// Why it is believed that a primary does not serve.

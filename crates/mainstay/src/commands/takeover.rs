@@ -74,12 +74,14 @@ pub(crate) fn run(app: &App, args: &TakeoverArgs) -> Outcome {
         }
     }
     let state = service.load_state()?.state;
+    let overrides: BTreeMap<_, _> = args.overrides.iter().cloned().collect();
     let request = Request {
         kind: if args.planned { TakeoverKind::Planned } else { TakeoverKind::Unplanned },
         to: args.to.clone().unwrap_or_else(|| service.member().clone()),
-        overrides: args.overrides.iter().cloned().collect::<BTreeMap<_, _>>(),
+        // A copy that was written to is not refreshed: that would put aside what is to be kept.
+        as_is: !args.planned && overrides.contains_key(executor::MODIFIED),
+        overrides,
         seen: Seen::of(&state),
-        as_is: false,
     };
     let observed = candidate::observe(app, &service)?;
     let assessment = assess(&state, &observed, &request, Timestamp::now());

@@ -103,6 +103,17 @@ fn a_copy_that_was_written_to_after_the_confirmation_does_not_take_over() {
 }
 
 #[test]
+fn a_copy_that_is_wanted_as_it_is_is_not_refreshed() {
+    let bench = Bench::new();
+    fs::write(bench.tree("b").join("letter"), "not what was sent").expect("write");
+    fs::write(bench.tree("a").join("letter"), "what b would be refreshed to").expect("write");
+    bench.back_up();
+    bench.take_over(TakeoverKind::Unplanned, &[UNFENCED, MODIFIED]).expect("overridden");
+    let kept = fs::read_to_string(bench.tree("b").join("letter")).expect("read");
+    assert_eq!(kept, "not what was sent");
+}
+
+#[test]
 fn a_planned_takeover_needs_the_last_point_itself() {
     let bench = Bench::new();
     let head = bench.state().head.expect("a head").snapshot;

@@ -5,7 +5,7 @@ use crate::support::{
     shut, stop, to, verdict, with,
 };
 use mainstay_takeover::{
-    Assessment, CopyState, Gate, Observation, Request, Running, Sighting, Standing, Verdict,
+    Assessment, CopyState, Gate, Observation, Request, Running, Sighting, Standing, Step, Verdict,
 };
 use model::state::{FenceProof, TakeoverKind};
 use model::{Position, Role, ServiceState};
@@ -452,4 +452,18 @@ fn a_member_that_has_left_is_nobody() {
     assert_eq!(shut(&assessment), ["wrong-role", "no-valid-point"]);
     state.join(&member("b"), Role::Standby, now()).unwrap();
     assert_eq!(shut(&unplanned(&state, &fine("b"))), ["no-valid-point"]);
+}
+
+#[test]
+fn the_order_of_commits_decides_and_not_two_clocks() {
+    // The newer point was made by a primary whose clock is an hour behind that of the one before it.
+    let mut state = shop();
+    state.commit(point(3, 70)).unwrap();
+    state.applied(&member("c"), Some(applied(3, 70))).unwrap();
+    let assessment = ask(&state, &fine("b"), &to(UNPLANNED, "b"));
+    let refreshed = assessment.steps.iter().any(|step| matches!(step, Step::Refresh { .. }));
+    assert!(refreshed, "b holds point 2, and point 3 is the head: {:?}", assessment.steps);
+    let as_is = Request { as_is: true, ..to(UNPLANNED, "b") };
+    let (behind, _) = verdict(&ask(&state, &fine("b"), &as_is), Gate::BehindAnotherStandby);
+    assert_eq!(behind, ASK);
 }
