@@ -103,6 +103,11 @@ fn judge(site: &ServiceSite, state: &ServiceState, follows: bool, seeded: bool) 
         Role::Primary if member.stopped.is_some() => Answer::no(
             "this primary has handed over and said that it is stopped; `mainstay online` takes that back",
         ),
+        // Promotion is what makes it forget that it is a copy. Before that its import may not be done.
+        // A server that follows is promoted while it runs.
+        Role::Primary if seeded && !follows => Answer::no(format!(
+            "{me} has taken over, but its copy is not promoted yet; any mainstay operation on it finishes that"
+        )),
         Role::Primary => match &state.intent {
             // Somebody is taking over from us and has proof that we do not run.
             Some(intent)

@@ -3,8 +3,10 @@
 
 use jiff::Timestamp;
 use mainstay_operations::takeover::{self, MODIFIED, UNFENCED};
-use mainstay_operations::{Run, ServiceSite, Site, Which, backup, offline, refresh, restore};
-use model::state::{Intent, Stopped, TakeoverKind};
+use mainstay_operations::{
+    Run, ServiceSite, Site, Which, backup, may_start, offline, refresh, restore,
+};
+use model::state::{FenceProof, Intent, Stopped, TakeoverKind};
 use model::{Class, Classify, MemberName, Progress, Role, Secret, ServiceName, SnapshotId};
 use repository::{Kdf, Repository};
 use std::collections::BTreeMap;
@@ -100,6 +102,29 @@ fn a_copy_that_was_written_to_after_the_confirmation_does_not_take_over() {
     bench.is_as_before();
     let done = bench.take_over(TakeoverKind::Unplanned, &[UNFENCED, MODIFIED]).expect("overridden");
     assert_eq!(done.from.as_ref(), Some(bench.a.member()));
+}
+
+#[test]
+fn the_start_gate_stays_shut_until_the_copy_is_promoted() {
+    let bench = Bench::new();
+    let (store, generation) = (bench.b.state().expect("state"), bench.state().generation);
+    let intent = Intent {
+        id: "dead".to_owned(),
+        kind: TakeoverKind::Unplanned,
+        from: Some(bench.a.member().clone()),
+        to: bench.b.member().clone(),
+        generation,
+        claimed: Timestamp::now(),
+        fenced: None,
+        overrides: BTreeMap::new(),
+        raised: false,
+    };
+    let proof = FenceProof::Override { reason: "the test says so".to_owned() };
+    store.update(|state| state.claim(intent.clone())).expect("claim");
+    store.update(|state| state.fenced("dead", proof.clone())).expect("fenced");
+    store.update(|state| state.raise("dead", Timestamp::now())).expect("raise");
+    let answer = may_start::ask(&bench.b).expect("an answer");
+    assert!(!answer.allowed && answer.why.contains("not promoted yet"), "{answer:?}");
 }
 
 #[test]
