@@ -3,12 +3,16 @@
 pub mod archive;
 pub mod blobs;
 pub mod buffers;
+pub mod cat;
 pub mod check;
 pub mod chunker;
+pub mod diff;
 mod disk;
 mod error;
 mod files;
+pub mod find;
 pub mod format;
+pub mod glob;
 pub mod host;
 pub mod index;
 pub mod locking;
@@ -20,6 +24,8 @@ pub mod reader;
 pub mod repository;
 pub mod restore;
 pub mod scrub;
+pub mod stats;
+mod trees;
 
 pub use archive::{Archiver, Finished, Problem, Summary, TreeOptions};
 pub use blobs::PackRead;

@@ -25,6 +25,10 @@ impl SnapshotReader {
         Ok(SnapshotReader { repository: repository.clone(), root })
     }
 
+    pub(crate) fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
     /// The tree of the root directory.
     pub fn root(&self) -> TreeId {
         self.root
@@ -170,8 +174,12 @@ pub(crate) fn parts(path: &[u8]) -> Result<Vec<&[u8]>, Error> {
 
 /// Loads a directory.
 pub(crate) fn load_tree(repository: &Repository, id: TreeId) -> Result<Tree, Error> {
-    let bytes = repository.load_blob(BlobKind::Tree, &id.into())?;
-    Tree::decode(&bytes).map_err(|e| match e {
+    decode_tree(id, &repository.load_blob(BlobKind::Tree, &id.into())?)
+}
+
+/// Reads the bytes of a tree, whose hash was verified.
+pub(crate) fn decode_tree(id: TreeId, bytes: &[u8]) -> Result<Tree, Error> {
+    Tree::decode(bytes).map_err(|e| match e {
         Error::Damaged { what, .. } => Error::damaged(format!("tree {id}"), what),
         e => e,
     })

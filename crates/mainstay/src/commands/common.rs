@@ -3,8 +3,8 @@
 use crate::failure::Failure;
 use crate::units;
 use jiff::Timestamp;
-use model::ServiceName;
-use operations::{Site, Which};
+use model::{PointName, ServiceName, ServiceState, SnapshotId};
+use operations::{ServiceSite, Site, Which, which};
 use repository::Snapshot;
 
 /// Which services.
@@ -96,6 +96,57 @@ fn once(names: &[ServiceName]) -> Vec<ServiceName> {
         }
     }
     all
+}
+
+/// A snapshot file with the name that people see.
+pub(crate) struct NamedSnapshot {
+    pub(crate) id: SnapshotId,
+    pub(crate) file: Snapshot,
+    pub(crate) name: String,
+}
+
+/// The snapshots that were named, in that order, or all, oldest first.
+pub(crate) fn snapshots(
+    service: &ServiceSite,
+    names: &[String],
+) -> Result<Vec<NamedSnapshot>, Failure> {
+    let repository = service.repository()?;
+    // Files first: what is committed in between is then merely not told.
+    let all = if names.is_empty() { Some(repository.snapshots()?) } else { None };
+    let state = service.load_state()?.state;
+    let files = match all {
+        Some(files) => files,
+        None => {
+            let mut files = Vec::new();
+            for name in names {
+                let which = match name.as_str() {
+                    "latest" => Which::Latest,
+                    name => Which::Named(name.to_owned()),
+                };
+                let id = which::resolve(service, &state, &which)?;
+                if !files.iter().any(|(known, _)| *known == id) {
+                    files.push((id, repository.snapshot(id)?));
+                }
+            }
+            files
+        }
+    };
+    let named = |(id, file): (SnapshotId, Snapshot)| {
+        let name = name_of(&state, id, &file);
+        NamedSnapshot { id, file, name }
+    };
+    Ok(files.into_iter().map(named).collect())
+}
+
+/// The name of a snapshot, whether or not it is a recovery point.
+pub(crate) fn name_of(state: &ServiceState, id: SnapshotId, file: &Snapshot) -> String {
+    if let Some(point) = state.point(id) {
+        return point.name().to_string();
+    }
+    match file.time.parse::<Timestamp>() {
+        Ok(time) => PointName::of(time, engine_of(file).unwrap_or("restic"), id).to_string(),
+        Err(_) => id.short(),
+    }
 }
 
 /// The engine that made a snapshot, as its tags say; none if it was none of ours.

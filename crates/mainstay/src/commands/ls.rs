@@ -30,8 +30,8 @@ pub(crate) struct LsArgs {
 /// One line.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Line {
-    path: String,
+pub(crate) struct Line {
+    pub(crate) path: String,
     /// The path in hex, if it is not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     path_hex: Option<String>,
@@ -113,7 +113,8 @@ fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     path
 }
 
-fn line(path: &[u8], node: &Node) -> Line {
+/// The line of an entry.
+pub(crate) fn line(path: &[u8], node: &Node) -> Line {
     let is_link = node.kind == NodeKind::Symlink;
     let nanos = i32::try_from(node.mtime.nanos).unwrap_or_default();
     let owner =
@@ -160,8 +161,10 @@ fn mode(node: &Node) -> String {
     text
 }
 
-fn show(lines: &[Line]) -> String {
-    let wide = |of: fn(&Line) -> usize| lines.iter().map(of).max().unwrap_or(0);
+/// The lines as `ls -l` would write them.
+pub(crate) fn show<'a>(lines: impl IntoIterator<Item = &'a Line>) -> String {
+    let lines: Vec<&Line> = lines.into_iter().collect();
+    let wide = |of: fn(&Line) -> usize| lines.iter().map(|line| of(line)).max().unwrap_or(0);
     let user = wide(|line| line.user.chars().count());
     let group = wide(|line| line.group.chars().count());
     let size = wide(|line| units::size(line.size_bytes).len());

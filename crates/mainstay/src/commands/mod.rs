@@ -1,12 +1,15 @@
 //! One file per command: its words, and what it does with them.
 
 mod backup;
+mod cat;
 mod check;
 mod common;
 mod completions;
 mod config;
+mod diff;
 mod doctor;
 mod dump;
+mod find;
 mod guardian;
 mod init;
 mod logs;
@@ -16,6 +19,7 @@ mod may_start;
 mod rescue;
 mod restore;
 mod snapshots;
+mod stats;
 mod status;
 
 mod cancel;
@@ -37,6 +41,9 @@ pub(crate) enum Command {
     Snapshots(snapshots::SnapshotsArgs),
     Ls(ls::LsArgs),
     Dump(dump::DumpArgs),
+    Find(find::FindArgs),
+    Diff(diff::DiffArgs),
+    Stats(stats::StatsArgs),
     Restore(restore::RestoreArgs),
     Status(status::StatusArgs),
     Logs(logs::LogsArgs),
@@ -52,6 +59,7 @@ pub(crate) enum Command {
     Check(check::CheckArgs),
     Doctor(doctor::DoctorArgs),
     Rescue(rescue::RescueArgs),
+    Cat(cat::CatArgs),
     Config(config::ConfigArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
@@ -71,6 +79,9 @@ impl Command {
             Command::Snapshots(args) => snapshots::run(app, args),
             Command::Ls(args) => ls::run(app, args),
             Command::Dump(args) => dump::run(app, args),
+            Command::Find(args) => find::run(app, args),
+            Command::Diff(args) => diff::run(app, args),
+            Command::Stats(args) => stats::run(app, args),
             Command::Restore(args) => restore::run(app, args),
             Command::Status(args) => status::run(app, args),
             Command::Logs(args) => logs::run(app, args),
@@ -86,6 +97,7 @@ impl Command {
             Command::Check(args) => check::run(app, args),
             Command::Doctor(args) => doctor::run(app, args),
             Command::Rescue(args) => rescue::run(app, args),
+            Command::Cat(args) => cat::run(app, args),
             Command::Config(args) => config::run(app, args),
             Command::Completions(args) => completions::run(app, args),
             Command::Man(args) => man::run(app, args),

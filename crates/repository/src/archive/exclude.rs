@@ -8,6 +8,7 @@
 //! one matched; but nothing is taken back from below a directory that is left out.
 
 use crate::Error;
+use crate::glob::{self, Case, Part};
 
 /// All patterns of one tree.
 #[derive(Clone, Debug, Default)]
@@ -26,22 +27,6 @@ enum Anchor {
     Name,
     Tree,
     Host,
-}
-
-/// What is between two slashes.
-#[derive(Clone, Debug)]
-enum Part {
-    /// `**`
-    AnyDirectories,
-    Name(Vec<Token>),
-}
-
-#[derive(Clone, Debug)]
-enum Token {
-    Unit(u32),
-    One,
-    Any,
-    Set { ranges: Vec<(u32, u32)>, negated: bool },
 }
 
 impl Excludes {
@@ -79,17 +64,7 @@ impl Pattern {
         if rest.is_empty() {
             return Err(bad("is empty"));
         }
-        let mut parts: Vec<Part> = Vec::new();
-        for part in rest.split('/') {
-            match part {
-                "" => return Err(bad("has two slashes in a row")),
-                "." | ".." => return Err(bad("has a part '.' or '..', which nothing matches")),
-                // Several in a row mean the same as one.
-                "**" if matches!(parts.last(), Some(Part::AnyDirectories)) => {}
-                "**" => parts.push(Part::AnyDirectories),
-                part => parts.push(Part::Name(tokens(part).map_err(bad)?)),
-            }
-        }
+        let parts = glob::parts(rest).map_err(bad)?;
         let anchor = match host {
             true => Anchor::Host,
             false if rest.contains('/') => Anchor::Tree,
@@ -105,148 +80,14 @@ impl Pattern {
         match self.anchor {
             Anchor::Name => {
                 let name = in_tree.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-                parts_match(&self.parts, name)
+                glob::matches(&self.parts, name, Case::Exact)
             }
-            Anchor::Tree => parts_match(&self.parts, in_tree),
-            Anchor::Host => on_host.iter().any(|path| parts_match(&self.parts, path)),
+            Anchor::Tree => glob::matches(&self.parts, in_tree, Case::Exact),
+            Anchor::Host => {
+                on_host.iter().any(|path| glob::matches(&self.parts, path, Case::Exact))
+            }
         }
     }
-}
-
-/// Reads one name's pattern.
-fn tokens(part: &str) -> Result<Vec<Token>, &'static str> {
-    let mut tokens = Vec::new();
-    let mut chars = part.chars().peekable();
-    while let Some(c) = chars.next() {
-        tokens.push(match c {
-            '*' => {
-                if matches!(tokens.last(), Some(Token::Any)) {
-                    continue;
-                }
-                Token::Any
-            }
-            '?' => Token::One,
-            '\\' => Token::Unit(chars.next().ok_or("ends with a backslash")?.into()),
-            '[' => {
-                let negated = chars.next_if(|c| matches!(c, '!' | '^')).is_some();
-                let mut ranges = Vec::new();
-                loop {
-                    let mut next = || match chars.next() {
-                        Some('\\') => chars.next().map(|c| (c, true)),
-                        c => c.map(|c| (c, false)),
-                    };
-                    let open = "has a '[' without its ']' (write '\\[' for the character)";
-                    let (first, escaped) = next().ok_or(open)?;
-                    // A ']' that comes first stands for itself.
-                    if first == ']' && !escaped && !ranges.is_empty() {
-                        break;
-                    }
-                    let mut last = first;
-                    if chars.peek() == Some(&'-') {
-                        let mut ahead = chars.clone();
-                        ahead.next();
-                        if ahead.peek().is_some_and(|c| *c != ']') {
-                            chars.next();
-                            last = match chars.next() {
-                                Some('\\') => chars.next().ok_or(open)?,
-                                c => c.ok_or(open)?,
-                            };
-                        }
-                    }
-                    ranges.push((u32::from(first), u32::from(last)));
-                }
-                Token::Set { ranges, negated }
-            }
-            c => Token::Unit(c.into()),
-        });
-    }
-    Ok(tokens)
-}
-
-/// Matches a path part by part. Only the last `**` ever has to take more: what an earlier one
-/// matched can stay as it is, since a later one can take whatever the earlier could.
-fn parts_match(pattern: &[Part], path: &[u8]) -> bool {
-    let parts: Vec<&[u8]> =
-        path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect();
-    let (mut p, mut at) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    loop {
-        match pattern.get(p) {
-            Some(Part::AnyDirectories) => {
-                if p + 1 == pattern.len() {
-                    // At the end it stands for what is in a directory, not for the directory.
-                    return at < parts.len();
-                }
-                star = Some((p, at));
-                p += 1;
-                continue;
-            }
-            Some(Part::Name(tokens))
-                if parts.get(at).is_some_and(|part| name_matches(tokens, part)) =>
-            {
-                p += 1;
-                at += 1;
-                continue;
-            }
-            None if at == parts.len() => return true,
-            _ => {}
-        }
-        match star {
-            Some((star_p, taken)) if taken < parts.len() => {
-                star = Some((star_p, taken + 1));
-                p = star_p + 1;
-                at = taken + 1;
-            }
-            _ => return false,
-        }
-    }
-}
-
-/// Matches one name, by the same argument for `*`.
-fn name_matches(pattern: &[Token], name: &[u8]) -> bool {
-    let units = units(name);
-    let (mut p, mut at) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    loop {
-        let unit = units.get(at);
-        let one = match pattern.get(p) {
-            None if unit.is_none() => return true,
-            None => false,
-            Some(Token::Any) => {
-                star = Some((p, at));
-                p += 1;
-                continue;
-            }
-            Some(Token::One) => unit.is_some(),
-            Some(Token::Unit(wanted)) => unit == Some(wanted),
-            Some(Token::Set { ranges, negated }) => unit.is_some_and(|unit| {
-                ranges.iter().any(|(first, last)| (first..=last).contains(&unit)) != *negated
-            }),
-        };
-        if one {
-            p += 1;
-            at += 1;
-            continue;
-        }
-        match star {
-            Some((star_p, taken)) if taken < units.len() => {
-                star = Some((star_p, taken + 1));
-                p = star_p + 1;
-                at = taken + 1;
-            }
-            _ => return false,
-        }
-    }
-}
-
-/// The characters of a name; bytes that are no UTF-8 are each one unit beyond all characters.
-fn units(name: &[u8]) -> Vec<u32> {
-    let mut units = Vec::with_capacity(name.len());
-    for chunk in name.utf8_chunks() {
-        units.extend(chunk.valid().chars().map(u32::from));
-        units.extend(chunk.invalid().iter().map(|byte| 0x11_0000 + u32::from(*byte)));
-    }
-    units
 }
 
 #[cfg(test)]

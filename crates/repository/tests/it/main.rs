@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 mod archive;
+mod browsing;
 mod checking;
 mod chunks;
 mod damage;
