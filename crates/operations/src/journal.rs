@@ -277,10 +277,6 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), Error> {
 /// Tests of debug builds kill the process right after a line is durable: `STEP:begin`,
 /// `STEP:done`, `start` or `end`. Release builds have no such point.
 fn kill_point(event: &Event) {
-    if !cfg!(debug_assertions) {
-        return;
-    }
-    let Ok(wanted) = std::env::var("MAINSTAY_TEST_KILL_AT") else { return };
     let here = match event {
         Event::Start { .. } => "start".to_owned(),
         Event::Begin { step, .. } => format!("{step}:begin"),
@@ -288,6 +284,15 @@ fn kill_point(event: &Event) {
         Event::Undone { step } => format!("{step}:undone"),
         Event::End { .. } => "end".to_owned(),
     };
+    kill_at(&here);
+}
+
+/// The same for a step that has no line in a journal.
+pub(crate) fn kill_at(here: &str) {
+    if !cfg!(debug_assertions) {
+        return;
+    }
+    let Ok(wanted) = std::env::var("MAINSTAY_TEST_KILL_AT") else { return };
     if here == wanted {
         let me = rustix::process::getpid();
         let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);

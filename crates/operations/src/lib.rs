@@ -14,6 +14,7 @@ pub mod guardian;
 pub mod history;
 mod hooks;
 mod journal;
+pub mod keys;
 mod lock;
 pub mod may_start;
 mod member;

@@ -91,7 +91,7 @@ impl Repository {
         let leftover = storage.list("keys").or_else(empty_if_absent)?;
         let master = MasterKey::generate().map_err(invalid("new key"))?;
         let config = Config::generate().map_err(invalid("new config"))?;
-        let key_id = write_key(&*storage, &master, password, kdf)?;
+        let key_id = write_key(&*storage, &master, password, kdf, host::user_name())?;
         let json = config.encode().map_err(invalid("new config"))?;
         let sealed = Seal::seal(&master, &json);
         put_config(&*storage, key_id, &sealed)?;
@@ -187,25 +187,33 @@ impl Repository {
 
     /// Adds a key, so that another password opens the repository too. Returns its name.
     pub fn add_key(&self, password: &Secret, kdf: Kdf) -> Result<String, Error> {
+        Ok(self.write_key(password, kdf, host::user_name())?.to_hex())
+    }
+
+    pub(crate) fn write_key(
+        &self,
+        password: &Secret,
+        kdf: Kdf,
+        username: String,
+    ) -> Result<KeyId, Error> {
         let files = self.files();
-        Ok(write_key(&*files.storage, &files.key, password, kdf)?.to_hex())
+        write_key(&*files.storage, &files.key, password, kdf, username)
     }
 
     /// All keys. A damaged key file is an error that names it.
     pub fn keys(&self) -> Result<Vec<KeyInfo>, Error> {
         let listed = self.files().list(FileKind::Key)?;
-        listed
-            .into_iter()
-            .map(|key| {
-                let file = self.key_file(key.id)?;
-                Ok(KeyInfo {
-                    id: KeyId(key.id),
-                    created: file.created.timestamp(),
-                    username: file.username,
-                    hostname: file.hostname,
-                })
-            })
-            .collect()
+        listed.into_iter().map(|key| self.key_info(key.id)).collect()
+    }
+
+    pub(crate) fn key_info(&self, id: [u8; 32]) -> Result<KeyInfo, Error> {
+        let file = self.key_file(id)?;
+        Ok(KeyInfo {
+            id: KeyId(id),
+            created: file.created.timestamp(),
+            username: file.username,
+            hostname: file.hostname,
+        })
     }
 
     /// One key file, verified and understood.
@@ -324,9 +332,10 @@ fn write_key(
     master: &MasterKey,
     password: &Secret,
     kdf: Kdf,
+    username: String,
 ) -> Result<KeyId, Error> {
     let now = jiff::Timestamp::now().into();
-    let (username, hostname) = (host::user_name(), host::host_name());
+    let hostname = host::host_name();
     let (id, bytes) = KeyFile::wrap(master, password.expose(), kdf.cost(), now, username, hostname)
         .and_then(|file| file.encode())
         .map_err(invalid("new key"))?;

@@ -12,6 +12,7 @@ mod dump;
 mod find;
 mod guardian;
 mod init;
+mod key;
 mod logs;
 mod ls;
 mod man;
@@ -56,6 +57,7 @@ pub(crate) enum Command {
     Rejoin(rejoin::RejoinArgs),
     Cancel(cancel::CancelArgs),
     Wal(wal::WalArgs),
+    Key(key::KeyArgs),
     Check(check::CheckArgs),
     Doctor(doctor::DoctorArgs),
     Rescue(rescue::RescueArgs),
@@ -94,6 +96,7 @@ impl Command {
             Command::Rejoin(args) => rejoin::run(app, args),
             Command::Cancel(args) => cancel::run(app, args),
             Command::Wal(args) => wal::run(app, args),
+            Command::Key(args) => key::run(app, args),
             Command::Check(args) => check::run(app, args),
             Command::Doctor(args) => doctor::run(app, args),
             Command::Rescue(args) => rescue::run(app, args),

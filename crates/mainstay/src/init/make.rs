@@ -47,6 +47,9 @@ pub(crate) enum Did {
     Missing,
 }
 
+/// Whom the key file of a recovery key names, for those who list the keys.
+pub(crate) const RECOVERY_KEY: &str = "recovery key";
+
 /// One thing that is needed.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Step {
@@ -234,7 +237,7 @@ fn repository(
     };
     if wanted {
         let key = made.recovery_key()?;
-        repository.add_key(&key, Kdf::Fast)?;
+        repository.add_proven_key(&key, Kdf::Fast, Some(RECOVERY_KEY))?;
         made.recoverable.push(name.clone());
     }
     Ok(true)

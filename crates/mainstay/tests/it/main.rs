@@ -11,6 +11,7 @@ mod demo;
 mod docs;
 mod guides;
 mod history;
+mod keys;
 mod kills;
 mod newcomer;
 mod postgres;
