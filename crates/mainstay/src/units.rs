@@ -15,6 +15,11 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     duration::parse(text).map_err(|e| e.to_string())
 }
 
+/// A size, for clap.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    model::size::parse(text).map_err(|e| e.to_string())
+}
+
 /// A point in time: RFC 3339, the same without zone (this host's zone is meant), `20261121T010442Z`
 /// as in the names of points, or `2h ago`.
 pub(crate) fn parse_time(text: &str) -> Result<Timestamp, String> {

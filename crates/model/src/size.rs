@@ -29,6 +29,16 @@ fn bytes(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
+/// A number with at most two decimals, in hundredths: `2.5` is 250.
+pub fn hundredths(number: &str) -> Option<u32> {
+    let (whole, rest) = number.split_once('.').unwrap_or((number, ""));
+    let digits = |text: &str| text.len() <= 3 && text.bytes().all(|b| b.is_ascii_digit());
+    if !digits(whole) || !digits(rest) || rest.len() > 2 || whole.is_empty() {
+        return None;
+    }
+    format!("{whole}{rest:0<2}").parse().ok()
+}
+
 /// `1.43 MiB`: three digits that matter.
 pub fn human(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];

@@ -19,7 +19,7 @@ use model::config::Quiesce;
 use model::{
     Class, Classify, Generation, OperationId, Progress, RecoveryPoint, ServiceState, SnapshotId,
 };
-use repository::{Archiver, Finished, LockKind, Node, Problem, Snapshot};
+use repository::{Archiver, Finished, Node, Problem, Snapshot, Work};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::path::Path;
@@ -212,7 +212,7 @@ fn perform_with(
             .hinting("Check that the service's path is right and its disk is mounted."));
     }
     // Access and space are proved before anything is stopped: taking the lock is a write.
-    let lock = repository.lock(LockKind::Shared, Duration::from_secs(60), operation.cancel())?;
+    let lock = repository.lock_for(Work::Backup, Duration::from_secs(60), operation.cancel())?;
     check_space(site, parent.is_none(), seen.size_bytes)?;
     if let Some(command) = &site.spec().hooks.before_backup {
         let variables = hooks::variables(site, Some(operation.id()));
@@ -329,7 +329,7 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
     let state = site.load_state()?.state;
     let repository = site.repository()?;
     // A killed worker leaves its repository lock behind; taking one removes what is stale.
-    let lock = repository.lock(LockKind::Shared, Duration::from_secs(60), &left.run.cancel)?;
+    let lock = repository.lock_for(Work::Backup, Duration::from_secs(60), &left.run.cancel)?;
     let tag = operation_tag(left.id);
     let (mut removed, mut kept) = (0, 0);
     for (id, snapshot) in repository.snapshots()? {

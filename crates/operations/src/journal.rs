@@ -31,6 +31,14 @@ pub enum Kind {
     Online,
     /// This host's broken member becomes a standby.
     Rejoin,
+    /// Points leave the history.
+    Forget,
+    /// What no snapshot needs goes.
+    Prune,
+    /// What is damaged is replaced by what is left of it.
+    Repair,
+    /// The format's version is raised.
+    Migrate,
 }
 
 impl Kind {
@@ -44,6 +52,10 @@ impl Kind {
             Kind::Offline => "offline",
             Kind::Online => "online",
             Kind::Rejoin => "rejoin",
+            Kind::Forget => "forget",
+            Kind::Prune => "prune",
+            Kind::Repair => "repair",
+            Kind::Migrate => "migrate",
         }
     }
 }

@@ -7,7 +7,9 @@
 use crate::journal::{self, Event, Journal, Kind, Outcome, Steps};
 use crate::lock::MemberLock;
 use crate::operation::{Parts, Run, operations_dir, remove_scratch};
-use crate::{Error, ServiceSite, backup, offline, quiesce, refresh, rejoin, restore, takeover};
+use crate::{
+    Error, ServiceSite, backup, forget, offline, quiesce, refresh, rejoin, restore, takeover,
+};
 use model::OperationId;
 use std::path::{Path, PathBuf};
 
@@ -92,6 +94,9 @@ pub(crate) fn undo(
         Kind::Takeover => takeover::undo(&mut left)?,
         Kind::Offline | Kind::Online => offline::undo(&mut left)?,
         Kind::Rejoin => rejoin::undo(&mut left)?,
+        Kind::Forget => forget::undo(&mut left)?,
+        // Whatever they are killed in, the repository is whole; what they left the next one removes.
+        Kind::Prune | Kind::Repair | Kind::Migrate => {}
     }
     Ok(left.said)
 }

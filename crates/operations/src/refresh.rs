@@ -18,7 +18,7 @@ use model::{
     CancelToken, Class, OperationId, Position, Progress, RecoveryPoint, Role, ServiceState,
     SnapshotId,
 };
-use repository::LockKind;
+use repository::Work;
 use repository::restore::Difference;
 use repository::scrub::{self, Copy};
 use serde::Serialize;
@@ -266,7 +266,7 @@ fn replace(
     done.unchanged = false;
     done.seeded = reuse.is_none();
     let repository = site.repository()?;
-    let _lock = repository.lock(LockKind::Shared, Duration::from_secs(60), operation.cancel())?;
+    let _lock = repository.lock_for(Work::Refresh, Duration::from_secs(60), operation.cancel())?;
     if reuse.is_none() {
         for destination in &destinations {
             placing::check_space(&destination.target, point.size_bytes)?;

@@ -19,7 +19,7 @@ use engines::{Purpose, RootKind, Running, SnapshotMeta};
 use jiff::Timestamp;
 use model::config::{FirstRole, Quiesce, Service};
 use model::{OperationId, Position, Role, ServiceName, ServiceState, SnapshotId};
-use repository::{LockKind, SnapshotReader};
+use repository::{SnapshotReader, Work};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -225,7 +225,7 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     let plan = Plan::make(site, &state, params, operation.id())?;
     let repository = site.repository()?;
     let engine = site.engine()?;
-    let _lock = repository.lock(LockKind::Shared, Duration::from_secs(60), operation.cancel())?;
+    let _lock = repository.lock_for(Work::Restore, Duration::from_secs(60), operation.cancel())?;
     for destination in &plan.destinations {
         placing::check_space(&destination.target, plan.size_bytes)?;
     }

@@ -117,9 +117,11 @@ impl Classify for Error {
             }
             Error::WrongPassword(_) => "Look whether the password file is this repository's.",
             Error::Locked(_) => {
-                "Wait for the holder to finish; `restic unlock` removes the lock of one that is gone."
+                "Wait for the holder to finish; `mainstay unlock` removes the locks of those that are gone."
             }
-            Error::Damaged { .. } => "Run `mainstay check --read-data` to see all that is damaged.",
+            Error::Damaged { .. } => {
+                "Run `mainstay check --read-data` to see all that is damaged, and then `mainstay repair`."
+            }
             Error::Earlier(failure) => return failure.hint(),
             _ => return None,
         };

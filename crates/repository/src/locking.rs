@@ -10,6 +10,10 @@
 //! the clocks of two machines not to be apart by much; so a holder does not trust that its lock is
 //! there but looks ([`RepositoryLock::still_held`]) before it commits anything.
 
+mod work;
+
+pub use work::{TABLE, Work};
+
 use crate::files::{FileKind, Files};
 use crate::format::LockId;
 use crate::format::lock::Lock;
@@ -17,7 +21,7 @@ use crate::{Error, Repository, host};
 use jiff::Timestamp;
 use model::CancelToken;
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use storage::ErrorKind;
@@ -67,7 +71,7 @@ pub struct RepositoryLock {
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     files: Files,
     kind: LockKind,
     timing: Timing,
@@ -103,6 +107,12 @@ impl RepositoryLock {
         }
     }
 
+    /// As [`still_held`](RepositoryLock::still_held), by what is known here and now: cheap enough
+    /// to ask before each of many removals.
+    pub fn still_trusted(&self) -> Result<(), Error> {
+        self.shared.check(&self.shared.lock())
+    }
+
     /// What it excludes.
     pub fn kind(&self) -> LockKind {
         self.shared.kind
@@ -122,6 +132,19 @@ impl Drop for RepositoryLock {
     }
 }
 
+/// A lock that is in a repository, as far as it tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    id: LockId,
+    /// Who holds it, in words; of one that cannot be read, why not.
+    pub holder: String,
+    /// It excludes everybody.
+    pub exclusive: bool,
+    /// Its holder is gone by the rules of the protocol, or it cannot be read: no living holder
+    /// leaves one like that.
+    pub stale: bool,
+}
+
 impl Repository {
     /// Takes a lock by restic's protocol, waiting up to `wait` for one that excludes it.
     pub fn lock(
@@ -130,26 +153,71 @@ impl Repository {
         wait: Duration,
         cancel: &CancelToken,
     ) -> Result<RepositoryLock, Error> {
-        lock(self.files(), kind, wait, cancel, Timing::PROTOCOL)
+        let lock = lock(self.files(), kind, wait, cancel, Timing::PROTOCOL)?;
+        self.remember_lock(Arc::downgrade(&lock.shared));
+        Ok(lock)
+    }
+
+    /// Takes the lock that this work needs.
+    pub fn lock_for(
+        &self,
+        work: Work,
+        wait: Duration,
+        cancel: &CancelToken,
+    ) -> Result<RepositoryLock, Error> {
+        self.lock(work.lock(), wait, cancel)
+    }
+
+    /// All locks, whoever holds them.
+    pub fn locks(&self) -> Result<Vec<Standing>, Error> {
+        let standing = |(id, found)| match found {
+            Found::Lock(lock) => Standing {
+                id,
+                holder: describe(&lock),
+                exclusive: lock.exclusive,
+                stale: is_stale(&lock, Timing::PROTOCOL.stale),
+            },
+            Found::Damaged(e) => {
+                Standing { id, holder: e.to_string(), exclusive: true, stale: true }
+            }
+        };
+        Ok(others(self.files(), None)?.into_iter().map(standing).collect())
     }
 
     /// Removes locks whose holders are gone, and with `all` every lock. Returns what was removed,
-    /// in words. A lock that cannot be read is removed too: no living holder leaves one like that.
+    /// in words. With `all` a holder that lives notices, and commits nothing more; what it has
+    /// under way at this instant may still be harmed.
     pub fn unlock(&self, all: bool) -> Result<Vec<String>, Error> {
         let mut removed = Vec::new();
-        for (id, found) in others(self.files(), None)? {
-            let (remove, words) = match &found {
-                Found::Lock(lock) => {
-                    (all || is_stale(lock, Timing::PROTOCOL.stale), describe(lock))
-                }
-                Found::Damaged(e) => (true, e.to_string()),
-            };
-            if remove {
-                self.files().delete(FileKind::Lock, id.0)?;
-                removed.push(words);
-            }
+        for lock in self.locks()?.into_iter().filter(|lock| all || lock.stale) {
+            self.files().delete(FileKind::Lock, lock.id.0)?;
+            removed.push(lock.holder);
         }
         Ok(removed)
+    }
+}
+
+/// The locks that an open repository has taken, so that whatever it writes can ask for them.
+#[derive(Debug, Default)]
+pub(crate) struct Taken(Mutex<Vec<Weak<Shared>>>);
+
+impl Taken {
+    pub(crate) fn remember(&self, lock: Weak<Shared>) {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.retain(|lock| lock.strong_count() > 0);
+        taken.push(lock);
+    }
+
+    /// Fails if one of them has lapsed. Does not look at the storage.
+    pub(crate) fn still_trusted(&self) -> Result<(), Error> {
+        let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for lock in taken.iter().filter_map(Weak::upgrade) {
+            let held = lock.lock();
+            if !held.released {
+                lock.check(&held)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -7,10 +7,10 @@ use crate::format::crypto::MasterKey;
 use crate::format::keyfile::{Cost, KeyFile};
 use crate::format::{FormatError, KeyId};
 use crate::index::Live;
-use crate::locking::RepositoryLock;
+use crate::locking::{self, RepositoryLock, Taken};
 use crate::{Error, Snapshot, host, parallel};
 use model::{Seal, Secret, SnapshotId};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use storage::{ErrorKind, Key, Put, Storage};
 
 /// How expensive the key derivation of a new key is.
@@ -42,6 +42,7 @@ struct Inner {
     config: Config,
     chunker: Chunker,
     index: Live,
+    locks: Taken,
 }
 
 impl std::fmt::Debug for Repository {
@@ -140,6 +141,7 @@ impl Repository {
             chunker: Chunker::rabin(config.chunker_polynomial),
             config,
             index: Live::default(),
+            locks: Taken::default(),
         }))
     }
 
@@ -179,6 +181,16 @@ impl Repository {
 
     pub(crate) fn files(&self) -> &Files {
         &self.0.files
+    }
+
+    pub(crate) fn remember_lock(&self, lock: Weak<locking::Shared>) {
+        self.0.locks.remember(lock);
+    }
+
+    /// Fails if a lock that this repository has taken, and not given back, has lapsed: somebody may
+    /// have begun to remove what this process relies on.
+    pub(crate) fn locks_still_trusted(&self) -> Result<(), Error> {
+        self.0.locks.still_trusted()
     }
 
     pub(crate) fn index(&self) -> &Live {

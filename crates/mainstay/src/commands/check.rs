@@ -6,7 +6,7 @@ use crate::units;
 use model::{Class, Classify, ServiceName};
 use operations::ServiceSite;
 use repository::check::{self, ReadData, Subset};
-use repository::{LockKind, Repository};
+use repository::{Repository, Work};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,7 @@ fn one(app: &App, service: &ServiceSite, read: ReadData) -> Result<(Exit, Value)
     let progress = app.progress();
     let repository = service.repository()?;
     let lock =
-        repository.lock(LockKind::Shared, app.globals.wait.unwrap_or_default(), app.cancel())?;
+        repository.lock_for(Work::Check, app.globals.wait.unwrap_or_default(), app.cancel())?;
     progress.phase(&format!("checking {}", service.name()));
     let mut report = check::check(repository, read, &*progress, app.cancel())?;
     report.errors.extend(points(service, repository)?);

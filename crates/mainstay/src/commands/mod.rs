@@ -10,6 +10,7 @@ mod diff;
 mod doctor;
 mod dump;
 mod find;
+mod forget;
 mod guardian;
 mod init;
 mod key;
@@ -17,11 +18,13 @@ mod logs;
 mod ls;
 mod man;
 mod may_start;
+mod prune;
 mod rescue;
 mod restore;
 mod snapshots;
 mod stats;
 mod status;
+mod unlock;
 
 mod cancel;
 mod offline;
@@ -59,6 +62,9 @@ pub(crate) enum Command {
     Wal(wal::WalArgs),
     Key(key::KeyArgs),
     Check(check::CheckArgs),
+    Forget(forget::ForgetArgs),
+    Prune(prune::PruneArgs),
+    Unlock(unlock::UnlockArgs),
     Doctor(doctor::DoctorArgs),
     Rescue(rescue::RescueArgs),
     Cat(cat::CatArgs),
@@ -98,6 +104,9 @@ impl Command {
             Command::Wal(args) => wal::run(app, args),
             Command::Key(args) => key::run(app, args),
             Command::Check(args) => check::run(app, args),
+            Command::Forget(args) => forget::run(app, args),
+            Command::Prune(args) => prune::run(app, args),
+            Command::Unlock(args) => unlock::run(app, args),
             Command::Doctor(args) => doctor::run(app, args),
             Command::Rescue(args) => rescue::run(app, args),
             Command::Cat(args) => cat::run(app, args),

@@ -310,6 +310,51 @@ fn a_restore_in_place_of_a_running_service() {
     all(&base, &scenario);
 }
 
+/// Three points more, two of which are to go.
+fn much(world: &World) {
+    for version in [1, 2, 1] {
+        fill(&world.path("a/data"), version);
+        world.run("a", &["backup", "docs"]).code(0);
+    }
+    fill(&world.path("a/data"), 2);
+    world.run("a", &["backup", "docs"]).code(0);
+}
+
+/// No point is promised whose snapshot is gone.
+fn every_point_is_there(world: &World, at: &str) {
+    let said = world.run("a", &["--json", "snapshots", "docs"]).code(0).json();
+    let points = said["services"][0]["snapshots"].as_array().unwrap();
+    assert!(points.iter().all(|point| point["missing"] == false), "{at}: {points:?}");
+    world.run("a", &["check", "docs", "--read-data"]).code(0);
+    let target = world.path("early");
+    let words = ["restore", "docs", "--dry-run", "--target", target.to_str().unwrap()];
+    world.run("a", &words).code(0);
+}
+
+fn two_are_left(world: &World, at: &str) {
+    assert_eq!(world.points("a").len(), 2, "{at}");
+    history_is_whole(world, at);
+}
+
+#[test]
+fn a_forget_with_a_prune() {
+    const WORDS: &[&str] = &["forget", "docs", "--keep-last", "2", "--prune", "--max-unused=0%"];
+    fn again(world: &World, _: &str) -> Said {
+        world.run("a", WORDS).code(0)
+    }
+    let scenario = Scenario {
+        host: "a",
+        kind: "forget",
+        words: WORDS,
+        prepare: much,
+        dead: every_point_is_there,
+        again,
+        after: two_are_left,
+        guarded: false,
+    };
+    all(&trees(""), &scenario);
+}
+
 /// A standby at version 1, and a head at version 2. Both points are made here: in those of the
 /// world that this is a copy of the tree has another path, and nothing of them could be reused.
 fn behind(world: &World) {

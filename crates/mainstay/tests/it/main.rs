@@ -9,6 +9,7 @@ mod command_line;
 mod configuration;
 mod demo;
 mod docs;
+mod forgetting;
 mod guides;
 mod history;
 mod keys;

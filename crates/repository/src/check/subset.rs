@@ -59,20 +59,10 @@ fn parse(text: &str) -> Option<Subset> {
         return (1 <= part && part <= of).then_some(Subset::Share { part, of });
     }
     if let Some(percent) = text.strip_suffix('%') {
-        let hundredths = hundredths(percent.trim())?;
+        let hundredths = model::size::hundredths(percent.trim())?;
         return (1..=10_000).contains(&hundredths).then_some(Subset::Percent(hundredths));
     }
     model::size::parse(text).ok().filter(|bytes| *bytes > 0).map(Subset::Bytes)
-}
-
-/// `2.5` is 250.
-fn hundredths(number: &str) -> Option<u32> {
-    let (whole, rest) = number.split_once('.').unwrap_or((number, ""));
-    let digits = |text: &str| text.len() <= 3 && text.bytes().all(|b| b.is_ascii_digit());
-    if !digits(whole) || !digits(rest) || rest.len() > 2 || whole.is_empty() {
-        return None;
-    }
-    format!("{whole}{rest:0<2}").parse().ok()
 }
 
 impl fmt::Display for Subset {

@@ -94,6 +94,11 @@ impl Live {
         }
     }
 
+    /// Forgets everything; what is asked next reads the index files again.
+    pub(crate) fn unload(&self) {
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = State::default();
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }

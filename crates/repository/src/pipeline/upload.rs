@@ -53,6 +53,8 @@ pub(super) fn write_index(shared: &Shared, packs: Vec<IndexedPack>) -> Result<()
         return Ok(());
     }
     shared.check()?;
+    // A prune that took our lock for stale may have removed these packs: nothing named them.
+    shared.repository.locks_still_trusted()?;
     let index = Index { supersedes: Vec::new(), packs };
     let json = index.encode().map_err(|e| Error::Invalid(format!("new index file: {e}")))?;
     let repository = &shared.repository;

@@ -1,0 +1,223 @@
+//! Prune: what no snapshot needs goes, and with it the log that no kept base needs.
+
+use crate::journal::{Kind, Outcome};
+use crate::operation::{Operation, Run};
+use crate::{Error, ServiceSite, placing};
+use engines::postgres::{Lsn, Segments, WalFile};
+use model::{CancelToken, Class, OperationId, Position, Progress, ServiceState};
+use repository::log::LogStore;
+use repository::prune::{Figures, Options};
+use repository::{RepositoryLock, Work};
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// How long another holder of the repository is waited for, if nobody says otherwise.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What was removed, or would be.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Pruned {
+    /// The operation; none for a dry run, or within another one.
+    pub operation: Option<OperationId>,
+    /// Snapshots whose data is kept.
+    pub snapshots: u64,
+    /// Bytes of all packs before.
+    pub stored_bytes: u64,
+    /// Of these, what snapshots need.
+    pub used_bytes: u64,
+    /// How much smaller the packs are.
+    pub freed_bytes: u64,
+    /// What stays although nothing needs it.
+    pub left_unused_bytes: u64,
+    /// Packs that no index named, and went.
+    pub unreferenced_packs: u64,
+    /// Packs in which nothing was needed, and went.
+    pub removed_packs: u64,
+    /// Packs of which what is needed was written anew.
+    pub repacked_packs: u64,
+    /// What was written anew.
+    pub copied_bytes: u64,
+    /// Files of the log that no kept point needs, and went.
+    pub log_files: u64,
+    /// What could not be read; its packs stay.
+    pub damaged: Vec<String>,
+}
+
+impl Pruned {
+    /// Of a repository's figures.
+    pub fn of(figures: Figures) -> Pruned {
+        let Figures {
+            snapshots,
+            stored_bytes,
+            used_bytes,
+            unreferenced_packs,
+            removed_packs,
+            repacked_packs,
+            copied_bytes,
+            freed_bytes,
+            left_unused_bytes,
+            leftovers: _,
+            damaged,
+        } = figures;
+        Pruned {
+            operation: None,
+            snapshots,
+            stored_bytes,
+            used_bytes,
+            freed_bytes,
+            left_unused_bytes,
+            unreferenced_packs,
+            removed_packs,
+            repacked_packs,
+            copied_bytes,
+            log_files: 0,
+            damaged,
+        }
+    }
+}
+
+/// What a prune would do. Changes nothing.
+pub fn plan(site: &ServiceSite, options: &Options, run: &Run) -> Result<Pruned, Error> {
+    let repository = site.repository()?;
+    let wait = run.wait.unwrap_or_default();
+    let lock = repository.lock_for(Work::Check, wait, &run.cancel)?;
+    let state = site.load_state()?.state;
+    require_snapshots(site, &state)?;
+    let none = BTreeSet::new();
+    let figures =
+        repository::prune::estimate(repository, &none, options, &*run.progress, &run.cancel)?;
+    let log_files = dispensable_log(site, &state)?.len() as u64;
+    drop(lock);
+    Ok(Pruned { log_files, ..Pruned::of(figures) })
+}
+
+/// Prunes.
+pub fn run(site: &ServiceSite, options: &Options, run: &Run) -> Result<Pruned, Error> {
+    let mut operation = Operation::begin(site, Kind::Prune, &(), run)?;
+    let patience = run.wait.unwrap_or(PATIENCE);
+    let result = perform(site, &mut operation, options, patience);
+    operation.end(site, Kind::Prune, result, |pruned: &Pruned| {
+        let outcome = if pruned.damaged.is_empty() { Outcome::Done } else { Outcome::Incomplete };
+        (outcome, format!("{} freed", model::size::human(pruned.freed_bytes)))
+    })
+}
+
+fn perform(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    options: &Options,
+    patience: Duration,
+) -> Result<Pruned, Error> {
+    operation.report().phase("opening the vault");
+    let repository = site.repository()?;
+    let lock = repository.lock_for(Work::Prune, patience, operation.cancel())?;
+    let pruned = operation.step("prune", (), |operation| {
+        let (progress, cancel) = (operation.report(), operation.cancel().clone());
+        under_lock(site, &lock, options, &*progress, &cancel)
+    })?;
+    Ok(Pruned { operation: Some(operation.id().clone()), ..pruned })
+}
+
+/// The same, by whoever holds the repository alone. Nothing of it has to be undone: whatever it is
+/// killed in, the repository is whole, and the next prune goes on.
+pub(crate) fn under_lock(
+    site: &ServiceSite,
+    lock: &RepositoryLock,
+    options: &Options,
+    progress: &dyn Progress,
+    cancel: &CancelToken,
+) -> Result<Pruned, Error> {
+    let state = site.load_state()?.state;
+    require_snapshots(site, &state)?;
+    let repository = site.repository()?;
+    let figures = repository::prune::prune(repository, lock, options, progress, cancel)?;
+    let log = dispensable_log(site, &state)?;
+    if !log.is_empty() {
+        progress.phase("removing the log that no point needs");
+        let store = LogStore::new(repository);
+        for (name, generation) in &log {
+            lock.still_trusted()?;
+            store.remove(name, *generation)?;
+        }
+    }
+    Ok(Pruned { log_files: log.len() as u64, ..Pruned::of(figures) })
+}
+
+/// A point whose snapshot cannot be seen is a reason to stop: what it needs would be taken for
+/// garbage, and the snapshot may only be on a disk that is not mounted.
+fn require_snapshots(site: &ServiceSite, state: &ServiceState) -> Result<(), Error> {
+    let there: BTreeSet<_> = site.repository()?.snapshot_ids()?.into_iter().collect();
+    let Some(gone) = state.points.iter().find(|point| !there.contains(&point.snapshot)) else {
+        return Ok(());
+    };
+    let what = format!("the snapshot of point {} is not in the vault; its data stays", gone.name());
+    Err(Error::new(Class::Corrupt, what)
+        .hinting("Bring it back, or give the point up with `mainstay repair snapshots --forget`."))
+}
+
+/// Files of the log that lie before the oldest point that is kept. History files stay: they are
+/// small, and without them no recovery crosses a timeline.
+fn dispensable_log(
+    site: &ServiceSite,
+    state: &ServiceState,
+) -> Result<Vec<(String, model::Generation)>, Error> {
+    let log = LogStore::new(site.repository()?);
+    let names = log.list()?;
+    if names.is_empty() || state.intent.is_some() {
+        return Ok(Vec::new());
+    }
+    let mut oldest: Option<(u64, &model::RecoveryPoint)> = None;
+    for point in &state.points {
+        // Of a point that does not say where it stands nobody knows what it needs.
+        let Some(Position::Lsn { lsn, .. }) = &point.position else { return Ok(Vec::new()) };
+        if oldest.is_none_or(|(least, _)| *lsn < least) {
+            oldest = Some((*lsn, point));
+        }
+    }
+    let Some((lsn, point)) = oldest else { return Ok(Vec::new()) };
+    let meta = placing::meta(site, point.snapshot)?;
+    let size = meta.detail.get("segment-size").and_then(serde_json::Value::as_u64);
+    let Some(segments) = size.and_then(Segments::of) else { return Ok(Vec::new()) };
+    Ok(names.into_iter().filter(|(name, _)| is_before(name, segments, Lsn(lsn))).collect())
+}
+
+/// Whether a file of the log ends at or before this position, whatever its timeline.
+fn is_before(name: &str, segments: Segments, position: Lsn) -> bool {
+    let segment = match WalFile::parse(name) {
+        Some(WalFile::Segment { .. }) => name,
+        Some(WalFile::Partial | WalFile::Backup) => name.get(..24).unwrap_or_default(),
+        Some(WalFile::History { .. }) | None => return false,
+    };
+    let Some(WalFile::Segment { place, .. }) = WalFile::parse(segment) else { return false };
+    segments
+        .start_of(place)
+        .is_some_and(|start| start.0.saturating_add(segments.size()) <= position.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_before_the_oldest_base_is_dispensable_on_every_timeline() {
+        let segments = Segments::of(16 << 20).expect("segments");
+        let position: Lsn = "1/03000028".parse().expect("a position");
+        for (name, before) in [
+            ("000000010000000100000002", true),
+            ("000000020000000100000002", true),
+            ("0000000100000000000000FF", true),
+            ("000000010000000100000003", false),
+            ("000000010000000200000000", false),
+            ("000000010000000100000002.partial", true),
+            ("000000010000000100000003.partial", false),
+            ("000000010000000100000002.00000028.backup", true),
+            ("000000010000000100000003.00000028.backup", false),
+            ("00000002.history", false),
+            ("something", false),
+        ] {
+            assert_eq!(is_before(name, segments, position), before, "{name}");
+        }
+    }
+}
