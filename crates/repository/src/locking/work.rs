@@ -70,3 +70,45 @@ impl Work {
         self.lock() == LockKind::Shared && other.lock() == LockKind::Shared
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails to compile when a kind of work is added, so that it is added below and in the table.
+    fn place(work: Work) -> usize {
+        match work {
+            Work::Backup => 0,
+            Work::Restore => 1,
+            Work::Refresh => 2,
+            Work::Check => 3,
+            Work::Mount => 4,
+            Work::CopyFrom => 5,
+            Work::CopyTo => 6,
+            Work::AddKey => 7,
+            Work::RemoveKey => 8,
+            Work::Tag => 9,
+            Work::Forget => 10,
+            Work::Prune => 11,
+            Work::Repair => 12,
+            Work::Migrate => 13,
+        }
+    }
+
+    #[test]
+    fn the_table_has_every_work_once() {
+        for (at, (work, lock, why)) in TABLE.into_iter().enumerate() {
+            assert_eq!(place(work), at);
+            assert_eq!(work.lock(), lock);
+            assert!(!why.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_removes_runs_beside_nothing() {
+        assert!(Work::Backup.may_run_beside(Work::Restore));
+        for (work, ..) in TABLE {
+            assert!(!work.may_run_beside(Work::Prune) && !Work::Forget.may_run_beside(work));
+        }
+    }
+}

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the unexpected")]
 
 use crate::rig::{self, Rig, in_time, open, wait_for};
-use mainstay_repository::{Error, LockKind, Repository};
-use model::CancelToken;
+use mainstay_repository::{BlobKind, Error, LockKind, Repository};
+use model::{CancelToken, Class, Classify};
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
@@ -151,4 +151,23 @@ fn an_exclusive_holder_is_alone() {
         let local: Arc<dyn Storage> = Arc::new(Local::open(rig.path()).unwrap());
         many_holders(&local);
     });
+}
+
+/// A prune that took our lock for stale may have removed packs that no index named yet.
+#[test]
+fn a_writer_whose_lock_lapsed_writes_no_index() {
+    let rig = Rig::new();
+    let lock = rig.lock(LockKind::Shared);
+    let writer = rig.writer();
+    writer.save(BlobKind::Data, b"content".to_vec()).unwrap().wait().unwrap();
+    assert_eq!(rig.repository.unlock(true).unwrap().len(), 1);
+    assert!(lock.still_held().is_err());
+    let error = writer.flush().unwrap_err();
+    assert_eq!(error.class(), Class::Locked, "{error}");
+    assert_eq!(crate::rig::files_below(&rig.path().join("index")).len(), 0);
+    // One that took no lock at all is somebody else's business.
+    drop((writer, lock));
+    let writer = rig.writer();
+    writer.save(BlobKind::Data, b"content".to_vec()).unwrap().wait().unwrap();
+    writer.flush().unwrap();
 }
