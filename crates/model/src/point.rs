@@ -4,6 +4,7 @@ use crate::{Generation, MemberName};
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -135,6 +136,33 @@ pub struct RecoveryPoint {
     /// Kept whatever the retention says.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pinned: bool,
+    /// Words that people gave it. Not those in the snapshot's own file: to change these the file
+    /// would have to be another, with another id, and standbys and takeovers know it by this one.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub tags: BTreeSet<String>,
+}
+
+/// A change of the tags of a point.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct TagChange {
+    /// These and no others, before anything is added or removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set: Option<BTreeSet<String>>,
+    /// These too.
+    pub add: BTreeSet<String>,
+    /// Not these.
+    pub remove: BTreeSet<String>,
+}
+
+impl TagChange {
+    /// The tags afterwards.
+    pub fn apply(&self, tags: &BTreeSet<String>) -> BTreeSet<String> {
+        let mut changed = self.set.as_ref().unwrap_or(tags).clone();
+        changed.extend(self.add.iter().cloned());
+        changed.retain(|tag| !self.remove.contains(tag));
+        changed
+    }
 }
 
 impl RecoveryPoint {

@@ -299,6 +299,7 @@ fn perform_with(
         added_bytes: stored.added_bytes,
         incomplete,
         pinned: false,
+        tags: std::collections::BTreeSet::new(),
     };
     operation.step("commit", &point, |_| {
         let (versioned, ()) = site.state()?.update(|state| state.commit(point.clone()))?;

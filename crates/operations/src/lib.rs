@@ -22,6 +22,7 @@ mod member;
 pub mod offline;
 mod operation;
 mod placing;
+pub mod points;
 pub mod prune;
 mod quiesce;
 pub mod recover;

@@ -307,6 +307,31 @@ impl Repository {
         self.files().write_json(FileKind::Snapshot, &json).map(SnapshotId)
     }
 
+    /// Gives a snapshot other tags, as restic does: a new file, durable, with the id of the first in
+    /// `original`; then the old file is removed. Returns the new id. Whoever knows the snapshot by
+    /// its id does not know it any more. One that was interrupted leaves both files, and does not
+    /// leave a third when it is repeated.
+    pub fn retag_snapshot(
+        &self,
+        lock: &RepositoryLock,
+        id: SnapshotId,
+        tags: Vec<String>,
+    ) -> Result<SnapshotId, Error> {
+        let before = self.snapshot(id)?;
+        if before.tags == tags {
+            return Ok(id);
+        }
+        let mut after = Snapshot { tags, ..before };
+        after.other.entry("original").or_insert_with(|| id.to_string().into());
+        let same = self.snapshots()?.into_iter().find(|(_, snapshot)| *snapshot == after);
+        let new = match same {
+            Some((new, _)) => new,
+            None => self.save_snapshot(lock, &after)?,
+        };
+        self.remove_snapshot(lock, id)?;
+        Ok(new)
+    }
+
     /// Removes a snapshot file (not its data). Refused if the lock has lapsed.
     pub fn remove_snapshot(&self, lock: &RepositoryLock, id: SnapshotId) -> Result<(), Error> {
         lock.still_held()?;

@@ -18,12 +18,14 @@ mod logs;
 mod ls;
 mod man;
 mod may_start;
+mod pin;
 mod prune;
 mod rescue;
 mod restore;
 mod snapshots;
 mod stats;
 mod status;
+mod tag;
 mod unlock;
 
 mod cancel;
@@ -49,6 +51,9 @@ pub(crate) enum Command {
     Diff(diff::DiffArgs),
     Stats(stats::StatsArgs),
     Restore(restore::RestoreArgs),
+    Tag(tag::TagArgs),
+    Pin(pin::PinArgs),
+    Unpin(pin::PinArgs),
     Status(status::StatusArgs),
     Logs(logs::LogsArgs),
     MayStart(may_start::MayStartArgs),
@@ -91,6 +96,9 @@ impl Command {
             Command::Diff(args) => diff::run(app, args),
             Command::Stats(args) => stats::run(app, args),
             Command::Restore(args) => restore::run(app, args),
+            Command::Tag(args) => tag::run(app, args),
+            Command::Pin(args) => pin::run(app, args, true),
+            Command::Unpin(args) => pin::run(app, args, false),
             Command::Status(args) => status::run(app, args),
             Command::Logs(args) => logs::run(app, args),
             Command::MayStart(args) => may_start::run(app, args),

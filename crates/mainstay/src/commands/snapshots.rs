@@ -2,14 +2,16 @@ use super::common::{engine_of, named_or_all};
 use crate::app::App;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::ui::table::{Column, table};
+use crate::ui::words::shown;
 use crate::units;
 use jiff::Timestamp;
 use model::{Generation, MemberName, PointName, Position, ServiceName, ServiceState, SnapshotId};
 use operations::ServiceSite;
+use operations::points::is_own_tag;
 use repository::Snapshot;
 use serde::Serialize;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// List the recovery points of a service, oldest first.
 ///
@@ -42,6 +44,7 @@ struct Line {
     head: bool,
     incomplete: bool,
     pinned: bool,
+    tags: BTreeSet<String>,
     committed: bool,
     missing: bool,
 }
@@ -79,25 +82,38 @@ fn lines(service: &ServiceSite) -> Result<Vec<Line>, Failure> {
 }
 
 fn committed(state: &ServiceState, files: &mut BTreeMap<SnapshotId, Snapshot>) -> Vec<Line> {
-    let line = |point: &model::RecoveryPoint| Line {
-        name: point.name().to_string(),
-        snapshot: point.snapshot,
-        source_time: point.source_time,
-        received: Some(point.received),
-        engine: Some(point.engine.clone()),
-        member: Some(point.member.clone()),
-        generation: Some(point.generation),
-        size_bytes: Some(point.size_bytes),
-        added_bytes: Some(point.added_bytes),
-        position: point.position.clone(),
-        drilled: point.drilled,
-        head: state.head.is_some_and(|head| head.snapshot == point.snapshot),
-        incomplete: point.incomplete,
-        pinned: point.pinned,
-        committed: true,
-        missing: files.remove(&point.snapshot).is_none(),
+    let line = |point: &model::RecoveryPoint| {
+        let file = files.remove(&point.snapshot);
+        Line {
+            name: point.name().to_string(),
+            snapshot: point.snapshot,
+            source_time: point.source_time,
+            received: Some(point.received),
+            engine: Some(point.engine.clone()),
+            member: Some(point.member.clone()),
+            generation: Some(point.generation),
+            size_bytes: Some(point.size_bytes),
+            added_bytes: Some(point.added_bytes),
+            position: point.position.clone(),
+            drilled: point.drilled,
+            head: state.head.is_some_and(|head| head.snapshot == point.snapshot),
+            incomplete: point.incomplete,
+            pinned: point.pinned,
+            tags: point
+                .tags
+                .union(&file.as_ref().map(own_tags).unwrap_or_default())
+                .cloned()
+                .collect(),
+            committed: true,
+            missing: file.is_none(),
+        }
     };
     state.points.iter().map(line).collect()
+}
+
+/// The tags in a snapshot's file that people gave it.
+fn own_tags(file: &Snapshot) -> BTreeSet<String> {
+    file.tags.iter().filter(|tag| !is_own_tag(tag)).cloned().collect()
 }
 
 /// A snapshot file that no commit made history.
@@ -119,6 +135,7 @@ fn uncommitted(id: SnapshotId, file: &Snapshot) -> Option<Line> {
         head: false,
         incomplete: file.tags.iter().any(|tag| tag == "mainstay:incomplete"),
         pinned: false,
+        tags: own_tags(file),
         committed: false,
         missing: false,
     })
@@ -173,6 +190,7 @@ fn show(app: &App, lines: &[Line]) -> String {
         if let Some(drilled) = line.drilled {
             marks.push(format!("drilled {}", units::ago(drilled, now)));
         }
+        marks.extend(line.tags.iter().map(|tag| format!("#{}", shown(tag))));
         row.push(marks.join(", "));
         row
     });

@@ -15,6 +15,7 @@ mod history;
 mod keys;
 mod kills;
 mod newcomer;
+mod points;
 mod postgres;
 mod quiesce;
 mod rig;

@@ -10,7 +10,7 @@ use super::{
     Applied, FenceProof, Head, Intent, Member, PastTakeover, Refusal, Role, ServiceState, Stopped,
     TakeoverKind,
 };
-use crate::{Generation, MemberName, RecoveryPoint, SnapshotId};
+use crate::{Generation, MemberName, RecoveryPoint, SnapshotId, TagChange};
 use jiff::Timestamp;
 
 /// How many past takeovers the state remembers.
@@ -166,6 +166,13 @@ impl ServiceState {
     /// Pins a point, or unpins it.
     pub fn pin(&mut self, point: SnapshotId, pinned: bool) -> Result<(), Refusal> {
         self.point_mut(point)?.pinned = pinned;
+        Ok(())
+    }
+
+    /// Changes the tags of a point.
+    pub fn tag(&mut self, point: SnapshotId, change: &TagChange) -> Result<(), Refusal> {
+        let entry = self.point_mut(point)?;
+        entry.tags = change.apply(&entry.tags);
         Ok(())
     }
 

@@ -295,6 +295,18 @@ fn points_are_forgotten_unless_somebody_needs_them() {
     }
     state.forget(&[id(1), id(2), id(77)]).unwrap();
     assert_eq!(state.points.len(), 3);
+    let tags = |tags: &[&str]| tags.iter().map(|tag| (*tag).to_owned()).collect();
+    let change = |set: Option<&[&str]>, add: &[&str], remove: &[&str]| mainstay_model::TagChange {
+        set: set.map(tags),
+        add: tags(add),
+        remove: tags(remove),
+    };
+    state.tag(id(3), &change(None, &["b", "a"], &[])).unwrap();
+    state.tag(id(3), &change(None, &["c"], &["b"])).unwrap();
+    assert_eq!(state.point(id(3)).unwrap().tags, tags(&["a", "c"]));
+    state.tag(id(3), &change(Some(&["x"]), &["y"], &[])).unwrap();
+    assert_eq!(state.point(id(3)).unwrap().tags, tags(&["x", "y"]));
+    assert_eq!(state.tag(id(1), &change(None, &[], &[])), Err(Refusal::NoSuchPoint(id(1))));
     assert_eq!(state.pin(id(1), true), Err(Refusal::NoSuchPoint(id(1))));
     assert_eq!(state.drilled(id(1), T), Err(Refusal::NoSuchPoint(id(1))));
     state.claim(unplanned("op", "b")).unwrap();

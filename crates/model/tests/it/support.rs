@@ -36,5 +36,6 @@ pub(crate) fn point(number: u64, received: Timestamp) -> RecoveryPoint {
         added_bytes: 10,
         incomplete: false,
         pinned: false,
+        tags: Default::default(),
     }
 }

@@ -51,6 +51,7 @@ pub(crate) fn point(number: u64, minutes: i64) -> RecoveryPoint {
         added_bytes: 10,
         incomplete: false,
         pinned: false,
+        tags: Default::default(),
     }
 }
 

@@ -1,0 +1,47 @@
+use crate::app::App;
+use crate::failure::{Exit, Outcome};
+use model::ServiceName;
+use operations::{Which, points};
+use serde_json::json;
+
+/// Keep recovery points whatever the retention says (`unpin`: no longer).
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mainstay pin docs latest
+  mainstay unpin docs 5f3a09c1")]
+pub(crate) struct PinArgs {
+    /// The service.
+    service: ServiceName,
+
+    /// The points: their names, their snapshots' ids or the beginnings of them, or `latest`.
+    #[arg(value_name = "POINT", required = true)]
+    points: Vec<String>,
+}
+
+pub(crate) fn run(app: &App, args: &PinArgs, pinned: bool) -> Outcome {
+    let service = app.service(&args.service)?;
+    let which: Vec<Which> = args.points.iter().map(|point| named(point)).collect();
+    let ids = points::pin(&service, &which, pinned)?;
+    if app.out.json {
+        app.out.document(&json!({
+            "service": service.name(),
+            "snapshots": ids,
+            "pinned": pinned,
+        }))?;
+        return Ok(Exit::DONE);
+    }
+    let what = if pinned { "pinned" } else { "unpinned" };
+    for id in ids {
+        app.out.say(format_args!("{}: {} is {what}", service.name(), id.short()))?;
+    }
+    Ok(Exit::DONE)
+}
+
+/// A point by its name, or the head.
+pub(crate) fn named(point: &str) -> Which {
+    match point {
+        "latest" => Which::Latest,
+        name => Which::Named(name.to_owned()),
+    }
+}
