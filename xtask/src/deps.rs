@@ -61,7 +61,10 @@ const RESERVED: &[(&str, &[&str], &str)] = &[
     ("comfy-table", &["mainstay"], "libraries never print"),
     ("indicatif", &["mainstay"], "libraries never print"),
     ("signal-hook", &["mainstay"], "one place handles signals"),
-    ("tokio", &[], "nothing here is asynchronous"),
+    ("rustls", &["mainstay-storage"], "one place speaks TLS"),
+    ("hyper", &["mainstay-storage"], "one place serves and reaches vaults"),
+    // Where many connections wait for each other's networks, and nowhere else.
+    ("tokio", &["mainstay-storage"], "callers wait in threads of their own"),
 ];
 
 /// Crates of which at most one may be anywhere in the tree, with the reason.

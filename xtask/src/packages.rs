@@ -27,6 +27,9 @@ const NEEDS: &[Need] = &[
     Need { program: "pg_basebackup", package: "postgresql", also: POSTGRES_BINARIES },
     Need { program: "pg_amcheck", package: "postgresql", also: POSTGRES_BINARIES },
     Need { program: "psql", package: "postgresql", also: POSTGRES_BINARIES },
+    // Before a vault host that nothing listens on.
+    Need { program: "sshd", package: "openssh-server", also: SBIN },
+    Need { program: "ssh", package: "openssh-client", also: &[] },
     Need { program: "setfacl", package: "acl", also: &[] },
     Need { program: "setfattr", package: "attr", also: &[] },
     Need { program: "setpriv", package: "util-linux", also: SBIN },

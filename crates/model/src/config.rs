@@ -48,11 +48,34 @@ pub struct Host {
 }
 
 /// Where the history is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Vault {
-    /// A directory. The repository of service `docs` is `URL/docs`.
+    /// A directory, or what another machine serves: `rest:https://host/`, `ssh://host/dir`. The
+    /// repository of service `docs` is `URL/docs`.
     pub url: String,
+    /// The user of a `rest:` vault, instead of one in the URL.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// File with the token or password of that user.
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
+    /// Environment variable with the token.
+    #[serde(default)]
+    pub token_env: Option<String>,
+    /// Certificates (PEM) that are believed of a `rest:https` vault, instead of the public
+    /// authorities'.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// SHA-256 of the one certificate that is believed, whoever signed it.
+    #[serde(default)]
+    pub pinned_sha256: Option<String>,
+    /// The words of the command that reaches the host of an `ssh:` vault, instead of `ssh`.
+    #[serde(default)]
+    pub ssh_command: Vec<String>,
+    /// `mainstay` on that host, if it is not on PATH there.
+    #[serde(default)]
+    pub remote_program: Option<String>,
     /// File with the password of the repositories.
     #[serde(default)]
     pub password_file: Option<PathBuf>,

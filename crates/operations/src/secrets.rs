@@ -2,7 +2,7 @@
 
 use crate::Error;
 use model::Secret;
-use model::config::{Config, Service};
+use model::config::{Config, Service, Vault};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -38,6 +38,35 @@ pub fn source(config: &Config, service: Option<&Service>) -> Result<Source, Erro
 /// The password of a service's repository.
 pub fn password(config: &Config, service: Option<&Service>) -> Result<Secret, Error> {
     read(&source(config, service)?)
+}
+
+/// How a vault that another machine serves is reached, with the token of its user.
+pub fn served(vault: &Vault) -> Result<storage::rest::Options, Error> {
+    let token = match (&vault.token_file, &vault.token_env) {
+        (Some(file), _) => Some(Source::File(file.clone())),
+        (None, Some(name)) => Some(Source::Env(name.clone())),
+        (None, None) => None,
+    };
+    let password = match &token {
+        None => None,
+        // The hints of a missing password are of no use here.
+        Some(Source::File(file)) if !file.exists() => {
+            let what = format!("there is no token file {}", file.display());
+            return Err(Error::invalid(what).hinting(
+                "Write the token into it that `mainstay vault user add` printed on the vault host.",
+            ));
+        }
+        Some(source) => Some(read(source)?),
+    };
+    Ok(storage::rest::Options {
+        user: vault.user.clone(),
+        password,
+        ca_file: vault.ca_file.clone(),
+        pinned_sha256: vault.pinned_sha256.clone(),
+        ssh_command: vault.ssh_command.clone(),
+        remote_program: vault.remote_program.clone(),
+        ..storage::rest::Options::default()
+    })
 }
 
 /// Reads a password from its source.

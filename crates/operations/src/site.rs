@@ -90,7 +90,10 @@ impl Site {
         if let Some(open) = self.0.vault.get() {
             return Ok(open.clone());
         }
-        let options = storage::Options { cancel: self.0.cancel.clone() };
+        let options = storage::Options {
+            cancel: self.0.cancel.clone(),
+            served: secrets::served(&self.config().vault)?,
+        };
         let opened = storage::open(&self.config().vault.url, &options)?;
         Ok(self.0.vault.get_or_init(|| opened).clone())
     }

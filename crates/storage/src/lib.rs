@@ -10,12 +10,16 @@ mod key;
 mod local;
 mod open;
 mod prefixed;
+mod protocol;
+pub mod rest;
+pub mod serve;
 
 pub use error::{Error, ErrorKind};
 pub use key::{Key, KeyError};
 pub use local::Local;
 pub use open::{Options, open};
 pub use prefixed::Prefixed;
+pub use rest::Rest;
 
 use std::fmt;
 

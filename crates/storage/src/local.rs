@@ -110,8 +110,8 @@ impl Local {
         self.durable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes the bytes, durable, under a temporary name beside `path`.
-    fn stage(&self, path: &Path, bytes: &[u8]) -> Result<Staged, Error> {
+    /// Makes an empty temporary file beside `path`.
+    fn begin(&self, path: &Path) -> Result<(Staged, File), Error> {
         self.root_exists()?;
         let dir = path.parent().unwrap_or(&self.root);
         self.make_dir(dir)?;
@@ -121,7 +121,7 @@ impl Local {
         })?;
         let name = dir.join(format!("{TEMPORARY}{}", hex::encode(random)));
         let create = || File::options().write(true).create_new(true).open(&name);
-        let mut file = match create() {
+        let file = match create() {
             // Somebody removed the directory since we made it.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 self.durable().clear();
@@ -131,11 +131,22 @@ impl Local {
             result => result,
         }
         .map_err(|e| Error::io(path.display(), "write", e))?;
-        let staged = Staged(name);
-        file.write_all(bytes)
-            .and_then(|()| file.sync_all())
-            .map_err(|e| Error::io(path.display(), "write", e))?;
-        Ok(staged)
+        Ok((Staged(name), file))
+    }
+
+    /// Begins an object that is written piece by piece.
+    pub(crate) fn upload(&self, key: &Key) -> Result<Upload, Error> {
+        let path = self.path(key);
+        let (staged, file) = self.begin(&path)?;
+        Ok(Upload { staged, file, path })
+    }
+
+    /// The object's file, for who reads it piece by piece, and its length.
+    pub(crate) fn object(&self, key: &Key) -> Result<(File, u64), Error> {
+        let path = self.path(key);
+        let (file, meta) =
+            self.open_file(&path).map_err(|e| Error::io(path.display(), "read", e))?;
+        Ok((file, meta.len()))
     }
 
     /// All regular files below a prefix, ours or not.
@@ -205,11 +216,59 @@ fn is_absence(e: &io::Error) -> bool {
 }
 
 /// A temporary file, removed unless it was renamed away.
+#[derive(Debug)]
 struct Staged(PathBuf);
 
 impl Drop for Staged {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// An object that is being written. Nothing of it is visible before it is put in place, and nothing
+/// remains of one that is dropped.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    staged: Staged,
+    file: File,
+    path: PathBuf,
+}
+
+impl Upload {
+    /// Adds bytes at the end.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.file.write_all(bytes).map_err(|e| Error::io(self.path.display(), "write", e))
+    }
+
+    /// Puts the object in place, durable, replacing one of the same key.
+    pub(crate) fn replace(self) -> Result<(), Error> {
+        self.sync()?;
+        fs::rename(&self.staged.0, &self.path)
+            .map_err(|e| Error::io(self.path.display(), "put in place", e))?;
+        self.sync_dir()
+    }
+
+    /// Puts the object in place, durable, unless there is one of the same key.
+    pub(crate) fn create(&self) -> Result<Put, Error> {
+        self.sync()?;
+        // link(2) fails if the name exists, whoever made it: the compare-and-set of a directory.
+        let put = match fs::hard_link(&self.staged.0, &self.path) {
+            Ok(()) => Put::Created,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Put::Exists,
+            Err(e) => return Err(Error::io(self.path.display(), "put in place", e)),
+        };
+        // Also if it exists: whoever made it may have died before the name was durable, and who is
+        // told that it exists counts on it.
+        self.sync_dir()?;
+        Ok(put)
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        self.file.sync_all().map_err(|e| Error::io(self.path.display(), "write", e))
+    }
+
+    fn sync_dir(&self) -> Result<(), Error> {
+        sync_dir(self.path.parent().unwrap_or(Path::new("/")))
     }
 }
 
@@ -263,29 +322,15 @@ impl Storage for Local {
     }
 
     fn put(&self, key: &Key, bytes: &[u8]) -> Result<(), Error> {
-        let path = self.path(key);
-        let staged = self.stage(&path, bytes)?;
-        fs::rename(&staged.0, &path).map_err(|e| Error::io(path.display(), "put in place", e))?;
-        sync_dir(path.parent().unwrap_or(&self.root))
+        let mut upload = self.upload(key)?;
+        upload.write(bytes)?;
+        upload.replace()
     }
 
     fn put_if_absent(&self, key: &Key, bytes: &[u8]) -> Result<Put, Error> {
-        let path = self.path(key);
-        let staged = self.stage(&path, bytes)?;
-        // link(2) fails if the name exists, whoever made it: the compare-and-set of a directory.
-        match fs::hard_link(&staged.0, &path) {
-            Ok(()) => {
-                sync_dir(path.parent().unwrap_or(&self.root))?;
-                Ok(Put::Created)
-            }
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                // Whoever made it may have died before the name was durable; who is told that it
-                // exists counts on it.
-                sync_dir(path.parent().unwrap_or(&self.root))?;
-                Ok(Put::Exists)
-            }
-            Err(e) => Err(Error::io(path.display(), "put in place", e)),
-        }
+        let mut upload = self.upload(key)?;
+        upload.write(bytes)?;
+        upload.create()
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<Entry>, Error> {
@@ -327,7 +372,7 @@ impl Storage for Local {
             return Ok(0);
         }
         // The time of a file that is made now: the clock of a network disk is not ours.
-        let probe = self.stage(&self.root.join("probe"), b"")?;
+        let (probe, _) = self.begin(&self.root.join("probe"))?;
         let now =
             fs::metadata(&probe.0).map_err(|e| Error::io(probe.0.display(), "look at", e))?.mtime();
         let mut removed = 0;

@@ -58,6 +58,7 @@ fn show(app: &App) -> Outcome {
             *url = model::config::without_password(url);
         }
     }
+    config.vault.url = model::config::without_password(&config.vault.url);
     let value = crate::config::brief(&config);
     if app.out.json {
         app.out.document(&value)?;

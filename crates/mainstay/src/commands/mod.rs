@@ -35,6 +35,9 @@ mod refresh;
 mod rejoin;
 mod run_due;
 mod takeover;
+mod vault;
+mod vault_serve;
+mod vault_user;
 pub(crate) mod wal;
 use crate::app::App;
 use crate::failure::Outcome;
@@ -66,6 +69,7 @@ pub(crate) enum Command {
     Cancel(cancel::CancelArgs),
     Wal(wal::WalArgs),
     Key(key::KeyArgs),
+    Vault(vault::VaultArgs),
     Check(check::CheckArgs),
     Forget(forget::ForgetArgs),
     Prune(prune::PruneArgs),
@@ -111,6 +115,7 @@ impl Command {
             Command::Cancel(args) => cancel::run(app, args),
             Command::Wal(args) => wal::run(app, args),
             Command::Key(args) => key::run(app, args),
+            Command::Vault(args) => vault::run(app, args),
             Command::Check(args) => check::run(app, args),
             Command::Forget(args) => forget::run(app, args),
             Command::Prune(args) => prune::run(app, args),

@@ -172,9 +172,19 @@ fn refresh_hint(service: &ServiceSite) -> String {
 
 /// A vault on the service's own disk, or host, is lost together with it.
 fn same_disk(chain: &mut Chain<'_>, service: &ServiceSite, engine: &dyn Engine) -> Told {
-    let Some(vault) = vault_dir(&service.site().config().vault.url) else { return Ok(()) };
+    let url = &service.site().config().vault.url;
+    let advice = "Put the vault on another machine: a vault host, or an NFS mount.";
+    let Some(vault) = vault_dir(url) else {
+        let host = url
+            .rsplit_once('@')
+            .map_or_else(|| url.split_once("//").map_or("", |(_, rest)| rest), |(_, rest)| rest);
+        if ["localhost", "127.", "[::1]"].iter().any(|here| host.starts_with(here)) {
+            let found = "the vault is served by this host, and is lost together with it";
+            return chain.warn("vault", found, advice);
+        }
+        return chain.ok("vault", "it is on another machine");
+    };
     let Ok(there) = std::fs::metadata(vault) else { return Ok(()) };
-    let advice = "Put the vault on another machine: an NFS or sshfs mount, for example.";
     let on_it = |path: &Path| std::fs::metadata(path).is_ok_and(|here| here.dev() == there.dev());
     if engine.roots().iter().any(|root| on_it(&root.on_host)) {
         let found = "the vault is on the service's own disk, and is lost together with it";

@@ -119,9 +119,8 @@ impl Rescue {
             vault: Vault {
                 url: self.vault.display().to_string(),
                 password_file: Some(password_file),
-                password_env: None,
-                password_command: None,
                 when_unreachable: WhenUnreachable::Refuse,
+                ..Vault::default()
             },
             alerts: model::config::Alerts::default(),
             service: BTreeMap::from([(opened.name.clone(), definition)]),

@@ -23,5 +23,7 @@ mod setup;
 mod standby;
 mod takeover;
 mod terminal;
+mod vault_host;
+mod vault_rig;
 mod watching;
 mod world;

@@ -3,7 +3,7 @@
 
 use super::read::Finding;
 use super::source::Source;
-use super::{Config, Quiesce, Service, keys, vault_dir, without_password};
+use super::{Config, Quiesce, Service, Vault, VaultUrl, keys, vault_dir, without_password};
 use crate::schedule::Schedule;
 use crate::{ServiceName, duration, size};
 use jiff::tz::TimeZone;
@@ -78,12 +78,14 @@ impl Judge<'_> {
         }
         self.not_empty("vault.password-env", vault.password_env.as_ref());
         self.not_empty("vault.password-command", vault.password_command.as_ref());
-        match vault_dir(&vault.url) {
-            None => self.wrong(
+        match VaultUrl::new(&vault.url) {
+            VaultUrl::Other(_) => self.wrong(
                 "vault.url",
-                "this kind of vault is not supported; write a directory, like \"/srv/vault\"",
+                "this kind of vault is not supported; write a directory, like \"/srv/vault\", or \
+                 \"rest:https://host/\", or \"ssh://host/srv/vault\"",
             ),
-            Some(dir) => {
+            VaultUrl::Served(_) => {}
+            VaultUrl::Directory(dir) => {
                 self.path("vault.url", dir);
                 if config.host.state_dir.starts_with(dir) {
                     self.wrong(
@@ -93,6 +95,7 @@ impl Judge<'_> {
                 }
             }
         }
+        self.served(vault);
         if let Some(webhook) = &config.alerts.webhook
             && !(webhook.starts_with("https://") || webhook.starts_with("http://"))
         {
@@ -101,6 +104,52 @@ impl Judge<'_> {
         self.not_empty("alerts.command", config.alerts.command.as_ref());
         if config.service.is_empty() {
             self.doubtful("service", "no service is configured, so nothing is protected");
+        }
+    }
+
+    /// How a vault on another machine is reached.
+    fn served(&mut self, vault: &Vault) {
+        let rest = vault.url.starts_with("rest:");
+        let tls = vault.url.starts_with("rest:https:");
+        let ssh = vault.url.starts_with("ssh:");
+        let keys = [
+            ("vault.user", vault.user.is_some(), rest, "rest:"),
+            ("vault.token-file", vault.token_file.is_some(), rest, "rest:"),
+            ("vault.token-env", vault.token_env.is_some(), rest, "rest:"),
+            ("vault.ca-file", vault.ca_file.is_some(), tls, "rest:https:"),
+            ("vault.pinned-sha256", vault.pinned_sha256.is_some(), tls, "rest:https:"),
+            ("vault.ssh-command", !vault.ssh_command.is_empty(), ssh, "ssh:"),
+            ("vault.remote-program", vault.remote_program.is_some(), ssh, "ssh:"),
+        ];
+        for (key, set, fits, kind) in keys {
+            if set && !fits {
+                self.wrong(key, format!("is for vaults whose URL begins with {kind}"));
+            }
+        }
+        self.at_most_one(&[
+            ("vault.token-file", vault.token_file.is_some()),
+            ("vault.token-env", vault.token_env.is_some()),
+        ]);
+        self.at_most_one(&[
+            ("vault.ca-file", vault.ca_file.is_some()),
+            ("vault.pinned-sha256", vault.pinned_sha256.is_some()),
+        ]);
+        for (key, file) in
+            [("vault.token-file", &vault.token_file), ("vault.ca-file", &vault.ca_file)]
+        {
+            if let Some(file) = file {
+                self.path(key, file);
+            }
+        }
+        self.not_empty("vault.user", vault.user.as_ref());
+        self.not_empty("vault.token-env", vault.token_env.as_ref());
+        self.not_empty("vault.remote-program", vault.remote_program.as_ref());
+        if rest && without_password(&vault.url) != vault.url {
+            self.doubtful(
+                "vault.url",
+                "holds a password, which everybody who reads this file can see; write `user` and \
+                 `token-file`",
+            );
         }
     }
 

@@ -7,6 +7,8 @@ use std::path::Path;
 pub enum VaultUrl<'a> {
     /// A directory: a path, or `file://` and a path.
     Directory(&'a Path),
+    /// What another machine serves: `rest:http…`, `ssh:…`.
+    Served(&'a str),
     /// Anything else that has a scheme; none of it is supported.
     Other(&'a str),
 }
@@ -14,6 +16,9 @@ pub enum VaultUrl<'a> {
 impl<'a> VaultUrl<'a> {
     /// Looks at the scheme only; what follows it is judged by who opens it.
     pub fn new(url: &'a str) -> VaultUrl<'a> {
+        if url.starts_with("rest:") || url.starts_with("ssh:") {
+            return VaultUrl::Served(url);
+        }
         let path = url.strip_prefix("file://").unwrap_or(url);
         // `sftp:…`: never a directory of that name by accident.
         let scheme = path.split('/').next().is_some_and(|first| first.contains(':'));
@@ -25,6 +30,6 @@ impl<'a> VaultUrl<'a> {
 pub fn vault_dir(url: &str) -> Option<&Path> {
     match VaultUrl::new(url) {
         VaultUrl::Directory(path) => Some(path),
-        VaultUrl::Other(_) => None,
+        VaultUrl::Served(_) | VaultUrl::Other(_) => None,
     }
 }

@@ -284,8 +284,30 @@ fn services_do_not_share_data() {
 }
 
 #[test]
-fn vaults_are_directories() {
-    for bad in ["s3://bucket/x", "rest:https://h/", "ssh://u@h/d", "sftp:h:/d"] {
+fn vaults_are_directories_or_served() {
+    let vault = |lines: &str| findings(&BASE.replace("url = \"/srv/vault\"", lines));
+    let none = Vec::<String>::new();
+    for good in [
+        "url = \"rest:https://h/\"\nuser = \"u\"\ntoken-file = \"/t\"\nca-file = \"/c\"",
+        "url = \"rest:https://h/\"\nuser = \"u\"\ntoken-env = \"T\"\npinned-sha256 = \"00\"",
+        "url = \"rest:http://h/x\"",
+        "url = \"ssh://u@h/d\"\nssh-command = [\"ssh\", \"-4\"]\nremote-program = \"/m\"",
+    ] {
+        assert_eq!(vault(good), none, "{good}");
+    }
+    for (bad, key) in [
+        ("url = \"/srv/vault\"\nuser = \"u\"", "vault.user"),
+        ("url = \"ssh://h/d\"\ntoken-file = \"/t\"", "vault.token-file"),
+        ("url = \"rest:http://h/\"\nca-file = \"/c\"", "vault.ca-file"),
+        ("url = \"rest:https://h/\"\nssh-command = [\"x\"]", "vault.ssh-command"),
+        ("url = \"rest:https://h/\"\ntoken-file = \"t\"", "vault.token-file"),
+        ("url = \"rest:https://h/\"\ntoken-file = \"/t\"\ntoken-env = \"T\"", "vault.token-env"),
+    ] {
+        let found = vault(bad).join("\n");
+        assert!(found.contains(key), "{bad}: {found}");
+        assert!(!found.contains("secret"), "{found}");
+    }
+    for bad in ["s3://bucket/x", "sftp:h:/d", "https://h/"] {
         let found = findings(&BASE.replace("/srv/vault\"", &format!("{bad}\"")));
         assert!(found[0].contains("vault.url: this kind of vault is not supported"), "{found:?}");
     }
@@ -328,6 +350,10 @@ fn doubtful_things_are_told_but_let_through() {
     let url =
         "[service.a]\nengine = \"postgres\"\ndata-dir = \"/d\"\nurl = \"postgres://u:p@h/\"\n";
     assert!(warned(url)[0].contains("holds a password"));
+    let vault = BASE.replace("/srv/vault\"", "rest:https://u:secret@h/\"");
+    let found = read(&vault, "m.toml").unwrap().warnings[0].to_string();
+    assert!(found.contains("vault.url: holds a password"), "{found}");
+    assert!(!found.contains("secret"), "{found}");
 }
 
 #[test]

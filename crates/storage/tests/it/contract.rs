@@ -1,12 +1,14 @@
 //! What every storage promises, run over each.
 
+use crate::vault::{Certificate, Vault, piped};
 use mainstay_storage::doubles::{Flaky, Memory, Recording};
+use mainstay_storage::serve::{Access, Limits, Rights};
 use mainstay_storage::{Entry, ErrorKind, Key, Local, Prefixed, Put, Storage};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tempfile::TempDir;
 
-fn key(text: &str) -> Key {
+pub(crate) fn key(text: &str) -> Key {
     Key::new(text).unwrap()
 }
 
@@ -194,4 +196,38 @@ fn a_part_of_a_directory_keeps_the_contract() {
 fn the_other_doubles_keep_the_contract_as_long_as_nothing_is_planned() {
     contract(&|| Arc::new(Flaky::new(Arc::new(Memory::new()))));
     contract(&|| Arc::new(Recording::new(Arc::new(Memory::new()))));
+}
+
+#[test]
+fn a_served_vault_keeps_the_contract() {
+    let dir = TempDir::new().unwrap();
+    let vault = Vault::open(dir.path());
+    let count = AtomicUsize::new(0);
+    contract(&|| {
+        let path = format!("part-{}/", count.fetch_add(1, Ordering::SeqCst));
+        Arc::new(vault.client(&path))
+    });
+}
+
+#[test]
+fn a_vault_served_over_tls_keeps_the_contract() {
+    let dir = TempDir::new().unwrap();
+    let access = Access::Everyone(Rights::Full);
+    let vault = Vault::start(dir.path(), access, Limits::default(), Some(Certificate::new()));
+    let count = AtomicUsize::new(0);
+    contract(&|| {
+        let path = format!("some/part-{}", count.fetch_add(1, Ordering::SeqCst));
+        Arc::new(vault.client(&path))
+    });
+}
+
+#[test]
+fn a_vault_served_over_a_pipe_keeps_the_contract() {
+    let dir = TempDir::new().unwrap();
+    let count = AtomicUsize::new(0);
+    contract(&|| {
+        let path = count.fetch_add(1, Ordering::SeqCst).to_string();
+        std::fs::create_dir(dir.path().join(&path)).unwrap();
+        Arc::new(piped(dir.path(), &path))
+    });
 }

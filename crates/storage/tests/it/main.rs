@@ -9,3 +9,6 @@ mod doubles;
 mod keys;
 mod local;
 mod processes;
+mod remote;
+mod serving;
+mod vault;

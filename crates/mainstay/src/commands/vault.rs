@@ -1,0 +1,23 @@
+use super::{vault_serve, vault_user};
+use crate::app::App;
+use crate::failure::Outcome;
+
+/// Be a vault host: serve a directory to other hosts, and to restic.
+#[derive(Debug, clap::Args)]
+pub(crate) struct VaultArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    Serve(vault_serve::ServeArgs),
+    User(vault_user::UserArgs),
+}
+
+pub(crate) fn run(app: &App, args: &VaultArgs) -> Outcome {
+    match &args.what {
+        What::Serve(args) => vault_serve::run(app, args),
+        What::User(args) => vault_user::run(app, args),
+    }
+}
