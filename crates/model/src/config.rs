@@ -174,6 +174,9 @@ pub struct Service {
     /// What is done to the service while it is captured.
     #[serde(default)]
     pub quiesce: Quiesce,
+    /// How hard the history is compressed.
+    #[serde(default)]
+    pub compression: Compression,
 
     /// When a backup is due, in cron syntax.
     #[serde(default)]
@@ -224,6 +227,21 @@ pub enum Quiesce {
     Stop,
     /// The `freeze` hook runs before and the `thaw` hook after.
     Freeze,
+}
+
+/// How hard the history is compressed. Only what is new is; what the vault has stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compression {
+    /// Not at all: for what is compressed or encrypted already.
+    Off,
+    /// As fast as the disk and the network deserve.
+    #[default]
+    Fast,
+    /// Smaller by a few per cent, for twice the time.
+    Better,
+    /// As small as can be had; many times slower.
+    Max,
 }
 
 /// Which points are kept.

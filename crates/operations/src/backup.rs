@@ -19,7 +19,7 @@ use model::config::Quiesce;
 use model::{
     Class, Classify, Generation, OperationId, Progress, RecoveryPoint, ServiceState, SnapshotId,
 };
-use repository::{Archiver, Finished, Node, Problem, Snapshot, Work};
+use repository::{Archiver, Compression, Finished, Node, Problem, Snapshot, Work};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::path::Path;
@@ -193,6 +193,15 @@ pub(crate) fn perform_stopped(
     perform_with(site, operation, Service::Stopped)
 }
 
+fn compression(wanted: model::config::Compression) -> Compression {
+    match wanted {
+        model::config::Compression::Off => Compression::Off,
+        model::config::Compression::Fast => Compression::FAST,
+        model::config::Compression::Better => Compression::BETTER,
+        model::config::Compression::Max => Compression::MAX,
+    }
+}
+
 fn perform_with(
     site: &ServiceSite,
     operation: &mut Operation,
@@ -218,8 +227,13 @@ fn perform_with(
         let variables = hooks::variables(site, Some(operation.id()));
         hooks::run("before-backup", command, &variables, operation.cancel())?;
     }
-    let archiver =
-        Archiver::new(repository, parent, operation.report(), operation.cancel().clone())?;
+    let archiver = Archiver::new(
+        repository,
+        parent,
+        compression(site.spec().compression),
+        operation.report(),
+        operation.cancel().clone(),
+    )?;
 
     let stopping = Instant::now();
     // What was stopped before, by whomever, is not started by a backup.

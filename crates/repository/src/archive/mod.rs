@@ -122,10 +122,11 @@ impl Archiver {
     pub fn new(
         repository: &Repository,
         parent: Option<model::SnapshotId>,
+        compression: Compression,
         progress: Arc<dyn Progress>,
         cancel: CancelToken,
     ) -> Result<Archiver, Error> {
-        let writer = BlobWriter::new(repository, Compression::default(), cancel.clone())?;
+        let writer = BlobWriter::new(repository, compression, cancel.clone())?;
         let parent = match parent.map(|id| parent_tree(repository, id)) {
             None => None,
             Some(Ok(tree)) => Some(tree),

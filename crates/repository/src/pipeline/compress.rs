@@ -14,9 +14,18 @@ pub enum Compression {
     Level(i32),
 }
 
+impl Compression {
+    /// Of all levels the one that costs least where the rest of the pipeline is fast, too.
+    pub const FAST: Compression = Compression::Level(1);
+    /// Smaller than restic's default.
+    pub const BETTER: Compression = Compression::Level(3);
+    /// Where the gain of further levels ends.
+    pub const MAX: Compression = Compression::Level(15);
+}
+
 impl Default for Compression {
     fn default() -> Self {
-        Compression::Level(3)
+        Compression::FAST
     }
 }
 

@@ -6,8 +6,8 @@ use crate::trees::{archive, archiver, as_nobody, rich_tree, save, set_mtime};
 use mainstay_repository as repository;
 use model::{CancelToken, Progress, SnapshotId};
 use repository::{
-    Archiver, BlobId, BlobKind, Error, Finished, LockKind, Node, NodeKind, SnapshotReader, Tree,
-    TreeOptions,
+    Archiver, BlobId, BlobKind, Compression, Error, Finished, LockKind, Node, NodeKind,
+    SnapshotReader, Tree, TreeOptions,
 };
 use rustix::fs::{CWD, FileType, Mode};
 use std::fs::{self, File};
@@ -92,8 +92,14 @@ fn watched(
     watch: impl Fn(u64, u64) + Send + Sync + 'static,
 ) -> (Finished, SnapshotId) {
     let progress = Arc::new(Watcher(watch));
-    let mut archiver =
-        Archiver::new(&case.rig.repository, None, progress, CancelToken::new()).unwrap();
+    let mut archiver = Archiver::new(
+        &case.rig.repository,
+        None,
+        Compression::default(),
+        progress,
+        CancelToken::new(),
+    )
+    .unwrap();
     archiver.tree(case.source.to_str().unwrap(), &case.source, options).unwrap();
     let finished = archiver.finish().unwrap();
     let snapshot = save(&case.rig, &finished, &case.source);
@@ -582,7 +588,9 @@ fn a_cancelled_run_ends_promptly_and_leaves_no_tree() {
     let cancel = CancelToken::new();
     let token = cancel.clone();
     let progress = Arc::new(Watcher(move |_, _| token.cancel()));
-    let mut archiver = Archiver::new(&case.rig.repository, None, progress, cancel).unwrap();
+    let mut archiver =
+        Archiver::new(&case.rig.repository, None, Compression::default(), progress, cancel)
+            .unwrap();
     let started = Instant::now();
     let error = archiver.tree("/x", &case.source, &TreeOptions::default()).unwrap_err();
     assert!(matches!(error, Error::Cancelled), "{error}");

@@ -5,13 +5,20 @@ use crate::rig::{Rig, snapshot_of};
 use mainstay_repository as repository;
 use model::progress::Silent;
 use model::{CancelToken, Class, Classify};
-use repository::{Archiver, LockKind, Node, TreeOptions};
+use repository::{Archiver, Compression, LockKind, Node, TreeOptions};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 fn archiver(rig: &Rig) -> Archiver {
-    Archiver::new(&rig.repository, None, Arc::new(Silent), CancelToken::new()).unwrap()
+    Archiver::new(
+        &rig.repository,
+        None,
+        Compression::default(),
+        Arc::new(Silent),
+        CancelToken::new(),
+    )
+    .unwrap()
 }
 
 fn streamed() -> Node {

@@ -5,7 +5,7 @@ use crate::rig::{Rig, noise, snapshot_of};
 use mainstay_repository as repository;
 use model::progress::Silent;
 use model::{CancelToken, SnapshotId};
-use repository::{Archiver, Finished, LockKind, TreeOptions};
+use repository::{Archiver, Compression, Finished, LockKind, TreeOptions};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -225,7 +225,14 @@ pub(crate) fn assert_same(expected: &Path, actual: &Path) {
 
 /// An archiver of the rig's repository.
 pub(crate) fn archiver(rig: &Rig, parent: Option<SnapshotId>) -> Archiver {
-    Archiver::new(&rig.repository, parent, Arc::new(Silent), CancelToken::new()).unwrap()
+    Archiver::new(
+        &rig.repository,
+        parent,
+        Compression::default(),
+        Arc::new(Silent),
+        CancelToken::new(),
+    )
+    .unwrap()
 }
 
 /// Archives one tree as its own path.
