@@ -26,11 +26,6 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// Content that is in the repository.
-    pub(super) fn known(ids: Vec<BlobId>, size: u64) -> Content {
-        Content { known: ids, pending: VecDeque::new(), size }
-    }
-
     fn push(&mut self, writer: &BlobWriter, bytes: Vec<u8>) -> Result<(), Error> {
         self.size += bytes.len() as u64;
         self.pending.push_back(writer.save(BlobKind::Data, bytes)?);

@@ -71,6 +71,26 @@ pub(super) fn unchanged(stat: &Stat, before: &Node) -> bool {
         && same_instant(before.ctime, time(stat.ctime))
 }
 
+/// Whether the node of an unchanged regular file is the one that the parent has, to the last field.
+/// Its attributes need not be read for that: a change of them would be one of `ctime`, too.
+pub(super) fn same_node(stat: &Stat, before: &Node, owners: &Owners) -> bool {
+    let name = |names: &HashMap<u32, String>, id, known: &str| {
+        names.get(&id).map_or("", String::as_str) == known
+    };
+    let device = if stat.links > 1 { stat.device } else { 0 };
+    let plain = before.error.is_empty()
+        && before.other.is_empty()
+        && before.generic_attributes.is_empty()
+        && before.device == 0;
+    plain
+        && Node::new([], stat.st_mode).mode == before.mode
+        && (stat.uid, stat.gid, stat.links) == (before.uid, before.gid, before.links)
+        && device == before.device_id
+        && before.atime == before.mtime
+        && name(&owners.users, stat.uid, &before.user)
+        && name(&owners.groups, stat.gid, &before.group)
+}
+
 fn same_instant(a: Time, b: Time) -> bool {
     (a.seconds, a.nanos) == (b.seconds, b.nanos)
 }

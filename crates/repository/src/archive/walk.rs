@@ -96,15 +96,23 @@ struct Dir {
     /// Below the root of the tree.
     path: Vec<u8>,
     names: Vec<Box<[u8]>>,
-    /// The same directory in the parent snapshot.
-    previous: Option<Tree>,
     parent: Option<(Arc<Dir>, usize)>,
     slots: Arc<Slots>,
+}
+
+/// A directory in the parent snapshot.
+struct Previous {
+    id: TreeId,
+    tree: Tree,
 }
 
 /// What becomes of a directory's entries. Outlives the open directory.
 struct Slots {
     node: Node,
+    /// The same directory in the parent snapshot.
+    previous: Option<Previous>,
+    /// Which entry of the directory above had this very node there, but for its subtree.
+    same: Option<usize>,
     entries: Mutex<Vec<Slot>>,
     /// Entries that are not dealt with, and one for whoever lists them.
     left: AtomicUsize,
@@ -116,11 +124,38 @@ enum Slot {
     Open,
     /// Not part of the tree.
     Out,
+    /// What this entry of the same directory in the parent snapshot is.
+    Same(usize),
     Node(Box<Node>),
     File(Box<Node>, Content),
 }
 
 impl Slots {
+    /// The entry of this name in the parent snapshot.
+    fn before(&self, name: &[u8]) -> Option<(usize, &Node)> {
+        let tree = &self.previous.as_ref()?.tree;
+        let at = tree.find(name)?;
+        Some((at, tree.nodes.get(at)?))
+    }
+
+    /// An entry of the parent snapshot.
+    fn known(&self, at: usize) -> Result<&Node, Error> {
+        let node = self.previous.as_ref().and_then(|previous| previous.tree.nodes.get(at));
+        node.ok_or_else(|| Error::Invalid("an entry of no directory is taken over".to_owned()))
+    }
+
+    /// The tree of the parent snapshot, if these entries are all of its own and nothing else.
+    fn unchanged(&self, entries: &[Slot]) -> Option<TreeId> {
+        let previous = self.previous.as_ref()?;
+        let mut same = 0..previous.tree.nodes.len();
+        let kept = entries.iter().filter(|slot| !matches!(slot, Slot::Out));
+        let all = kept.into_iter().all(|slot| match slot {
+            Slot::Same(at) => same.next() == Some(*at),
+            _ => false,
+        });
+        (all && same.is_empty()).then_some(previous.id)
+    }
+
     fn put(&self, at: usize, slot: Slot) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = entries.get_mut(at) {
@@ -211,14 +246,15 @@ impl<'a> Walk<'a> {
         let failed = |e| Error::Io { what: "read", path: disk::shown(self.source), source: e };
         let stat = disk::stat_at(dir, name).map_err(failed)?;
         self.found(1, stat.size);
-        let slot = match self.unchanged(&stat, previous)? {
-            Some(content) => {
-                let mut node = meta::node(name, &stat, self.run.owners);
-                node.xattrs = disk::xattrs_at(dir, name).map_err(failed)?;
-                Slot::File(Box::new(node), content)
-            }
-            None => self.read(dir, name, &[])?,
-        };
+        if let Some(before) = previous
+            && self.is_stored(&stat, before)?
+        {
+            let mut node = meta::node(name, &stat, self.run.owners);
+            node.xattrs = disk::xattrs_at(dir, name).map_err(failed)?;
+            node.content.clone_from(&before.content);
+            return Ok((node, Vec::new()));
+        }
+        let slot = self.read(dir, name, &[])?;
         let mut outcome = self.outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
         match slot {
             Slot::File(mut node, content) => {
@@ -317,14 +353,23 @@ impl<'a> Walk<'a> {
             Some(id) => self.previous_tree(id, &path)?,
             None => None,
         };
+        let same = parent.as_ref().and_then(|(above, _)| {
+            let (at, before) = above.slots.before(name)?;
+            node.subtree = before.subtree;
+            let same = node == *before;
+            node.subtree = None;
+            same.then_some(at)
+        });
         let count = names.len();
         let slots = Arc::new(Slots {
             node,
+            previous,
+            same,
             entries: Mutex::new(names.iter().map(|_| Slot::Open).collect()),
             left: AtomicUsize::new(count + 1),
             parent: parent.as_ref().map(|(dir, slot)| (dir.slots.clone(), *slot)),
         });
-        let dir = Arc::new(Dir { handle, stat: *stat, path, names, previous, parent, slots });
+        let dir = Arc::new(Dir { handle, stat: *stat, path, names, parent, slots });
         // The last slice goes in first, so that the first one is taken first.
         for start in (0..count).step_by(SLICE).rev() {
             let range = start..count.min(start + SLICE);
@@ -348,7 +393,7 @@ impl<'a> Walk<'a> {
             return Ok(Some(Slot::Out));
         }
         let at_top = dir.path.is_empty();
-        let previous = dir.previous.as_ref().and_then(|tree| tree.get(name));
+        let before = dir.slots.before(name);
         match kind {
             NodeKind::Dir | NodeKind::Symlink
                 if at_top && self.options.emptied.iter().any(|n| n.as_bytes() == &**name) =>
@@ -359,11 +404,11 @@ impl<'a> Walk<'a> {
                 Ok(Some(self.emptied(dir, name, stat)?))
             }
             NodeKind::Dir => {
-                let previous = previous.and_then(|node| node.subtree);
+                let previous = before.and_then(|(_, node)| node.subtree);
                 self.push(Task::Enter { parent: dir.clone(), slot, previous });
                 Ok(None)
             }
-            NodeKind::File => self.regular(dir, slot, name, &stat, previous),
+            NodeKind::File => self.regular(dir, slot, name, &stat, before),
             // The end of a connection of a running process: nothing that could be restored.
             NodeKind::Socket | NodeKind::Irregular => Ok(Some(Slot::Out)),
             _ => {
@@ -378,7 +423,10 @@ impl<'a> Walk<'a> {
                     }
                 }
                 node.xattrs = self.attributes_at(dir, name);
-                Ok(Some(Slot::Node(Box::new(node))))
+                Ok(Some(match before {
+                    Some((at, before)) if *before == node => Slot::Same(at),
+                    _ => Slot::Node(Box::new(node)),
+                }))
             }
         }
     }
@@ -389,16 +437,22 @@ impl<'a> Walk<'a> {
         slot: usize,
         name: &[u8],
         stat: &Stat,
-        previous: Option<&Node>,
+        before: Option<(usize, &Node)>,
     ) -> Result<Option<Slot>, Error> {
         if self.options.exclude_larger_than.is_some_and(|limit| stat.size > limit) {
             return Ok(Some(Slot::Out));
         }
         self.found(1, stat.size);
-        if let Some(content) = self.unchanged(stat, previous)? {
+        if let Some((at, before)) = before
+            && self.is_stored(stat, before)?
+        {
+            if meta::same_node(stat, before, self.run.owners) {
+                return Ok(Some(Slot::Same(at)));
+            }
             let mut node = meta::node(name, stat, self.run.owners);
             node.xattrs = self.attributes_at(dir, name);
-            return Ok(Some(Slot::File(Box::new(node), content)));
+            node.content.clone_from(&before.content);
+            return Ok(Some(Slot::Node(Box::new(node))));
         }
         if stat.size > INLINE_BYTES {
             self.push(Task::File { dir: dir.clone(), slot });
@@ -407,23 +461,22 @@ impl<'a> Walk<'a> {
         self.read(&dir.handle, name, &dir.path).map(Some)
     }
 
-    /// The content of a file that is what the parent snapshot has of it, and is all in the index.
-    fn unchanged(&self, stat: &Stat, previous: Option<&Node>) -> Result<Option<Content>, Error> {
-        let Some(previous) = previous else { return Ok(None) };
-        if self.options.distrust_times || !meta::unchanged(stat, previous) {
-            return Ok(None);
+    /// Whether a file is what the parent snapshot has of it, and its content is all in the index.
+    fn is_stored(&self, stat: &Stat, before: &Node) -> Result<bool, Error> {
+        if self.options.distrust_times || !meta::unchanged(stat, before) {
+            return Ok(false);
         }
         // A pack may have been lost; then the file is there to read, and restores again.
-        for id in &previous.content {
+        for id in &before.content {
             if !self.run.writer.has(BlobKind::Data, id)? {
-                return Ok(None);
+                return Ok(false);
             }
         }
-        if previous.content.is_empty() && stat.size > 0 {
-            return Ok(None);
+        if before.content.is_empty() && stat.size > 0 {
+            return Ok(false);
         }
         self.run.progress.advance(1, stat.size);
-        Ok(Some(Content::known(previous.content.clone(), stat.size)))
+        Ok(true)
     }
 
     /// Reads a regular file. One that is written to meanwhile is read once more: most are not
@@ -519,10 +572,10 @@ impl<'a> Walk<'a> {
     }
 
     /// A directory of the parent snapshot. One that cannot be read only makes the run slower.
-    fn previous_tree(&self, id: TreeId, path: &[u8]) -> Result<Option<Tree>, Error> {
+    fn previous_tree(&self, id: TreeId, path: &[u8]) -> Result<Option<Previous>, Error> {
         let loaded = self.run.repository.load_blob(BlobKind::Tree, &id.into());
         match loaded.and_then(|bytes| Tree::decode(&bytes)) {
-            Ok(tree) => Ok(Some(tree)),
+            Ok(tree) => Ok(Some(Previous { id, tree })),
             Err(e @ (Error::Damaged { .. } | Error::Missing(_))) => {
                 let path = disk::shown(&join(self.source, path));
                 self.run.progress.warn(&format!(
@@ -582,11 +635,23 @@ impl<'a> Walk<'a> {
             std::mem::take(&mut *entries)
         };
         let keep = keep_entries && slots.parent.is_none();
+        if !keep && let Some(tree) = slots.unchanged(&entries) {
+            return self.encoded(slots, Some(tree), Vec::new());
+        }
         let mut kept = Vec::new();
         let mut encoder = TreeEncoder::new();
         for slot in entries {
             let node = match slot {
                 Slot::Out => continue,
+                Slot::Same(at) => {
+                    let node = slots.known(at)?;
+                    if keep {
+                        kept.push(node.clone());
+                    } else {
+                        encoder.push(node)?;
+                    }
+                    continue;
+                }
                 Slot::Node(node) => node,
                 Slot::File(mut node, content) => {
                     node.content = content.ids()?;
@@ -602,14 +667,27 @@ impl<'a> Walk<'a> {
                 encoder.push(&node)?;
             }
         }
-        let mut node = slots.node.clone();
-        if !keep {
-            node.subtree = Some(save_tree(self.run.writer, encoder.finish())?);
-        }
-        match &slots.parent {
-            Some((parent, at)) => parent.put(*at, Slot::Node(Box::new(node))),
-            None => self.outcome().root = Some(Root { node, entries: kept }),
-        }
+        let tree = if keep { None } else { Some(save_tree(self.run.writer, encoder.finish())?) };
+        self.encoded(slots, tree, kept)
+    }
+
+    /// Hands a directory to the one above it.
+    fn encoded(
+        &self,
+        slots: &Slots,
+        tree: Option<TreeId>,
+        entries: Vec<Node>,
+    ) -> Result<(), Error> {
+        let Some((parent, at)) = &slots.parent else {
+            let node = Node { subtree: tree, ..slots.node.clone() };
+            self.outcome().root = Some(Root { node, entries });
+            return Ok(());
+        };
+        let slot = match slots.same {
+            Some(same) if parent.known(same)?.subtree == tree => Slot::Same(same),
+            _ => Slot::Node(Box::new(Node { subtree: tree, ..slots.node.clone() })),
+        };
+        parent.put(*at, slot);
         Ok(())
     }
 

@@ -62,6 +62,19 @@ impl Case {
         self.paths(snapshot)
     }
 
+    fn restore(&self, snapshot: SnapshotId, target: &Path) {
+        repository::restore::restore(
+            &self.rig.repository,
+            snapshot,
+            self.source.to_str().unwrap().as_bytes(),
+            target,
+            repository::restore::Options { durable: true, ..Default::default() },
+            &model::progress::Silent,
+            &CancelToken::new(),
+        )
+        .unwrap();
+    }
+
     fn content(&self, snapshot: SnapshotId, path: &str) -> Vec<u8> {
         let reader = SnapshotReader::open(&self.rig.repository, snapshot).unwrap();
         let mut content = Vec::new();
@@ -129,6 +142,44 @@ fn what_has_not_changed_is_not_read_again_and_adds_nothing() {
     let options = TreeOptions { distrust_times: true, ..TreeOptions::default() };
     let (third, _) = run(Some(parent), &options);
     assert_eq!((third.tree, third.summary.files_read), (first.tree, first.summary.files));
+}
+
+/// What is taken over from the parent snapshot without another look is what is still there.
+#[test]
+fn changes_of_metadata_alone_are_seen() {
+    let case = Case::new(|source| {
+        for dir in ["a", "b", "b/c"] {
+            fs::create_dir(source.join(dir)).unwrap();
+            for file in ["mode", "attribute", "link", "still"] {
+                fs::write(source.join(dir).join(file), file).unwrap();
+            }
+        }
+        symlink("still", source.join("a/symlink")).unwrap();
+    });
+    let (_, mut parent) = case.archive(&TreeOptions::default());
+    let of = |path: &str| case.source.join(path);
+    let changes: [&dyn Fn(); 7] = [
+        &|| fs::set_permissions(of("a/mode"), fs::Permissions::from_mode(0o6751)).unwrap(),
+        &|| xattr::set(of("b/c/attribute"), "user.color", b"red").unwrap(),
+        &|| fs::hard_link(of("a/link"), of("b/linked")).unwrap(),
+        &|| xattr::set(of("b"), "user.color", b"blue").unwrap(),
+        &|| fs::set_permissions(of("b/c"), fs::Permissions::from_mode(0o700)).unwrap(),
+        &|| {
+            fs::remove_file(of("a/symlink")).unwrap();
+            symlink("mode", of("a/symlink")).unwrap();
+        },
+        &|| fs::rename(of("b/c/still"), of("b/c/moved")).unwrap(),
+    ];
+    for change in changes {
+        change();
+        let (second, snapshot) = case.again(parent);
+        assert_eq!(second.problems, []);
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("target");
+        case.restore(snapshot, &target);
+        crate::trees::assert_same(&case.source, &target);
+        parent = snapshot;
+    }
 }
 
 #[test]
@@ -391,16 +442,7 @@ fn without_root_a_tree_restores_as_far_as_our_rights_go() {
         let (finished, snapshot) = case.archive(&TreeOptions::default());
         assert_eq!(finished.problems, []);
         let target = case.rig.dir.path().join("target");
-        repository::restore::restore(
-            &case.rig.repository,
-            snapshot,
-            case.source.to_str().unwrap().as_bytes(),
-            &target,
-            repository::restore::Options { durable: true, ..Default::default() },
-            &model::progress::Silent,
-            &CancelToken::new(),
-        )
-        .unwrap();
+        case.restore(snapshot, &target);
         crate::trees::assert_same(&case.source, &target);
     });
 }

@@ -286,8 +286,12 @@ pub struct Tree {
 impl Tree {
     /// The entry of this name.
     pub fn get(&self, name: &[u8]) -> Option<&Node> {
-        let at = self.nodes.binary_search_by(|node| node.name.as_slice().cmp(name)).ok()?;
-        self.nodes.get(at)
+        self.nodes.get(self.find(name)?)
+    }
+
+    /// Which entry has this name.
+    pub(crate) fn find(&self, name: &[u8]) -> Option<usize> {
+        self.nodes.binary_search_by(|node| node.name.as_slice().cmp(name)).ok()
     }
 
     /// The bytes of the tree. Names that are out of order, twice there or not fit for a directory
