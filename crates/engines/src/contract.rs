@@ -10,6 +10,7 @@ use model::config::Service;
 use model::{CancelToken, Generation, MemberName, Position, Progress, ServiceName};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 /// What every call to an engine is given.
@@ -100,6 +101,9 @@ pub struct TreeOptions {
     pub emptied: Vec<String>,
     /// Never reuse a file of the previous point on the word of its size and times: read it.
     pub distrust_times: bool,
+    /// Cut files that are longer than this at every multiple of it, instead of where their content
+    /// says: what is not written to stays in its place (disk images, database files).
+    pub chunk_bytes: Option<NonZeroU64>,
 }
 
 /// Attributes of a file that is not on disk but streamed.

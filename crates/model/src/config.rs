@@ -142,6 +142,10 @@ pub struct Service {
     /// Do not cross into other file systems (`files`).
     #[serde(default)]
     pub one_file_system: bool,
+    /// Cut files at every multiple of this, e.g. `"1 MiB"`: for disk images and database files, whose
+    /// changes keep everything else in its place (`files`).
+    #[serde(default)]
+    pub chunk_size: Option<String>,
 
     /// How to connect, e.g. `postgres://backup@/postgres?host=/run/postgresql`.
     #[serde(default)]

@@ -12,14 +12,14 @@
 use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
 use crate::recover::{After, Left};
-use crate::{Error, ServiceSite, hooks, quiesce};
-use engines::{CaptureSink, Captured, Refresh, Running, SnapshotMeta};
+use crate::{Error, ServiceSite, Which, hooks, quiesce, which};
+use engines::{CaptureSink, Captured, Refresh, RootKind, Running, SnapshotMeta};
 use jiff::Timestamp;
 use model::config::Quiesce;
 use model::{
     Class, Classify, Generation, OperationId, Progress, RecoveryPoint, ServiceState, SnapshotId,
 };
-use repository::{Archiver, Compression, Finished, Node, Problem, Snapshot, Work};
+use repository::{Archiver, Compression, Finished, Node, Problem, Ranges, Snapshot, Work};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::path::Path;
@@ -37,6 +37,19 @@ const SPACE_MARGIN: u64 = 8 << 20;
 pub struct Params {
     /// Read everything and say what would be stored; store nothing.
     pub dry_run: bool,
+    /// The service is one file with fixed chunks, and only these ranges of it were written to.
+    pub changed: Option<Changed>,
+}
+
+/// Where a file was written to.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Changed {
+    /// Since this point, which has to be the head: what came after a newer one is not known.
+    pub since: Which,
+    /// All that was written to.
+    #[serde(skip)]
+    pub ranges: Ranges,
 }
 
 /// What came of it.
@@ -110,7 +123,7 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
         return plan(site, run).map(|plan| Done::Planned(Box::new(plan)));
     }
     let mut operation = Operation::begin(site, Kind::Backup, params, run)?;
-    let result = perform(site, &mut operation);
+    let result = perform_with(site, &mut operation, Service::AsDefined, params);
     let after = after_hook(site, &operation, &result);
     let result = result.and_then(|done| after.map(|()| done));
     let result = operation.end(site, Kind::Backup, result, describe)?;
@@ -181,16 +194,12 @@ enum Service {
     Stopped,
 }
 
-fn perform(site: &ServiceSite, operation: &mut Operation) -> Result<BackedUp, Error> {
-    perform_with(site, operation, Service::AsDefined)
-}
-
 /// The last backup of a primary that was stopped for good: the end of `offline`.
 pub(crate) fn perform_stopped(
     site: &ServiceSite,
     operation: &mut Operation,
 ) -> Result<BackedUp, Error> {
-    perform_with(site, operation, Service::Stopped)
+    perform_with(site, operation, Service::Stopped, &Params::default())
 }
 
 fn compression(wanted: model::config::Compression) -> Compression {
@@ -206,6 +215,7 @@ fn perform_with(
     site: &ServiceSite,
     operation: &mut Operation,
     service: Service,
+    params: &Params,
 ) -> Result<BackedUp, Error> {
     let began = Instant::now();
     let report = operation.report();
@@ -214,6 +224,9 @@ fn perform_with(
     let generation = state.generation;
     let repository = site.repository()?;
     let engine = site.engine()?;
+    if let Some(changed) = &params.changed {
+        known_ranges(site, &state, changed, &engine.roots())?;
+    }
     let seen = operation.with_context(site, |cx| engine.inspect(cx))?;
     // What an exporter makes need not be there before it runs.
     if !seen.has_data && engine.refresh() != Refresh::Import {
@@ -243,7 +256,8 @@ fn perform_with(
     if quiesced {
         quiesce::quiesce(site, operation)?;
     }
-    let mut sink = Sink { archiver, error: None };
+    let changed = params.changed.as_ref().map(|changed| changed.ranges.clone());
+    let mut sink = Sink { archiver, changed, error: None };
     let read = operation.step("read", (), |operation| {
         operation.report().phase("reading the service");
         let captured = operation.with_context(site, |cx| engine.capture(cx, &mut sink));
@@ -452,6 +466,34 @@ fn node(mode: u32, mtime: Timestamp, uid: u32, gid: u32) -> Node {
     Node::streamed(mode, mtime, uid, gid)
 }
 
+/// Ranges are taken only as what was written to since the head, in the one file of a service.
+fn known_ranges(
+    site: &ServiceSite,
+    state: &ServiceState,
+    changed: &Changed,
+    roots: &[engines::Root],
+) -> Result<(), Error> {
+    let name = site.name();
+    let one_file = matches!(roots, [root] if root.kind == RootKind::File);
+    if !one_file || site.spec().chunk_size.is_none() {
+        return Err(Error::invalid(format!(
+            "{name} is not one file with a `chunk-size`, so no ranges of it can be told"
+        ))
+        .hinting(
+            "Its definition needs `path`, a file, and `chunk-size`; see docs/guide/files.md.",
+        ));
+    }
+    let since = which::resolve(site, state, &changed.since)?;
+    match state.head {
+        Some(head) if head.snapshot == since => Ok(()),
+        _ => Err(Error::refused(format!(
+            "the ranges are those since {}, which is not the newest point of {name}",
+            since.short()
+        ))
+        .hinting("Back it up without them, and then tell what changes after that point.")),
+    }
+}
+
 fn check_space(site: &ServiceSite, first: bool, size: Option<u64>) -> Result<(), Error> {
     let storage = site.storage()?;
     let Some(free) = storage.free_bytes()? else { return Ok(()) };
@@ -495,6 +537,8 @@ fn after_hook(
 /// Pipes what an engine captures into the repository.
 struct Sink {
     archiver: Archiver,
+    /// For the one file that there is.
+    changed: Option<Ranges>,
     error: Option<repository::Error>,
 }
 
@@ -524,6 +568,8 @@ impl CaptureSink for Sink {
             changes_expected: options.changes_expected,
             emptied: options.emptied.clone(),
             distrust_times: options.distrust_times,
+            chunk_bytes: options.chunk_bytes,
+            changed: self.changed.take(),
         };
         let result = self.archiver.tree(at, source, &options);
         self.passed(result)

@@ -29,7 +29,7 @@ pub mod scrub;
 pub mod stats;
 mod trees;
 
-pub use archive::{Archiver, Finished, Problem, Summary, TreeOptions};
+pub use archive::{Archiver, Finished, Problem, Ranges, Summary, TreeOptions};
 pub use blobs::PackRead;
 pub use buffers::Buffers;
 pub use chunker::{Chunker, Chunks};

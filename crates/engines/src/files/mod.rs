@@ -17,6 +17,7 @@ use model::config::Service;
 use model::{Class, ServiceName};
 use std::fs;
 use std::io;
+use std::num::NonZeroU64;
 use std::path::{Component, Path, PathBuf};
 
 /// A service of engine `files`.
@@ -59,6 +60,10 @@ impl Files {
                 }
             }
         }
+        let bad = |key: &'static str| {
+            move |e| Error::invalid(format!("service {name}: bad `{key}`")).because(e)
+        };
+        let chunks = definition.chunk_size.as_deref().map(model::size::parse).transpose();
         let larger = definition.exclude_larger_than.as_deref().map(model::size::parse).transpose();
         Ok(Files {
             name: name.clone(),
@@ -66,9 +71,8 @@ impl Files {
             options: TreeOptions {
                 exclude: definition.exclude.clone(),
                 exclude_caches: definition.exclude_caches,
-                exclude_larger_than: larger.map_err(|e| {
-                    Error::invalid(format!("service {name}: bad `exclude-larger-than`")).because(e)
-                })?,
+                exclude_larger_than: larger.map_err(bad("exclude-larger-than"))?,
+                chunk_bytes: chunks.map_err(bad("chunk-size"))?.and_then(NonZeroU64::new),
                 one_file_system: definition.one_file_system,
                 ..TreeOptions::default()
             },

@@ -135,7 +135,7 @@ fn several_paths_are_several_roots_with_the_options_of_the_definition() {
     let (a, b) = (bench.path("a"), bench.path("b"));
     let engine = engine(&format!(
         "paths = ['{}', '{}//']\nexclude = ['*.bak']\nexclude-caches = true\n\
-         exclude-larger-than = '2 GiB'\none-file-system = true",
+         exclude-larger-than = '2 GiB'\none-file-system = true\nchunk-size = '1 MiB'",
         a.display(),
         b.display()
     ))
@@ -148,6 +148,7 @@ fn several_paths_are_several_roots_with_the_options_of_the_definition() {
     assert_eq!(sink.calls, [a.to_str().expect("text"), b.to_str().expect("text")]);
     for options in &sink.options {
         assert_eq!(options.exclude, ["*.bak"]);
+        assert_eq!(options.chunk_bytes.map(std::num::NonZero::get), Some(1 << 20));
         assert_eq!(options.exclude_larger_than, Some(2 << 30));
         assert!(options.exclude_caches && options.one_file_system && !options.changes_expected);
     }

@@ -1,12 +1,16 @@
 use super::common::Services;
+use super::pin::named;
 use crate::app::App;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::ui::words::{count, shown};
 use crate::units;
 use model::Role;
 use operations::ServiceSite;
-use operations::backup::{self, BackedUp, Done, Params, Plan};
+use operations::backup::{self, BackedUp, Changed, Done, Params, Plan};
+use repository::Ranges;
 use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Problems that are named one by one.
@@ -24,18 +28,56 @@ pub(crate) struct BackupArgs {
     /// Say what would be read, and store nothing.
     #[arg(long)]
     dry_run: bool,
+
+    /// Of a service that is one file with a `chunk-size`, read only what this file lists: a line for
+    /// each range that was written to since the point of `--since`, OFFSET LENGTH, in bytes.
+    #[arg(long, value_name = "FILE", requires = "since", conflicts_with_all = ["all", "dry_run"])]
+    changed: Option<PathBuf>,
+
+    /// The point after which the ranges of `--changed` were written to; it must be the head.
+    #[arg(long, value_name = "POINT", requires = "changed")]
+    since: Option<String>,
 }
 
 pub(crate) fn run(app: &App, args: &BackupArgs) -> Outcome {
     let names = args.services.of(&app.site()?);
+    let changed = match (&args.changed, &args.since) {
+        (Some(file), Some(since)) => {
+            Some(Changed { since: named(since), ranges: read_ranges(file)? })
+        }
+        _ => None,
+    };
+    let params = Params { dry_run: args.dry_run, changed };
     app.each(&names, |service| {
         if args.services.all() && is_elsewhere(service)? {
             app.out
                 .say(format_args!("{}: not the primary, so not backed up here", service.name()))?;
             return Ok((Exit::DONE, json!({ "skipped": "not the primary" })));
         }
-        one(app, service, args.dry_run)
+        one(app, service, &params)
     })
+}
+
+/// The ranges that a file lists.
+fn read_ranges(file: &Path) -> Result<Ranges, Failure> {
+    let wrong = |what: String| {
+        Failure::invalid(format!("{}: {what}", file.display()))
+            .hint("Write a line for each range: OFFSET LENGTH, in bytes.")
+    };
+    let text = fs::read_to_string(file).map_err(|e| wrong(e.to_string()))?;
+    let mut ranges = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let range = line.split_once(char::is_whitespace).and_then(|(offset, length)| {
+            let offset: u64 = offset.parse().ok()?;
+            Some(offset..offset.checked_add(length.trim().parse().ok()?)?)
+        });
+        ranges.push(range.ok_or_else(|| wrong(format!("line {number}: {line:?} is no range")))?);
+    }
+    Ok(ranges.into_iter().collect())
 }
 
 /// With `--all`, what this host has only a standby of is no failure.
@@ -49,9 +91,9 @@ fn is_elsewhere(service: &ServiceSite) -> Result<bool, Failure> {
 pub(crate) fn one(
     app: &App,
     service: &ServiceSite,
-    dry_run: bool,
+    params: &Params,
 ) -> Result<(Exit, Value), Failure> {
-    let done = backup::run(service, &Params { dry_run }, &app.run())?;
+    let done = backup::run(service, params, &app.run())?;
     let value = serde_json::to_value(&done).unwrap_or_default();
     let exit = match &done {
         Done::Planned(plan) => tell_plan(app, service, plan)?,

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use model::schedule::Schedule;
 use model::{Class, Role};
+use operations::backup::Params;
 use operations::{Kind, ServiceSite, history, look};
 use serde_json::{Value, json};
 
@@ -74,7 +75,7 @@ fn act(
         _ => ("refresh-failed", "backup-failed"),
     };
     let ran = match decision.action {
-        Action::Backup => Some(backup::one(app, service, false)),
+        Action::Backup => Some(backup::one(app, service, &Params::default())),
         Action::Refresh => Some(refresh::newest(app, service)),
         Action::Nothing => None,
     };

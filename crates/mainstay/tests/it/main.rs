@@ -12,6 +12,7 @@ mod docs;
 mod forgetting;
 mod guides;
 mod history;
+mod images;
 mod keys;
 mod kills;
 mod newcomer;

@@ -7,10 +7,14 @@ use super::{Config, Quiesce, Service, Vault, VaultUrl, keys, vault_dir, without_
 use crate::schedule::Schedule;
 use crate::{ServiceName, duration, size};
 use jiff::tz::TimeZone;
+use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 
 /// Engines that are built in. Any other name means `mainstay-engine-NAME`.
 pub const ENGINES: [&str; 4] = ["files", "postgres", "script", "sqlite"];
+
+/// Sizes that chunks may have.
+const CHUNK_BYTES: RangeInclusive<u64> = 4 << 10..=8 << 20;
 
 /// What people call them that is too far from their name for a guess.
 const ALIASES: [(&str, &str); 4] =
@@ -188,10 +192,11 @@ impl Judge<'_> {
             || service.one_file_system
             || !service.exclude.is_empty()
             || service.exclude_larger_than.is_some();
-        let owned: [(&str, bool, &[&str]); 8] = [
+        let owned: [(&str, bool, &[&str]); 9] = [
             ("path", service.path.is_some(), &["files", "sqlite", "script"]),
             ("paths", !service.paths.is_empty(), &["files"]),
             ("exclude", files, &["files"]),
+            ("chunk-size", service.chunk_size.is_some(), &["files"]),
             ("url", service.url.is_some(), &["postgres"]),
             ("data-dir", service.data_dir.is_some(), &["postgres"]),
             ("bin-dir", service.bin_dir.is_some(), &["postgres"]),
@@ -262,6 +267,13 @@ impl Judge<'_> {
             && let Err(e) = size::parse(size)
         {
             self.wrong("exclude-larger-than", e.to_string());
+        }
+        if let Some(size) = &service.chunk_size {
+            match size::parse(size) {
+                Ok(bytes) if CHUNK_BYTES.contains(&bytes) => {}
+                Ok(_) => self.wrong("chunk-size", "has to be between 4 KiB and 8 MiB"),
+                Err(e) => self.wrong("chunk-size", e.to_string()),
+            }
         }
         for pattern in service.exclude.iter().filter(|pattern| pattern.trim().is_empty()) {
             self.wrong("exclude", format!("{pattern:?} is no pattern"));

@@ -158,6 +158,10 @@ fn each_contradiction_by_itself() {
         ("keep = { last = 5000000000 }", "invalid value: integer `5000000000`"),
         ("exclude-larger-than = \"2 GB.\"", "is not a size"),
         ("exclude = [\"\"]", "is no pattern"),
+        ("chunk-size = \"1 KiB\"", "service.a.chunk-size: has to be between 4 KiB and 8 MiB"),
+        ("chunk-size = \"16 MiB\"", "has to be between 4 KiB and 8 MiB"),
+        ("chunk-size = \"many\"", "is not a size"),
+        ("compression = \"zip\"", "unknown variant `zip`"),
         ("data-dir = \"/d\"", "means nothing to engine files (it is for postgres)"),
         ("exporter = \"/d\"", "means nothing to engine files (it is for script)"),
         ("password-file = \"p\"", "\"p\" is relative"),
@@ -183,6 +187,7 @@ fn what_is_right_is_let_through() {
         "schedule = \"0 0 29 2 *\"",
         "keep = { within = \"1w\" }\nrpo = \"1h30m\"\nexclude-larger-than = \"2 GiB\"",
         "password-command = \"pass show a\"",
+        "chunk-size = \"4 KiB\"\ncompression = \"max\"",
     ] {
         assert_eq!(files(lines), Vec::<String>::new(), "{lines}");
     }

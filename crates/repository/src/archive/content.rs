@@ -1,5 +1,6 @@
 //! Contents of files and streams, cut into blobs.
 
+use super::image::Image;
 use super::meta;
 use crate::disk::{self, Stat};
 use crate::{BlobId, BlobKind, BlobWriter, Error, Repository, Ticket};
@@ -21,26 +22,52 @@ const ONE_BLOB_BYTES: u64 = crate::chunker::MIN_BYTES as u64;
 #[derive(Debug, Default)]
 pub(super) struct Content {
     known: Vec<BlobId>,
-    pending: VecDeque<Ticket>,
+    pending: VecDeque<Pending>,
     pub(super) size: u64,
 }
 
+#[derive(Debug)]
+enum Pending {
+    Ticket(Ticket),
+    /// Known, behind one that is not.
+    Id(BlobId),
+}
+
+impl Pending {
+    fn wait(self) -> Result<BlobId, Error> {
+        match self {
+            Pending::Ticket(ticket) => ticket.wait(),
+            Pending::Id(id) => Ok(id),
+        }
+    }
+}
+
 impl Content {
-    fn push(&mut self, writer: &BlobWriter, bytes: Vec<u8>) -> Result<(), Error> {
+    pub(super) fn push(&mut self, writer: &BlobWriter, bytes: Vec<u8>) -> Result<(), Error> {
         self.size += bytes.len() as u64;
-        self.pending.push_back(writer.save(BlobKind::Data, bytes)?);
-        while self.pending.len() > MAX_TICKETS {
-            let Some(ticket) = self.pending.pop_front() else { break };
-            self.known.push(ticket.wait()?);
+        self.pending.push_back(Pending::Ticket(writer.save(BlobKind::Data, bytes)?));
+        self.settle(MAX_TICKETS)
+    }
+
+    /// Adds a blob that is stored, or in the writer's hands.
+    pub(super) fn push_known(&mut self, id: BlobId, bytes: u64) -> Result<(), Error> {
+        self.size += bytes;
+        self.pending.push_back(Pending::Id(id));
+        self.settle(MAX_TICKETS)
+    }
+
+    /// Waits until no more than so many are pending.
+    fn settle(&mut self, most: usize) -> Result<(), Error> {
+        while self.pending.len() > most {
+            let Some(first) = self.pending.pop_front() else { break };
+            self.known.push(first.wait()?);
         }
         Ok(())
     }
 
     /// Waits for the last blobs' ids.
     pub(super) fn ids(mut self) -> Result<Vec<BlobId>, Error> {
-        for ticket in self.pending {
-            self.known.push(ticket.wait()?);
-        }
+        self.settle(0)?;
         Ok(self.known)
     }
 }
@@ -99,7 +126,11 @@ impl Intake<'_> {
 
     /// Saves what an open regular file holds, as long as it was when it was looked at: one that
     /// grows as fast as it is read has an end, too.
-    pub(super) fn file(&self, file: OwnedFd) -> Result<FileRead, Failure> {
+    pub(super) fn file(
+        &self,
+        file: OwnedFd,
+        image: Option<&Image<'_>>,
+    ) -> Result<FileRead, Failure> {
         let file = File::from(file);
         let look = || disk::stat(&file).map_err(Failure::Source);
         let mut before = look()?;
@@ -113,10 +144,10 @@ impl Intake<'_> {
             before = look()?;
         }
         let settled = !meta::is_fresh(before.ctime);
-        let content = if before.size <= ONE_BLOB_BYTES {
-            self.small(&file, before.size)?
-        } else {
-            self.stream((&file).take(before.size), Some(before.size))?
+        let content = match image {
+            Some(image) => self.image(&file, before.size, image)?,
+            None if before.size <= ONE_BLOB_BYTES => self.small(&file, before.size)?,
+            None => self.stream((&file).take(before.size), Some(before.size))?,
         };
         let changed = content.size != before.size || !before.same_state(&look()?);
         if !settled {

@@ -3,21 +3,31 @@
 mod above;
 mod content;
 mod exclude;
+mod image;
 mod meta;
+mod ranges;
+mod slots;
 mod walk;
 
 use crate::{BlobWriter, Compression, Error, Node, NodeKind, Repository, TreeId, disk, reader};
 use above::Above;
 use content::{Failure, Intake};
+pub use ranges::Ranges;
+
 use meta::Owners;
 use model::{CancelToken, Progress};
 use std::fs;
 use std::io::Read;
+use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use walk::{Root, Run, Walk};
+
+/// Sizes that fixed chunks may have.
+const CHUNK_BYTES: RangeInclusive<u64> = 4 << 10..=8 << 20;
 
 /// How a tree is read. See `engines::TreeOptions`, which `operations` translates into this.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +49,12 @@ pub struct TreeOptions {
     pub emptied: Vec<String>,
     /// Read every file, whatever the parent says.
     pub distrust_times: bool,
+    /// Cut files that are longer than this at every multiple of it (disk images, database files:
+    /// what is not written to stays in its place), between 4 KiB and 8 MiB. Else restic's cuts.
+    pub chunk_bytes: Option<NonZeroU64>,
+    /// The source is one file, which has fixed chunks and was written to in these ranges since the
+    /// parent, and nowhere else: nothing else of it is read. Whoever says so must know.
+    pub changed: Option<Ranges>,
 }
 
 /// Something that could not be captured as it is.
@@ -173,6 +189,13 @@ impl Archiver {
         let failed = |e| Error::io("read", source, e);
         let absolute = std::path::absolute(source).map_err(failed)?;
         let kind = fs::metadata(source).map_err(failed)?.file_type();
+        if options.chunk_bytes.is_some_and(|bytes| !CHUNK_BYTES.contains(&bytes.get())) {
+            return Err(Error::Invalid("chunks have between 4 KiB and 8 MiB".to_owned()));
+        }
+        if options.changed.is_some() && !kind.is_file() {
+            let what = format!("{} is not a file, and has no ranges", source.display());
+            return Err(Error::Invalid(what));
+        }
         let run = Run {
             repository: &self.repository,
             writer: &self.writer,

@@ -6,9 +6,11 @@
 //! more thread, which waits for the ids of its files' last blobs, encodes it and hands the tree's id
 //! to the directory above; children get there before their parents, so it never waits for a tree.
 
-use super::content::{Content, Failure, Intake};
+use super::content::{Failure, Intake};
 use super::exclude::Excludes;
+use super::image::Image;
 use super::meta::{self, Owners};
+use super::slots::{Previous, Slot, Slots};
 use super::{Counts, Problem, TreeOptions};
 use crate::disk::{self, Stat};
 use crate::{BlobId, BlobKind, BlobWriter, Error, Node, NodeKind, Repository, parallel};
@@ -98,70 +100,6 @@ struct Dir {
     names: Vec<Box<[u8]>>,
     parent: Option<(Arc<Dir>, usize)>,
     slots: Arc<Slots>,
-}
-
-/// A directory in the parent snapshot.
-struct Previous {
-    id: TreeId,
-    tree: Tree,
-}
-
-/// What becomes of a directory's entries. Outlives the open directory.
-struct Slots {
-    node: Node,
-    /// The same directory in the parent snapshot.
-    previous: Option<Previous>,
-    /// Which entry of the directory above had this very node there, but for its subtree.
-    same: Option<usize>,
-    entries: Mutex<Vec<Slot>>,
-    /// Entries that are not dealt with, and one for whoever lists them.
-    left: AtomicUsize,
-    parent: Option<(Arc<Slots>, usize)>,
-}
-
-enum Slot {
-    /// Not dealt with; or a directory, which is filled in when it is encoded.
-    Open,
-    /// Not part of the tree.
-    Out,
-    /// What this entry of the same directory in the parent snapshot is.
-    Same(usize),
-    Node(Box<Node>),
-    File(Box<Node>, Content),
-}
-
-impl Slots {
-    /// The entry of this name in the parent snapshot.
-    fn before(&self, name: &[u8]) -> Option<(usize, &Node)> {
-        let tree = &self.previous.as_ref()?.tree;
-        let at = tree.find(name)?;
-        Some((at, tree.nodes.get(at)?))
-    }
-
-    /// An entry of the parent snapshot.
-    fn known(&self, at: usize) -> Result<&Node, Error> {
-        let node = self.previous.as_ref().and_then(|previous| previous.tree.nodes.get(at));
-        node.ok_or_else(|| Error::Invalid("an entry of no directory is taken over".to_owned()))
-    }
-
-    /// The tree of the parent snapshot, if these entries are all of its own and nothing else.
-    fn unchanged(&self, entries: &[Slot]) -> Option<TreeId> {
-        let previous = self.previous.as_ref()?;
-        let mut same = 0..previous.tree.nodes.len();
-        let kept = entries.iter().filter(|slot| !matches!(slot, Slot::Out));
-        let all = kept.into_iter().all(|slot| match slot {
-            Slot::Same(at) => same.next() == Some(*at),
-            _ => false,
-        });
-        (all && same.is_empty()).then_some(previous.id)
-    }
-
-    fn put(&self, at: usize, slot: Slot) {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = entries.get_mut(at) {
-            *entry = slot;
-        }
-    }
 }
 
 impl<'a> Walk<'a> {
@@ -254,7 +192,7 @@ impl<'a> Walk<'a> {
             node.content.clone_from(&before.content);
             return Ok((node, Vec::new()));
         }
-        let slot = self.read(dir, name, &[])?;
+        let slot = self.read(dir, name, &[], previous)?;
         let mut outcome = self.outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
         match slot {
             Slot::File(mut node, content) => {
@@ -299,7 +237,7 @@ impl<'a> Walk<'a> {
             }
             Task::File { dir, slot } => {
                 let name = dir.names.get(slot).map_or(&[][..], |name| name);
-                let entry = self.read(&dir.handle, name, &dir.path)?;
+                let entry = self.read(&dir.handle, name, &dir.path, None)?;
                 self.settle(&dir, Some((slot, entry)), sender)
             }
         }
@@ -458,12 +396,13 @@ impl<'a> Walk<'a> {
             self.push(Task::File { dir: dir.clone(), slot });
             return Ok(None);
         }
-        self.read(&dir.handle, name, &dir.path).map(Some)
+        self.read(&dir.handle, name, &dir.path, None).map(Some)
     }
 
     /// Whether a file is what the parent snapshot has of it, and its content is all in the index.
     fn is_stored(&self, stat: &Stat, before: &Node) -> Result<bool, Error> {
-        if self.options.distrust_times || !meta::unchanged(stat, before) {
+        let told = self.options.changed.is_some();
+        if self.options.distrust_times || told || !meta::unchanged(stat, before) {
             return Ok(false);
         }
         // A pack may have been lost; then the file is there to read, and restores again.
@@ -481,13 +420,20 @@ impl<'a> Walk<'a> {
 
     /// Reads a regular file. One that is written to meanwhile is read once more: most are not
     /// written to all the time.
-    fn read(&self, dir: &OwnedFd, name: &[u8], dir_path: &[u8]) -> Result<Slot, Error> {
+    fn read(
+        &self,
+        dir: &OwnedFd,
+        name: &[u8],
+        dir_path: &[u8],
+        before: Option<&Node>,
+    ) -> Result<Slot, Error> {
         let path = || join(dir_path, name);
         let expected = self.options.changes_expected;
         let Run { repository, writer, cancel, progress, counts, .. } = self.run;
         let advance = |bytes| progress.advance(0, bytes);
         let intake = Intake { repository, writer, cancel, advance: &advance };
-        let mut again = !expected;
+        // What was written to meanwhile is in no range that we were told.
+        let mut again = !expected && self.options.changed.is_none();
         loop {
             let (file, stat) = match disk::open_file_at(dir, name) {
                 Ok(opened) => opened,
@@ -503,7 +449,7 @@ impl<'a> Walk<'a> {
                 return Ok(Slot::Out);
             }
             let xattrs = disk::xattrs(&file);
-            let read = match intake.file(file) {
+            let read = match intake.file(file, self.image(&stat, before).as_ref()) {
                 Ok(read) => read,
                 Err(Failure::Fatal(e)) => return Err(e),
                 Err(Failure::Source(e)) => {
@@ -525,6 +471,12 @@ impl<'a> Walk<'a> {
             progress.advance(1, 0);
             return Ok(Slot::File(Box::new(node), read.content));
         }
+    }
+
+    /// How a file is read that has fixed chunks.
+    fn image<'n>(&'n self, stat: &Stat, before: Option<&'n Node>) -> Option<Image<'n>> {
+        let chunk_bytes = self.options.chunk_bytes.filter(|chunk| stat.size > chunk.get())?;
+        Some(Image { chunk_bytes, since: before.zip(self.options.changed.as_ref()) })
     }
 
     /// A directory without its content. A symbolic link becomes the directory that it leads to: as

@@ -11,6 +11,7 @@ mod faults;
 mod format;
 mod fuzz;
 mod golden;
+mod images;
 mod interop;
 mod interrupted;
 mod keys;
