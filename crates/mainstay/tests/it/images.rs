@@ -38,7 +38,7 @@ fn only_what_was_written_to_is_read_and_stored() {
     let first = head(&rig);
     write(&rig, 5 * CHUNK - 2, b"over");
     write(&rig, 30 * CHUNK, b"once");
-    rig.write("ranges", &format!("# offset length\n{} 4\n\n{} 4\n", 5 * CHUNK - 2, 30 * CHUNK));
+    rig.write("ranges", format!("# offset length\n{} 4\n\n{} 4\n", 5 * CHUNK - 2, 30 * CHUNK));
     let ranges = rig.path("ranges").display().to_string();
     let told = ["backup", "vm", "--changed", &ranges, "--since", &first];
     let json = rig.run(&[&told[..], &["--json"]].concat()).code(0).json();
@@ -66,7 +66,7 @@ fn lists_that_make_no_sense_are_refused_before_anything_is_read() {
     let before = head(&rig);
     let ranges = rig.path("ranges").display().to_string();
     for bad in ["5", "a b", "1 -1", "1 2 3", "18446744073709551615 2"] {
-        rig.write("ranges", &format!("0 1\n{bad}\n"));
+        rig.write("ranges", format!("0 1\n{bad}\n"));
         rig.run(&["backup", "vm", "--changed", &ranges, "--since", "latest"])
             .code(1)
             .complains("line 2");
