@@ -1,5 +1,7 @@
 //! Files with fixed chunks, of which the ranges that changed are known.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the unexpected")]
+#![allow(clippy::single_range_in_vec_init, reason = "one range is meant")]
+#![allow(clippy::cast_possible_truncation, reason = "these images are small")]
 
 use crate::rig::{Rig, noise};
 use crate::trees::{archive, archiver, save};
