@@ -1,7 +1,7 @@
 //! Index files: which pack holds which blob.
 
 use super::crypto::OVERHEAD_BYTES;
-use super::pack::PackedBlob;
+use super::pack::{MAX_LENGTH, PackedBlob};
 use super::{BlobId, BlobKind, FormatError, IndexId, PackId};
 use serde::{Deserialize, Serialize};
 
@@ -68,7 +68,11 @@ impl Index {
             let mut blobs = Vec::with_capacity(pack.blobs.len());
             for blob in pack.blobs {
                 let sealed = blob.length as usize;
-                if sealed < OVERHEAD_BYTES || blob.offset.checked_add(blob.length).is_none() {
+                let lengths = [blob.length, blob.uncompressed_length];
+                if sealed < OVERHEAD_BYTES
+                    || lengths.iter().any(|length| *length > MAX_LENGTH)
+                    || blob.offset.checked_add(blob.length).is_none()
+                {
                     return Err(FormatError(format!(
                         "places blob {} at {} with {} bytes",
                         blob.id, blob.offset, blob.length

@@ -16,6 +16,9 @@ const COMPRESSED_ENTRY: usize = 41;
 /// No sealed header is larger.
 pub const MAX_HEADER_BYTES: usize = 16 << 20;
 
+/// No blob is longer, sealed or plain: it would be half of what offsets can say.
+pub const MAX_LENGTH: u32 = (1 << 31) - 1;
+
 /// One blob of a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackedBlob {
@@ -138,13 +141,17 @@ fn decode_entry(rest: &[u8], offset: u32) -> Result<(PackedBlob, &[u8]), FormatE
     };
     let (length, mut rest) = rest.split_first_chunk().ok_or_else(short)?;
     let length = u32::from_le_bytes(*length);
-    if (length as usize) < OVERHEAD_BYTES {
+    if (length as usize) < OVERHEAD_BYTES || length > MAX_LENGTH {
         return Err(FormatError(format!("its header has a blob of {length} bytes")));
     }
     let mut plain_length = None;
     if compressed {
         let (plain, after) = rest.split_first_chunk().ok_or_else(short)?;
-        plain_length = Some(u32::from_le_bytes(*plain));
+        let plain = u32::from_le_bytes(*plain);
+        if plain > MAX_LENGTH {
+            return Err(FormatError(format!("its header has a blob of {plain} plain bytes")));
+        }
+        plain_length = Some(plain);
         rest = after;
     }
     let (id, rest) = rest.split_first_chunk().ok_or_else(short)?;

@@ -5,33 +5,46 @@
 //! few entries that begin with the same.
 
 use crate::format::BlobId;
-use crate::format::pack::PackedBlob;
+use crate::format::pack::{MAX_LENGTH, PackedBlob};
 
-/// One place of a blob.
+/// One place of a blob, in 47 bytes, since there may be many millions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Entry {
     id: [u8; 32],
-    /// The pack's number.
-    pub(super) pack: u32,
-    pub(super) offset: u32,
-    pub(super) length: u32,
-    /// 0 if it is not compressed.
-    plain: u32,
+    /// The pack's number (26 bits), the offset (32), the length and the plain length (31 each).
+    place: [u8; 15],
 }
 
+/// Packs that can be numbered: of the smallest usual size, a quarter of a PiB.
+pub(super) const MAX_PACKS: usize = 1 << 26;
+const LENGTH_BITS: u32 = 31;
+
 impl Entry {
-    pub(super) fn new(pack: u32, blob: &PackedBlob) -> Entry {
-        Entry {
-            id: blob.id.0,
-            pack,
-            offset: blob.offset,
-            length: blob.length,
-            plain: blob.plain_length.unwrap_or(0),
+    /// None if the pack's number is too large. The lengths were judged when they were read.
+    pub(super) fn new(pack: usize, blob: &PackedBlob) -> Option<Entry> {
+        let plain = blob.plain_length.unwrap_or(0);
+        if pack >= MAX_PACKS || blob.length.max(plain) > MAX_LENGTH {
+            return None;
         }
+        let mut bits = pack as u128;
+        bits = bits << 32 | u128::from(blob.offset);
+        bits = bits << LENGTH_BITS | u128::from(blob.length);
+        bits = bits << LENGTH_BITS | u128::from(plain);
+        let [_, place @ ..] = bits.to_be_bytes();
+        Some(Entry { id: blob.id.0, place })
     }
 
-    pub(super) fn plain_length(&self) -> Option<u32> {
-        Some(self.plain).filter(|plain| *plain != 0)
+    /// Number of its pack, and where in it the blob is: offset, length, plain length.
+    pub(super) fn place(&self) -> (usize, u32, u32, Option<u32>) {
+        let mut bytes = [0; 16];
+        bytes[1..].copy_from_slice(&self.place);
+        let bits = u128::from_be_bytes(bytes);
+        let low = |shift: u32, mask: u32| u32::try_from(bits >> shift & u128::from(mask));
+        let plain = low(0, MAX_LENGTH).unwrap_or(0);
+        let length = low(LENGTH_BITS, MAX_LENGTH).unwrap_or(0);
+        let offset = low(2 * LENGTH_BITS, u32::MAX).unwrap_or(0);
+        let pack = usize::try_from(bits >> (2 * LENGTH_BITS + 32)).unwrap_or(usize::MAX);
+        (pack, offset, length, Some(plain).filter(|plain| *plain != 0))
     }
 }
 

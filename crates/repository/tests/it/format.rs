@@ -202,7 +202,7 @@ fn times_are_those_of_go() {
 }
 
 fn packed_blobs() -> impl Strategy<Value = Vec<PackedBlob>> {
-    let blob = (any::<[u8; 32]>(), 32u32..100_000, prop::option::of(1u32..), any::<bool>());
+    let blob = (any::<[u8; 32]>(), 32u32..100_000, prop::option::of(1u32..1 << 31), any::<bool>());
     prop::collection::vec(blob, 1..40).prop_map(|blobs| {
         let mut offset = 0;
         let place = |(id, length, plain_length, tree)| {
