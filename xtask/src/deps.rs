@@ -56,7 +56,10 @@ const RESERVED: &[(&str, &[&str], &str)] = &[
     // The binary for its demo, whose shop is a client like any other.
     ("postgres", &["mainstay-engines", "mainstay"], "an engine's client stays in the engine"),
     ("rusqlite", &["mainstay-engines", "mainstay"], "an engine's client stays in the engine"),
-    ("ureq", &["mainstay-operations"], "one place speaks HTTP"),
+    // To people who are told, and to buckets.
+    ("ureq", &["mainstay-operations", "mainstay-storage"], "one place speaks HTTP"),
+    ("object_store", &["mainstay-storage"], "one place knows storages"),
+    ("quick-xml", &["mainstay-storage"], "one place knows storages"),
     ("clap", &["mainstay", "xtask"], "libraries take no command lines"),
     ("comfy-table", &["mainstay"], "libraries never print"),
     ("indicatif", &["mainstay"], "libraries never print"),

@@ -10,6 +10,7 @@ mod deps;
 mod licences;
 mod links;
 mod packages;
+mod s3_servers;
 mod stages;
 
 use clap::{Parser, Subcommand};
@@ -36,6 +37,8 @@ enum Command {
         /// Names of tests to run, as for `cargo test`
         filter: Vec<String>,
     },
+    /// Installs what the tests drive, as `test` does before it begins
+    Provide,
     /// Which crate may know which, licences, and one crypto provider in the whole tree
     Deps,
     /// Measures Mainstay beside restic and borg on the same tree
@@ -65,6 +68,7 @@ impl Failure {
 fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Test { only_tests, filter } => stages::test(only_tests, &filter),
+        Command::Provide => packages::provide().and_then(|()| s3_servers::provide()),
         Command::Deps => deps::run(),
         Command::Bench(args) => bench::run(&args),
         Command::Measure { report, command } => bench::measure::child(&report, &command),

@@ -32,6 +32,8 @@ const NEEDS: &[Need] = &[
     Need { program: "ssh", package: "openssh-client", also: &[] },
     Need { program: "setfacl", package: "acl", also: &[] },
     Need { program: "setfattr", package: "attr", also: &[] },
+    // Runs the S3 servers; see s3_servers.rs.
+    Need { program: "python3", package: "python3-venv", also: &[] },
     Need { program: "setpriv", package: "util-linux", also: SBIN },
 ];
 

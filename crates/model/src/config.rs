@@ -3,6 +3,7 @@
 //!
 //! Unknown keys are errors, because a misspelt `keep` is a history that is not kept.
 
+mod bucket;
 mod keys;
 mod read;
 mod rules;
@@ -10,6 +11,7 @@ mod source;
 mod url;
 mod vault;
 
+pub use bucket::{Bucket, ObjectLock};
 pub use read::{Checked, ConfigError, Finding, read, schema};
 pub use rules::ENGINES;
 pub use url::without_password;
@@ -51,8 +53,8 @@ pub struct Host {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Vault {
-    /// A directory, or what another machine serves: `rest:https://host/`, `ssh://host/dir`. The
-    /// repository of service `docs` is `URL/docs`.
+    /// A directory, an S3 bucket, or what another machine serves: `s3://bucket/prefix`,
+    /// `rest:https://host/`, `ssh://host/dir`. The repository of service `docs` is `URL/docs`.
     pub url: String,
     /// The user of a `rest:` vault, instead of one in the URL.
     #[serde(default)]
@@ -88,6 +90,9 @@ pub struct Vault {
     /// What the start gate does when the vault cannot be reached.
     #[serde(default)]
     pub when_unreachable: WhenUnreachable,
+    /// How the bucket is reached, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<Bucket>,
 }
 
 /// What `may-start` answers when it cannot ask the vault.

@@ -33,6 +33,7 @@ pub mod restore;
 pub mod secrets;
 mod site;
 pub mod takeover;
+pub mod vault;
 pub mod wal;
 pub mod which;
 

@@ -71,15 +71,22 @@ pub fn served(vault: &Vault) -> Result<storage::rest::Options, Error> {
 
 /// Reads a password from its source.
 pub fn read(source: &Source) -> Result<Secret, Error> {
+    read_what(source, "password").map_err(|error| match source {
+        Source::File(_) => error.hinting(
+            "Copy it from a host that has it, or correct `password-file`. For a new vault, \
+             `mainstay init` makes it.",
+        ),
+        _ => error,
+    })
+}
+
+/// Reads another secret from its source; `what` is its name in messages.
+pub(crate) fn read_what(source: &Source, what: &str) -> Result<Secret, Error> {
     let text = match source {
-        Source::File(file) => std::fs::read_to_string(file).map_err(|e| {
-            Error::io("read the password file", file, e).hinting(
-                "Copy it from a host that has it, or correct `password-file`. For a new vault, \
-                     `mainstay init` makes it.",
-            )
-        })?,
+        Source::File(file) => std::fs::read_to_string(file)
+            .map_err(|e| Error::io(&format!("read the {what} file"), file, e))?,
         Source::Env(name) => std::env::var(name).map_err(|_| {
-            Error::invalid(format!("the environment variable {name} holds no password"))
+            Error::invalid(format!("the environment variable {name} holds no {what}"))
         })?,
         Source::Command(command) => {
             let output = Command::new("/bin/sh")
@@ -90,20 +97,20 @@ pub fn read(source: &Source) -> Result<Secret, Error> {
                 .map_err(|e| Error::io("run", "/bin/sh", e))?;
             if !output.status.success() {
                 return Err(Error::invalid(format!(
-                    "the password command failed ({}): {command}",
+                    "the {what} command failed ({}): {command}",
                     output.status
                 )));
             }
             String::from_utf8(output.stdout)
-                .map_err(|_| Error::invalid("the password command printed no text"))?
+                .map_err(|_| Error::invalid(format!("the {what} command printed no text")))?
         }
     };
     let line = text.lines().next().unwrap_or_default();
     if line.is_empty() {
         return Err(Error::invalid(match source {
-            Source::File(file) => format!("the password file {} is empty", file.display()),
+            Source::File(file) => format!("the {what} file {} is empty", file.display()),
             Source::Env(name) => format!("the environment variable {name} is empty"),
-            Source::Command(_) => "the password command printed nothing".to_owned(),
+            Source::Command(_) => format!("the {what} command printed nothing"),
         }));
     }
     Ok(Secret::new(line.to_owned()))

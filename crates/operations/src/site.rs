@@ -8,6 +8,7 @@ use model::{CancelToken, MemberName, ServiceName};
 use repository::Repository;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use storage::probe::Proved;
 use storage::{Key, Prefixed, Storage};
 
 /// This host: its configuration, its vault, its state directory.
@@ -90,11 +91,7 @@ impl Site {
         if let Some(open) = self.0.vault.get() {
             return Ok(open.clone());
         }
-        let options = storage::Options {
-            cancel: self.0.cancel.clone(),
-            served: secrets::served(&self.config().vault)?,
-        };
-        let opened = storage::open(&self.config().vault.url, &options)?;
+        let opened = crate::vault::open(&self.config().vault, &self.0.cancel)?;
         Ok(self.0.vault.get_or_init(|| opened).clone())
     }
 
@@ -181,8 +178,10 @@ impl ServiceSite {
             return Ok(open);
         }
         let repository = self.repository()?;
+        // Nothing of the state is written to a place that was not tried.
+        let proved = Proved::new(self.storage()?, &self.dir().join("vault-proof"));
         let store = StateStore::new(
-            self.storage()?,
+            Arc::new(proved),
             repository.seal(),
             repository.id(),
             self.name().clone(),

@@ -18,6 +18,8 @@ pub enum ErrorKind {
     Unavailable,
     /// Somebody asked for it to stop.
     Cancelled,
+    /// The place cannot do what is needed of it.
+    Unfit,
     /// The request makes no sense.
     Invalid,
     /// Anything else.
@@ -31,6 +33,7 @@ pub struct Error {
     kind: ErrorKind,
     object: String,
     message: String,
+    hint: Option<String>,
     #[source]
     source: Option<io::Error>,
 }
@@ -38,7 +41,13 @@ pub struct Error {
 impl Error {
     /// An error with no cause of its own.
     pub fn new(kind: ErrorKind, object: impl ToString, message: impl ToString) -> Self {
-        Error { kind, object: object.to_string(), message: message.to_string(), source: None }
+        Error {
+            kind,
+            object: object.to_string(),
+            message: message.to_string(),
+            hint: None,
+            source: None,
+        }
     }
 
     /// An error of the operating system, while doing `what` with `object`.
@@ -60,8 +69,15 @@ impl Error {
             kind,
             object: object.to_string(),
             message: format!("cannot {what}"),
+            hint: None,
             source: Some(source),
         }
+    }
+
+    /// Adds what the user can do, a sentence that begins with a verb.
+    pub fn hinting(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
     }
 
     /// What the caller does next.
@@ -76,6 +92,7 @@ impl Classify for Error {
             ErrorKind::NoSpace => Class::NoSpace,
             ErrorKind::Unavailable => Class::Unavailable,
             ErrorKind::Cancelled => Class::Cancelled,
+            ErrorKind::Unfit => Class::Refused,
             ErrorKind::Truncated => Class::Corrupt,
             ErrorKind::Invalid => Class::Invalid,
             _ => Class::Failed,
@@ -84,6 +101,7 @@ impl Classify for Error {
 
     fn hint(&self) -> Option<String> {
         match self.kind {
+            _ if self.hint.is_some() => self.hint.clone(),
             ErrorKind::NoSpace => Some("Free space there, or remove history.".to_owned()),
             _ => None,
         }

@@ -10,8 +10,10 @@ mod key;
 mod local;
 mod open;
 mod prefixed;
+pub mod probe;
 mod protocol;
 pub mod rest;
+pub mod s3;
 pub mod serve;
 
 pub use error::{Error, ErrorKind};
@@ -71,6 +73,16 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Shows every object that is there from the begin of the call to its end.
     fn list(&self, prefix: &str) -> Result<Vec<Entry>, Error>;
 
+    /// The first parts of all keys (`docs` of `docs/data/1`), each once, in order. A directory may
+    /// show one that holds nothing.
+    fn first_parts(&self) -> Result<Vec<String>, Error> {
+        let first = |entry: Entry| entry.key.as_str().split('/').next().unwrap_or("").to_owned();
+        let mut parts: Vec<String> = self.list("")?.into_iter().map(first).collect();
+        parts.sort_unstable();
+        parts.dedup();
+        Ok(parts)
+    }
+
     /// Removes an object. One that is not there is no error.
     fn delete(&self, key: &Key) -> Result<(), Error>;
 
@@ -82,5 +94,21 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// its put fail.
     fn remove_leftovers(&self, _prefix: &str) -> Result<u64, Error> {
         Ok(0)
+    }
+
+    /// Whether `put_if_absent` has to be tried on this very place before anything relies on it
+    /// (`probe`). Only a place whose kind makes it true by itself needs no proof.
+    fn needs_proof(&self) -> bool {
+        true
+    }
+
+    /// Whether nothing can be written here, because it shows the past.
+    fn is_read_only(&self) -> bool {
+        false
+    }
+
+    /// Locks an object against removal and tries to remove it.
+    fn probe_retention(&self, _key: &Key) -> Result<probe::Retention, Error> {
+        Ok(probe::Retention::None)
     }
 }

@@ -388,4 +388,24 @@ impl Storage for Local {
         }
         Ok(removed)
     }
+
+    /// `link(2)` makes one name once.
+    fn needs_proof(&self) -> bool {
+        false
+    }
+
+    /// Read from the root alone: a vault may hold many files.
+    fn first_parts(&self) -> Result<Vec<String>, Error> {
+        if !self.root_exists()? {
+            return self.walk("").map(|_| Vec::new());
+        }
+        let failed = |e| Error::io(self.root.display(), "list", e);
+        let mut parts = Vec::new();
+        for item in fs::read_dir(&self.root).map_err(failed)? {
+            let name = item.map_err(failed)?.file_name();
+            parts.extend(name.to_str().filter(|name| Key::new(*name).is_ok()).map(str::to_owned));
+        }
+        parts.sort_unstable();
+        Ok(parts)
+    }
 }

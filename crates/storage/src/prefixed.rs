@@ -1,5 +1,6 @@
 //! A part of a storage, seen as a storage of its own.
 
+use crate::probe::Retention;
 use crate::{Entry, Error, ErrorKind, Key, Put, Storage};
 use std::sync::Arc;
 
@@ -78,5 +79,17 @@ impl Storage for Prefixed {
 
     fn remove_leftovers(&self, prefix: &str) -> Result<u64, Error> {
         self.inner.remove_leftovers(&self.full_prefix(prefix))
+    }
+
+    fn needs_proof(&self) -> bool {
+        self.inner.needs_proof()
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.inner.is_read_only()
+    }
+
+    fn probe_retention(&self, key: &Key) -> Result<Retention, Error> {
+        self.inner.probe_retention(&self.full(key)?)
     }
 }

@@ -38,9 +38,9 @@ pub(crate) struct InitArgs {
     #[arg(long)]
     name: Option<String>,
 
-    /// Vault in the proposal.
-    #[arg(long, value_name = "DIR")]
-    vault: Option<PathBuf>,
+    /// Vault in the proposal: a directory, or a bucket as `s3://BUCKET/PREFIX`.
+    #[arg(long, value_name = "PLACE")]
+    vault: Option<String>,
 
     /// State directory in the proposal.
     #[arg(long, value_name = "DIR")]
@@ -132,12 +132,19 @@ fn proposal(args: &InitArgs, file: &Path) -> Result<String, Failure> {
         dirs.push(dir.canonicalize().map_err(|e| Failure::io("find", dir.display(), &e))?);
     }
     let defaults = place::Defaults::of_this_user();
+    let vault = match &args.vault {
+        Some(url) => match model::config::vault_dir(url) {
+            Some(dir) => whole(dir)?.display().to_string(),
+            None => url.clone(),
+        },
+        None => defaults.vault.display().to_string(),
+    };
     let host = args.name.clone().unwrap_or_else(place::host_name);
     let found = discover::discover(&dirs);
     let proposal = propose::Proposal {
         host: &host,
         state_dir: &whole(args.state_dir.as_deref().unwrap_or(&defaults.state_dir))?,
-        vault: &whole(args.vault.as_deref().unwrap_or(&defaults.vault))?,
+        vault: &vault,
         password_file: file.with_file_name("vault.password"),
         found: &found,
     };

@@ -18,9 +18,14 @@ use std::path::{Path, PathBuf};
 /// and also when the vault's state objects are lost: then by the snapshot files, and it says so.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RescueArgs {
-    /// The vault: the directory that holds the services' repositories.
-    #[arg(long, value_name = "DIR")]
-    vault: PathBuf,
+    /// The vault that holds the services' repositories: a directory, or a bucket as
+    /// `s3://BUCKET/PREFIX`, whose access key comes from the environment (docs/guide/s3.md).
+    #[arg(long, value_name = "PLACE")]
+    vault: String,
+
+    /// See a bucket that keeps versions as it was at this time.
+    #[arg(long, value_name = "TIME")]
+    vault_as_of: Option<Timestamp>,
 
     /// File with the password or recovery key; asked for at the terminal without it.
     #[arg(long, value_name = "FILE")]
@@ -57,7 +62,7 @@ struct RestoreArgs {
 
 pub(crate) fn run(app: &App, args: &RescueArgs) -> Outcome {
     let password = password(app, args.password_file.as_deref())?;
-    let rescue = Rescue::new(&args.vault, password)?;
+    let rescue = Rescue::new(&args.vault, args.vault_as_of, password)?;
     match &args.what {
         None | Some(What::List) => list(app, &rescue),
         Some(What::Restore(args)) => restore(app, &rescue, args),
@@ -110,7 +115,7 @@ fn list(app: &App, rescue: &Rescue) -> Outcome {
         ];
         app.out.text(&table(&titles, rows, &app.out.paint))?;
         app.out
-            .say("\nRestore one: mainstay rescue --vault DIR restore SERVICE --target NEW-DIR")?;
+            .say("\nRestore one: mainstay rescue --vault PLACE restore SERVICE --target NEW-DIR")?;
     }
     Ok(Exit::DONE)
 }

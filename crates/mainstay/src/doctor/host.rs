@@ -3,6 +3,7 @@
 use super::{Chain, Told};
 use crate::config::Loaded;
 use crate::failure::Failure;
+use crate::init::make::NO_LOCKS;
 use crate::ui::words::count;
 use crate::units;
 use model::config::{Config, vault_dir};
@@ -13,7 +14,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use storage::{Key, Put, Storage};
+use storage::probe::{self, Retention, Verdict};
 
 /// Less than this, and the next backup will hardly fit.
 const LITTLE_SPACE: u64 = 1 << 30;
@@ -88,16 +89,24 @@ fn vault(chain: &mut Chain<'_>, site: &Site) -> Told {
         let advice = "Mount it, or run `mainstay init` if it was never there.";
         return chain.fail("vault", format!("{place} is not there"), advice);
     }
-    match probe(&*vault) {
-        Ok(true) => {
+    if vault.is_read_only() {
+        let advice = "Remove `as-of` from [vault.s3] when the past was looked at.";
+        return chain.warn("vault", format!("{place} is seen as it was, and only read"), advice);
+    }
+    match probe::compare_and_set(&*vault) {
+        Ok(Verdict::Holds) => {
             chain.ok("vault", format!("{place} can be written, and lets only one of two win"))?;
         }
-        Ok(false) => chain.fail(
-            "vault",
-            format!("{place} lets two writers create the same object"),
-            "Use another vault: takeovers on this one could make two primaries.",
-        )?,
+        Ok(Verdict::Fails(reason)) => chain.broke("vault", probe::unfit(&place, &reason))?,
         Err(error) => chain.broke("vault", error)?,
+    }
+    if site.config().vault.s3.as_ref().is_some_and(|s3| s3.object_lock.is_some()) {
+        match probe::retention(&*vault) {
+            Ok(Retention::Holds) => chain.ok("lock", "what is locked cannot be removed")?,
+            Ok(Retention::Refused(reason)) => chain.fail("lock", reason, NO_LOCKS)?,
+            Ok(Retention::None) => {}
+            Err(error) => chain.broke("lock", error)?,
+        }
     }
     match vault.free_bytes() {
         Ok(Some(free)) if free < NO_SPACE => chain.fail(
@@ -114,19 +123,4 @@ fn vault(chain: &mut Chain<'_>, site: &Site) -> Told {
         Ok(None) => chain.ok("space", "the vault does not tell how much is free"),
         Err(error) => chain.broke("space", error),
     }
-}
-
-/// Proves that of two that create an object one is told so, and that its bytes stay.
-fn probe(vault: &dyn Storage) -> Result<bool, Failure> {
-    let mut random = [0; 8];
-    getrandom::fill(&mut random)
-        .map_err(|e| Failure::new(model::Class::Failed, format!("no random bytes: {e}")))?;
-    // No service's name begins with an underscore.
-    let key = Key::new(format!("_mainstay-probe-{}", hex::encode(random)))
-        .map_err(|e| Failure::invalid(e.to_string()))?;
-    let first = vault.put_if_absent(&key, b"first")?;
-    let second = vault.put_if_absent(&key, b"second");
-    let read = vault.read(&key);
-    vault.delete(&key)?;
-    Ok(first == Put::Created && second? == Put::Exists && read? == b"first")
 }

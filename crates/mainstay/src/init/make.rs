@@ -16,6 +16,11 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
+use storage::probe::{self, Retention, Verdict};
+
+/// What to do about locks that do not hold.
+pub(crate) const NO_LOCKS: &str = "Make a bucket with object locks (it cannot be turned on later \
+     on every server), or remove `object-lock` from [vault.s3].";
 
 /// Which repositories get a new recovery key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +82,7 @@ pub(crate) struct Made {
 pub(crate) fn make(app: &App, site: &Site, options: Options) -> Result<Made, Failure> {
     let mut made = Made::default();
     directory(&site.config().host.state_dir, "state directory", options, &mut made)?;
+    try_vault(site, options, &mut made)?;
     refuse_an_empty_vault(site)?;
     passwords(app, site, options, &mut made)?;
     if let Some(dir) = model::config::vault_dir(&site.config().vault.url) {
@@ -127,6 +133,34 @@ fn directory(dir: &Path, what: &str, options: Options, made: &mut Made) -> Resul
         Did::Made
     };
     made.step(did, format!("{what} {}", dir.display()));
+    Ok(())
+}
+
+/// A vault on somebody else's server is tried before anything is made in it.
+fn try_vault(site: &Site, options: Options, made: &mut Made) -> Result<(), Failure> {
+    let vault = site.vault()?;
+    // To try it is to write to it.
+    if !vault.needs_proof() || options.dry_run {
+        return Ok(());
+    }
+    let place = vault.location();
+    match probe::compare_and_set(&*vault)? {
+        Verdict::Holds => made.step(Did::Left, format!("vault {place}, tried: one writer wins")),
+        Verdict::Fails(reason) => return Err(probe::unfit(&place, &reason).into()),
+    }
+    let locks = site.config().vault.s3.as_ref().is_some_and(|s3| s3.object_lock.is_some());
+    if locks {
+        match probe::retention(&*vault)? {
+            Retention::Holds => made.step(Did::Left, "locks of the vault, tried".to_owned()),
+            Retention::Refused(reason) => {
+                return Err(Failure::refused(format!(
+                    "the vault {place} does not keep what is locked: {reason}"
+                ))
+                .hint(NO_LOCKS));
+            }
+            Retention::None => {}
+        }
+    }
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Proposal<'a> {
     pub(crate) host: &'a str,
     pub(crate) state_dir: &'a Path,
-    pub(crate) vault: &'a Path,
+    pub(crate) vault: &'a str,
     pub(crate) password_file: PathBuf,
     pub(crate) found: &'a [Found],
 }
@@ -26,8 +26,8 @@ impl Proposal<'_> {
              state-dir = {}\n\
              \n\
              [vault]\n\
-             # A directory. Best on another machine (NFS, sshfs): a vault on the service's own disk\n\
-             # is lost together with it.\n\
+             # A directory, or a bucket: \"s3://BUCKET/PREFIX\" (docs/guide/s3.md). Best on another\n\
+             # machine: a vault on the service's own disk is lost together with it.\n\
              url = {}\n\
              password-file = {}\n\
              \n\
@@ -36,7 +36,7 @@ impl Proposal<'_> {
              # command = \"mail -s 'mainstay' root\"\n",
             quoted(self.host),
             path(self.state_dir),
-            path(self.vault),
+            quoted(self.vault),
             path(&self.password_file),
         );
         for found in self.found {
@@ -165,7 +165,7 @@ mod tests {
             let proposal = Proposal {
                 host: "db1",
                 state_dir: Path::new("/var/lib/mainstay"),
-                vault: Path::new("/var/backups/mainstay"),
+                vault: "/var/backups/mainstay",
                 password_file: "/etc/mainstay/vault.password".into(),
                 found,
             };

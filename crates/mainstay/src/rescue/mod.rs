@@ -7,12 +7,13 @@ pub(crate) mod restore;
 use crate::failure::Failure;
 use crate::files::{self, Existing};
 use crate::init::password;
-use model::config::{Config, Host, Service, Vault, WhenUnreachable};
-use model::{Class, MemberName, Secret, ServiceName, SnapshotId};
+use jiff::Timestamp;
+use model::config::{Bucket, Config, Host, Service, Vault, WhenUnreachable, vault_dir};
+use model::{CancelToken, Class, MemberName, Secret, ServiceName, SnapshotId};
 use operations::{ServiceSite, Site};
 use repository::{Repository, Snapshot, SnapshotReader};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use storage::{Key, Prefixed, Storage};
 
@@ -21,7 +22,7 @@ const META: &[u8] = b"/.mainstay/snapshot.json";
 
 /// A vault, and the password that was given for it.
 pub(crate) struct Rescue {
-    vault: PathBuf,
+    vault: Vault,
     storage: Arc<dyn Storage>,
     passwords: Vec<Secret>,
 }
@@ -37,17 +38,24 @@ pub(crate) struct Opened {
 
 impl Rescue {
     /// Opens the vault, which is only read.
-    pub(crate) fn new(vault: &Path, password: Secret) -> Result<Rescue, Failure> {
-        let vault =
-            std::path::absolute(vault).map_err(|e| Failure::io("find", vault.display(), &e))?;
-        if !vault.is_dir() {
-            return Err(Failure::new(
-                Class::NoRepository,
-                format!("there is no directory {}", vault.display()),
-            )
-            .hint("Mount the vault, and name its directory with `--vault`."));
-        }
-        let storage = storage::open(&vault.to_string_lossy(), &storage::Options::default())?;
+    pub(crate) fn new(
+        vault: &str,
+        as_of: Option<Timestamp>,
+        password: Secret,
+    ) -> Result<Rescue, Failure> {
+        let url = match vault_dir(vault) {
+            Some(dir) => directory(dir)?,
+            None => vault.to_owned(),
+        };
+        let bucket =
+            as_of.map(|time| Bucket { as_of: Some(time.to_string()), ..Bucket::default() });
+        let vault = Vault {
+            url,
+            when_unreachable: WhenUnreachable::Refuse,
+            s3: bucket,
+            ..Vault::default()
+        };
+        let storage = operations::vault::open(&vault, &CancelToken::new())?;
         let mut passwords = vec![password];
         // A recovery key is typed by hand, and a little differently than it was written down.
         passwords.extend(password::as_meant(passwords[0].expose()));
@@ -57,34 +65,34 @@ impl Rescue {
 
     /// The services that have a repository in the vault.
     pub(crate) fn services(&self) -> Result<Vec<ServiceName>, Failure> {
-        let failed = |e: &std::io::Error| Failure::io("list", self.vault.display(), e);
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(&self.vault).map_err(|e| failed(&e))? {
-            let entry = entry.map_err(|e| failed(&e))?;
-            if let Some(name) =
-                entry.file_name().to_str().and_then(|name| ServiceName::new(name).ok())
-                && entry.path().join("config").is_file()
-            {
+        let all = self.storage.first_parts()?;
+        for name in all.iter().filter_map(|name| ServiceName::new(name.as_str()).ok()) {
+            if Repository::exists(&*self.part(&name)?)? {
                 names.push(name);
             }
         }
         names.sort();
         if names.is_empty() {
-            let what = format!("there is no repository in {}", self.vault.display());
+            let what = format!("there is no repository in {}", self.storage.location());
             let failure = Failure::new(Class::NoRepository, what);
-            return Err(if self.vault.join("config").is_file() {
-                failure.hint("This is a repository itself: name the directory above it.")
+            return Err(if all.iter().any(|name| name == "config") {
+                failure.hint("This is a repository itself: name what is above it.")
             } else {
-                failure.hint("Name the directory that holds the services' repositories.")
+                failure.hint("Name the place that holds the services' repositories.")
             });
         }
         Ok(names)
     }
 
+    fn part(&self, name: &ServiceName) -> Result<Arc<dyn Storage>, Failure> {
+        let prefix = Key::new(name.as_str()).map_err(|e| Failure::invalid(e.to_string()))?;
+        Ok(Arc::new(Prefixed::new(self.storage.clone(), prefix)))
+    }
+
     /// Opens the repository of a service.
     pub(crate) fn open(&self, name: &ServiceName) -> Result<Opened, Failure> {
-        let prefix = Key::new(name.as_str()).map_err(|e| Failure::invalid(e.to_string()))?;
-        let storage: Arc<dyn Storage> = Arc::new(Prefixed::new(self.storage.clone(), prefix));
+        let storage = self.part(name)?;
         let mut refused = None;
         for password in &self.passwords {
             match Repository::open(storage.clone(), password) {
@@ -116,12 +124,7 @@ impl Rescue {
                 name: MemberName::new("rescue").map_err(|e| Failure::invalid(e.to_string()))?,
                 state_dir: dir.join("state"),
             },
-            vault: Vault {
-                url: self.vault.display().to_string(),
-                password_file: Some(password_file),
-                when_unreachable: WhenUnreachable::Refuse,
-                ..Vault::default()
-            },
+            vault: Vault { password_file: Some(password_file), ..self.vault.clone() },
             alerts: model::config::Alerts::default(),
             service: BTreeMap::from([(opened.name.clone(), definition)]),
         };
@@ -134,6 +137,17 @@ impl Rescue {
             std::env::current_exe().map_err(|e| Failure::io("find", "this program", &e))?;
         Ok(Site::new(config, file).with_program(program).service(&opened.name)?)
     }
+}
+
+/// A directory that is there, by its whole name.
+fn directory(dir: &Path) -> Result<String, Failure> {
+    let dir = std::path::absolute(dir).map_err(|e| Failure::io("find", dir.display(), &e))?;
+    if dir.is_dir() {
+        return Ok(dir.display().to_string());
+    }
+    let what = format!("there is no directory {}", dir.display());
+    Err(Failure::new(Class::NoRepository, what)
+        .hint("Mount the vault, and name its directory with `--vault`."))
 }
 
 impl Opened {

@@ -141,7 +141,7 @@ fn no_password_anywhere_is_an_error() {
     let text = "[host]\nname = \"h\"\nstate-dir = \"/s\"\n[vault]\nurl = \"/v\"\n";
     rig.write("mainstay.toml", format!("{text}{DOCS}"));
     rig.run(&["config", "check"]).code(1).complains("has no password");
-    rig.write("mainstay.toml", text.replace("/v", "s3://bucket/x"));
+    rig.write("mainstay.toml", text.replace("/v", "sftp:host:/x"));
     rig.run(&["config", "check"]).code(1).complains("this kind of vault is not supported");
     rig.write("mainstay.toml", text.replace("/s", "/v/state"));
     rig.run(&["config", "check"]).code(1).complains("lies inside the vault");

@@ -31,6 +31,7 @@ fn every_configuration_key_is_documented_and_no_other() {
     for (definition, heading) in [
         ("Host", "## [host]"),
         ("Vault", "## [vault]"),
+        ("Bucket", "### [vault.s3]"),
         ("Alerts", "## [alerts]"),
         ("Service", "## [service.NAME]"),
         ("Keep", "### keep"),

@@ -20,6 +20,7 @@ mod points;
 mod postgres;
 mod quiesce;
 mod rig;
+mod s3;
 mod setup;
 mod standby;
 mod takeover;

@@ -3,7 +3,7 @@
 
 use super::read::Finding;
 use super::source::Source;
-use super::{Config, Quiesce, Service, Vault, VaultUrl, keys, vault_dir, without_password};
+use super::{Config, Quiesce, Service, Vault, VaultUrl, bucket, keys, vault_dir, without_password};
 use crate::schedule::Schedule;
 use crate::{ServiceName, duration, size};
 use jiff::tz::TimeZone;
@@ -44,7 +44,7 @@ pub(super) fn judge(config: &Config, source: Option<&Source>) -> Verdict {
     judge.verdict
 }
 
-struct Judge<'a> {
+pub(super) struct Judge<'a> {
     source: Option<&'a Source>,
     /// The table that is being judged.
     place: Vec<String>,
@@ -59,7 +59,7 @@ impl Judge<'_> {
         Finding { line, column: None, key: path.join("."), what }
     }
 
-    fn wrong(&mut self, key: &str, what: impl Into<String>) {
+    pub(super) fn wrong(&mut self, key: &str, what: impl Into<String>) {
         let finding = self.finding(key, what.into());
         self.verdict.errors.push(finding);
     }
@@ -82,13 +82,14 @@ impl Judge<'_> {
         }
         self.not_empty("vault.password-env", vault.password_env.as_ref());
         self.not_empty("vault.password-command", vault.password_command.as_ref());
+        bucket::judge(self, vault);
         match VaultUrl::new(&vault.url) {
             VaultUrl::Other(_) => self.wrong(
                 "vault.url",
                 "this kind of vault is not supported; write a directory, like \"/srv/vault\", or \
-                 \"rest:https://host/\", or \"ssh://host/srv/vault\"",
+                 \"s3://BUCKET/PREFIX\", \"rest:https://host/\" or \"ssh://host/srv/vault\"",
             ),
-            VaultUrl::Served(_) => {}
+            VaultUrl::S3(_) | VaultUrl::Served(_) => {}
             VaultUrl::Directory(dir) => {
                 self.path("vault.url", dir);
                 if config.host.state_dir.starts_with(dir) {
@@ -457,7 +458,7 @@ impl Judge<'_> {
         }
     }
 
-    fn at_most_one(&mut self, keys: &[(&str, bool)]) {
+    pub(super) fn at_most_one(&mut self, keys: &[(&str, bool)]) {
         let mut set = keys.iter().filter(|(_, set)| *set).map(|(key, _)| *key);
         let Some(first) = set.next() else { return };
         let first = first.rsplit('.').next().unwrap_or(first);
@@ -466,14 +467,14 @@ impl Judge<'_> {
         }
     }
 
-    fn not_empty(&mut self, key: &str, text: Option<&String>) {
+    pub(super) fn not_empty(&mut self, key: &str, text: Option<&String>) {
         if text.is_some_and(|text| text.trim().is_empty()) {
             self.wrong(key, "is empty");
         }
     }
 
     /// A path that means the same from wherever the program is started.
-    fn path(&mut self, key: &str, path: &Path) {
+    pub(super) fn path(&mut self, key: &str, path: &Path) {
         let text = path.as_os_str().as_encoded_bytes();
         if text.is_empty() {
             self.wrong(key, "is empty");

@@ -7,6 +7,8 @@ use std::path::Path;
 pub enum VaultUrl<'a> {
     /// A directory: a path, or `file://` and a path.
     Directory(&'a Path),
+    /// A bucket: `s3://bucket/prefix`, or `s3:https://host/bucket/prefix`.
+    S3(&'a str),
     /// What another machine serves: `rest:http…`, `ssh:…`.
     Served(&'a str),
     /// Anything else that has a scheme; none of it is supported.
@@ -22,7 +24,11 @@ impl<'a> VaultUrl<'a> {
         let path = url.strip_prefix("file://").unwrap_or(url);
         // `sftp:…`: never a directory of that name by accident.
         let scheme = path.split('/').next().is_some_and(|first| first.contains(':'));
-        if scheme { VaultUrl::Other(url) } else { VaultUrl::Directory(Path::new(path)) }
+        match scheme {
+            true if url.starts_with("s3:") => VaultUrl::S3(url),
+            true => VaultUrl::Other(url),
+            false => VaultUrl::Directory(Path::new(path)),
+        }
     }
 }
 
@@ -30,6 +36,6 @@ impl<'a> VaultUrl<'a> {
 pub fn vault_dir(url: &str) -> Option<&Path> {
     match VaultUrl::new(url) {
         VaultUrl::Directory(path) => Some(path),
-        VaultUrl::Served(_) | VaultUrl::Other(_) => None,
+        VaultUrl::S3(_) | VaultUrl::Served(_) | VaultUrl::Other(_) => None,
     }
 }

@@ -289,7 +289,7 @@ fn services_do_not_share_data() {
 }
 
 #[test]
-fn vaults_are_directories_or_served() {
+fn vaults_are_directories_buckets_or_served() {
     let vault = |lines: &str| findings(&BASE.replace("url = \"/srv/vault\"", lines));
     let none = Vec::<String>::new();
     for good in [
@@ -312,7 +312,7 @@ fn vaults_are_directories_or_served() {
         assert!(found.contains(key), "{bad}: {found}");
         assert!(!found.contains("secret"), "{found}");
     }
-    for bad in ["s3://bucket/x", "sftp:h:/d", "https://h/"] {
+    for bad in ["sftp:h:/d", "https://h/"] {
         let found = findings(&BASE.replace("/srv/vault\"", &format!("{bad}\"")));
         assert!(found[0].contains("vault.url: this kind of vault is not supported"), "{found:?}");
     }
@@ -324,6 +324,53 @@ fn vaults_are_directories_or_served() {
         findings(&BASE.replace("/srv/vault\"", "file:///srv/vault\"")),
         Vec::<String>::new()
     );
+}
+
+/// What is wrong with a vault at this URL that has these lines in [vault.s3].
+fn bucket(url: &str, lines: &str) -> Vec<String> {
+    let vault = BASE.replace("/srv/vault\"", &format!("{url}\""));
+    findings(&format!("{vault}[vault.s3]\n{lines}\n"))
+}
+
+#[test]
+fn a_bucket_is_reached_by_what_the_file_says() {
+    let all = "region = \"eu-central-1\"\npath-style = true\naccess-key-id = \"A\"\n\
+               secret-access-key-file = \"/etc/s\"\nca-file = \"/etc/ca.pem\"\n\
+               object-lock = \"compliance\"\nobject-lock-days = 30\n\
+               as-of = \"2026-11-01T00:00:00Z\"";
+    for url in ["s3://bucket", "s3://bucket/a/b", "s3:https://h:9000/bucket/x", "s3:h/bucket"] {
+        assert_eq!(bucket(url, all), Vec::<String>::new(), "{url}");
+        assert_eq!(bucket(url, "instance-credentials = true"), Vec::<String>::new());
+        assert_eq!(bucket(url, "credentials-file = \"/c\"\nprofile = \"p\""), [""; 0]);
+    }
+    assert_eq!(bucket("s3://bucket", "endpoint = \"https://h\""), [""; 0]);
+    for (url, lines, want) in [
+        ("s3://", "", "vault.url: names no bucket"),
+        ("s3:host", "", "vault.url: names no bucket"),
+        ("s3:https://host", "", "vault.url: names no bucket"),
+        ("s3:http://host", "", "vault.url: names no bucket"),
+        ("s3://u:p@bucket", "", "vault.url: holds no user"),
+        ("/srv/vault", "region = \"x\"", "vault.s3: means nothing"),
+        ("s3:https://h/b1", "endpoint = \"https://h\"", "endpoint: contradicts `vault.url`"),
+        ("s3://b1", "endpoint = \"h:9000\"", "endpoint: must begin with https://"),
+        ("s3://b1", "access-key-id = \"A\"", "needs `secret-access-key-file`"),
+        ("s3://b1", "secret-access-key-env = \"A\"", "needs `access-key-id`"),
+        ("s3://b1", "profile = \"p\"", "profile: needs `credentials-file`"),
+        (
+            "s3://b1",
+            "credentials-file = \"/c\"\ninstance-credentials = true",
+            "instance-credentials: contradicts `credentials-file`",
+        ),
+        ("s3://b1", "credentials-file = \"c\"", "credentials-file: \"c\" is relative"),
+        ("s3://b1", "object-lock = \"governance\"", "object-lock: needs `object-lock-days`"),
+        ("s3://b1", "object-lock-days = 3", "object-lock-days: needs `object-lock`"),
+        ("s3://b1", "object-lock = \"governance\"\nobject-lock-days = 0", "must be from 1"),
+        ("s3://b1", "as-of = \"yesterday\"", "as-of: \"yesterday\" is not a time"),
+        ("s3://b1", "secret-key = \"x\"", "vault.s3.secret-key: unknown key"),
+    ] {
+        let found = bucket(url, lines).join("\n");
+        assert!(found.contains(want), "{url} {lines}: {found}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A storage that fails where a test tells it to.
 
 use super::Verb;
+use crate::probe::Retention;
 use crate::{Entry, Error, ErrorKind, Key, Put, Storage};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -223,5 +224,17 @@ impl Storage for Flaky {
 
     fn remove_leftovers(&self, prefix: &str) -> Result<u64, Error> {
         self.inner.remove_leftovers(prefix)
+    }
+
+    fn needs_proof(&self) -> bool {
+        self.inner.needs_proof()
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.inner.is_read_only()
+    }
+
+    fn probe_retention(&self, key: &Key) -> Result<Retention, Error> {
+        self.inner.probe_retention(key)
     }
 }

@@ -116,4 +116,8 @@ impl Storage for Memory {
         let used: u64 = self.map().values().map(|bytes| bytes.len() as u64).sum();
         Ok(self.capacity_bytes.map(|capacity| capacity.saturating_sub(used)))
     }
+
+    fn needs_proof(&self) -> bool {
+        false
+    }
 }

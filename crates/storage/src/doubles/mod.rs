@@ -1,13 +1,18 @@
-//! Storages for tests: in memory, failing on demand, and recording. Behind the feature `doubles`,
+//! Storages for tests: in memory, failing on demand, and recording; a real S3 server, and a proxy
+//! that spoils what passes. Behind the feature `doubles`,
 //! which only dev-dependencies turn on.
 
 mod flaky;
+mod http_proxy;
 mod memory;
 mod recording;
+mod s3_server;
 
 pub use flaky::{Fault, Flaky, How};
+pub use http_proxy::{HttpProxy, Seen, Spoil};
 pub use memory::Memory;
 pub use recording::{Call, Recording};
+pub use s3_server::{S3Kind, S3Server};
 
 /// The calls of a storage, for doubles that tell them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! A storage that writes down what it was asked.
 
 use super::Verb;
+use crate::probe::Retention;
 use crate::{Entry, Error, Key, Put, Storage};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -95,5 +96,17 @@ impl Storage for Recording {
 
     fn remove_leftovers(&self, prefix: &str) -> Result<u64, Error> {
         self.inner.remove_leftovers(prefix)
+    }
+
+    fn needs_proof(&self) -> bool {
+        self.inner.needs_proof()
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.inner.is_read_only()
+    }
+
+    fn probe_retention(&self, key: &Key) -> Result<Retention, Error> {
+        self.inner.probe_retention(key)
     }
 }

@@ -320,7 +320,7 @@ impl From<Error> for Refusal {
             ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Invalid => StatusCode::BAD_REQUEST,
             // Our own right to the directory is meant, not the client's.
-            ErrorKind::Permission | ErrorKind::Cancelled | ErrorKind::Failed => {
+            ErrorKind::Permission | ErrorKind::Cancelled | ErrorKind::Unfit | ErrorKind::Failed => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
         };

@@ -96,6 +96,7 @@ fn misses(storage: &dyn Storage) {
 fn lists(storage: &dyn Storage) {
     assert_eq!(storage.list("").unwrap(), []);
     assert_eq!(storage.list("data").unwrap(), []);
+    assert_eq!(storage.first_parts().unwrap(), [""; 0]);
     for name in ["data/b/2", "data/a/1", "data/a/0", "data-2/x", "config", "data.x"] {
         storage.put(&key(name), name.as_bytes()).unwrap();
     }
@@ -103,6 +104,7 @@ fn lists(storage: &dyn Storage) {
     assert_eq!(keys(storage.list("").unwrap()), all);
     assert_eq!(keys(storage.list("data").unwrap()), &all[3..]);
     assert_eq!(keys(storage.list("data/a").unwrap()), &all[3..5]);
+    assert_eq!(storage.first_parts().unwrap(), ["config", "data", "data-2", "data.x"]);
     assert_eq!(storage.list("dat").unwrap(), []);
     assert_eq!(storage.list("config").unwrap(), [], "an object is not below itself");
     for entry in storage.list("").unwrap() {
@@ -159,6 +161,16 @@ fn readers_see_whole_objects(storage: Arc<dyn Storage>) {
             assert!(values.contains(&seen), "a torn read of {} bytes", seen.len());
             assert_eq!(storage.list("").unwrap().len(), 1);
         }
+    });
+}
+
+#[test]
+fn a_bucket_keeps_the_contract() {
+    let (server, bucket) = crate::s3::server_with_bucket();
+    let count = AtomicUsize::new(0);
+    contract(&|| {
+        let prefix = format!("part-{}", count.fetch_add(1, Ordering::SeqCst));
+        crate::s3::open(&server.endpoint(), &format!("{bucket}/{prefix}"))
     });
 }
 

