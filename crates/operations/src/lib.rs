@@ -8,6 +8,7 @@
 pub mod alert;
 pub mod backup;
 pub mod cancel;
+pub mod copy;
 mod error;
 mod exchange;
 pub mod forget;

@@ -6,6 +6,7 @@ pub mod buffers;
 pub mod cat;
 pub mod check;
 pub mod chunker;
+pub mod copy;
 pub mod diff;
 mod disk;
 mod error;

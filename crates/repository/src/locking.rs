@@ -222,6 +222,15 @@ impl Taken {
         }
         Ok(())
     }
+
+    /// Whether one of them is held and has not lapsed. Does not look at the storage.
+    pub(crate) fn any(&self) -> bool {
+        let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        taken.iter().filter_map(Weak::upgrade).any(|lock| {
+            let held = lock.lock();
+            !held.released && lock.check(&held).is_ok()
+        })
+    }
 }
 
 /// Takes a lock.

@@ -72,6 +72,29 @@ impl Repository {
         password: &Secret,
         kdf: Kdf,
     ) -> Result<Repository, Error> {
+        let config = Config::generate().map_err(invalid("new config"))?;
+        Repository::create_with(storage, password, kdf, config)
+    }
+
+    /// Makes a repository that cuts content where `like` does, so that what is backed up into
+    /// either of them is the same blobs in both.
+    pub fn create_like(
+        storage: Arc<dyn Storage>,
+        password: &Secret,
+        kdf: Kdf,
+        like: &Repository,
+    ) -> Result<Repository, Error> {
+        let fresh = Config::generate().map_err(invalid("new config"))?;
+        let chunker_polynomial = like.config().chunker_polynomial;
+        Repository::create_with(storage, password, kdf, Config { chunker_polynomial, ..fresh })
+    }
+
+    fn create_with(
+        storage: Arc<dyn Storage>,
+        password: &Secret,
+        kdf: Kdf,
+        config: Config,
+    ) -> Result<Repository, Error> {
         if Repository::exists(&*storage)? {
             return Err(Error::Exists(storage.location()));
         }
@@ -91,7 +114,6 @@ impl Repository {
         // Left by attempts that did not get to the config. They wrap keys that open nothing.
         let leftover = storage.list("keys").or_else(empty_if_absent)?;
         let master = MasterKey::generate().map_err(invalid("new key"))?;
-        let config = Config::generate().map_err(invalid("new config"))?;
         let key_id = write_key(&*storage, &master, password, kdf, host::user_name())?;
         let json = config.encode().map_err(invalid("new config"))?;
         let sealed = Seal::seal(&master, &json);
@@ -191,6 +213,11 @@ impl Repository {
     /// have begun to remove what this process relies on.
     pub(crate) fn locks_still_trusted(&self) -> Result<(), Error> {
         self.0.locks.still_trusted()
+    }
+
+    /// Whether this repository holds a lock now that can be relied on.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.0.locks.any()
     }
 
     pub(crate) fn index(&self) -> &Live {

@@ -6,6 +6,7 @@ mod check;
 mod common;
 mod completions;
 mod config;
+mod copy;
 mod diff;
 mod doctor;
 mod dump;
@@ -54,6 +55,7 @@ pub(crate) enum Command {
     Diff(diff::DiffArgs),
     Stats(stats::StatsArgs),
     Restore(restore::RestoreArgs),
+    Copy(copy::CopyArgs),
     Tag(tag::TagArgs),
     Pin(pin::PinArgs),
     Unpin(pin::PinArgs),
@@ -100,6 +102,7 @@ impl Command {
             Command::Diff(args) => diff::run(app, args),
             Command::Stats(args) => stats::run(app, args),
             Command::Restore(args) => restore::run(app, args),
+            Command::Copy(args) => copy::run(app, args),
             Command::Tag(args) => tag::run(app, args),
             Command::Pin(args) => pin::run(app, args, true),
             Command::Unpin(args) => pin::run(app, args, false),

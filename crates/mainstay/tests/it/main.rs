@@ -7,6 +7,7 @@ mod browsing;
 mod cancel;
 mod command_line;
 mod configuration;
+mod copying;
 mod demo;
 mod docs;
 mod forgetting;

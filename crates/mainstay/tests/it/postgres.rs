@@ -421,13 +421,18 @@ fn a_rescue_reaches_the_end_of_the_log() {
     let status = stage.a.run(&["status", "shop", "--json"]).code(0).json();
     assert!(status["services"][0]["log-stored"].is_string(), "{status}");
     stage.a.server.stop("immediate");
+    // From a second vault as from the first, which is gone with the host: base and log went along.
+    let second = stage.dir.path().join("second");
+    let copied = stage.a.run(&["copy", "shop", "--to", &second.display().to_string(), "--json"]);
+    assert!(copied.code(0).json()["log-copied"].as_u64().unwrap() >= 3);
+    fs::rename(stage.dir.path().join("vault"), stage.dir.path().join("gone")).unwrap();
 
     let target = stage.dir.path().join("rescued");
     // By the user of the test, and not the server's. The server calls back the program that
     // restored it, so it must be one that it can reach.
     let mut rescue = Command::new(&stage.a.program);
     rescue.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-    rescue.args(["--json", "rescue", "--vault"]).arg(stage.dir.path().join("vault"));
+    rescue.args(["--json", "rescue", "--vault"]).arg(second);
     rescue.arg("--password-file").arg(stage.dir.path().join("password"));
     rescue.args(["restore", "shop", "--target"]).arg(&target);
     let said = run(&mut rescue);

@@ -42,6 +42,9 @@ pub enum Refusal {
     /// The service has a primary already.
     #[error("the service has a primary already: {0}")]
     HasPrimary(MemberName),
+    /// The vault's state is what members go by, not a copy of another's.
+    #[error("the vault is in use by {0}")]
+    HasMembers(MemberName),
     /// The member is not known.
     #[error("{0} is not a member of this service")]
     NoSuchMember(MemberName),

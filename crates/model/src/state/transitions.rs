@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{Generation, MemberName, RecoveryPoint, SnapshotId, TagChange};
 use jiff::Timestamp;
+use std::collections::BTreeMap;
 
 /// How many past takeovers the state remembers.
 const TAKEOVERS_KEPT: usize = 32;
@@ -166,6 +167,38 @@ impl ServiceState {
     /// Pins a point, or unpins it.
     pub fn pin(&mut self, point: SnapshotId, pinned: bool) -> Result<(), Refusal> {
         self.point_mut(point)?.pinned = pinned;
+        Ok(())
+    }
+
+    /// Takes over the history of another vault's state, for a vault that holds copies of its
+    /// snapshots: `ids` says which snapshot there is which here. Points that are here and not there
+    /// any more stay. Refused once this vault has members of its own: it is not a copy then, but
+    /// what they go by.
+    pub fn mirror(
+        &mut self,
+        source: &ServiceState,
+        ids: &BTreeMap<SnapshotId, SnapshotId>,
+    ) -> Result<(), Refusal> {
+        if let Some(member) = self.members.keys().next() {
+            return Err(Refusal::HasMembers(member.clone()));
+        }
+        self.generation = self.generation.max(source.generation);
+        for point in &source.points {
+            let Some(&snapshot) = ids.get(&point.snapshot) else { continue };
+            let copy = RecoveryPoint { snapshot, ..point.clone() };
+            match self.points.iter_mut().find(|known| known.snapshot == snapshot) {
+                Some(known) => *known = copy,
+                None => self.points.push(copy),
+            }
+        }
+        // Points that were copied later may be older.
+        self.points.sort_by_key(|point| point.received);
+        let copied_head = source.head.and_then(|head| ids.get(&head.snapshot).copied());
+        let whole = self.points.iter().filter(|point| !point.incomplete);
+        let newest = whole.max_by_key(|point| (point.generation, point.received));
+        let head = copied_head.and_then(|id| self.point(id)).or(newest);
+        self.head =
+            head.map(|point| Head { snapshot: point.snapshot, generation: point.generation });
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! The transitions: one by one, and every sequence of them up to a depth.
 
-use crate::support::{at, id, member, point};
+use crate::support::{at, id, member, number, point};
 use jiff::Timestamp;
 use mainstay_model::state::{
     Applied, FenceProof, Intent, Refusal, Role, ServiceState, Stopped, TakeoverKind,
@@ -311,6 +311,35 @@ fn points_are_forgotten_unless_somebody_needs_them() {
     assert_eq!(state.drilled(id(1), T), Err(Refusal::NoSuchPoint(id(1))));
     state.claim(unplanned("op", "b")).unwrap();
     assert!(matches!(state.forget(&[id(3)]), Err(Refusal::TakeoverUnderWay { .. })));
+}
+
+#[test]
+fn a_copy_of_the_history_has_the_points_and_no_members() {
+    let later = |secs| T + jiff::SignedDuration::from_secs(secs);
+    let mut source = three();
+    source.commit(point(2, later(10))).unwrap();
+    source.commit(RecoveryPoint { incomplete: true, ..point(3, later(20)) }).unwrap();
+    source.generation = Generation(4);
+    let ids = |numbers: &[u64]| numbers.iter().map(|n| (id(*n), id(*n + 100))).collect();
+
+    // The newer ones first: what comes later may be older.
+    let mut copy = empty();
+    copy.mirror(&source, &ids(&[2, 3])).unwrap();
+    copy.mirror(&source, &ids(&[1])).unwrap();
+    let found: Vec<_> = copy.points.iter().map(|point| number(point.snapshot)).collect();
+    assert_eq!(found, [101, 102, 103]);
+    assert_eq!(copy.head.unwrap().snapshot, id(102));
+    assert_eq!((copy.generation, copy.members.len()), (Generation(4), 0));
+    // What changed there is changed here, and what is gone there stays.
+    source.points.remove(0);
+    source.points[0].pinned = true;
+    copy.mirror(&source, &ids(&[2, 3])).unwrap();
+    assert_eq!(copy.points.len(), 3);
+    assert!(copy.points[1].pinned);
+    // Once somebody goes by it, it is no copy.
+    copy.join(&member("d"), Role::Standby, T).unwrap();
+    let refused = copy.mirror(&source, &ids(&[2, 3]));
+    assert!(matches!(refused, Err(Refusal::HasMembers(name)) if name == member("d")));
 }
 
 #[test]

@@ -64,8 +64,8 @@ pub struct WriterStats {
 /// Writes blobs into a repository. To be used from any number of threads.
 ///
 /// Hold a lock on the repository while it lives, and take it before: what a writer takes for known
-/// must stay. Dropping it without [`flush`](BlobWriter::flush) gives up at once and leaves at most
-/// packs that nothing refers to.
+/// must stay. Dropping it without [`flush`](BlobWriter::flush) gives up at once: what is stored
+/// already is named in an index file if the lock is still held, and nothing refers to it yet.
 #[derive(Debug)]
 pub struct BlobWriter {
     shared: Arc<Shared>,
@@ -89,6 +89,7 @@ struct Shared {
     buffers: Buffers,
     pack_buffers: Buffers,
     stats: Counters,
+    began: Instant,
 }
 
 impl std::fmt::Debug for Shared {
@@ -159,6 +160,7 @@ impl BlobWriter {
             buffers: Buffers::default(),
             pack_buffers: packer::buffers(2),
             stats: Counters::default(),
+            began: Instant::now(),
         });
         let mut writer = BlobWriter { shared, threads: Vec::new(), flushing: Mutex::new(()) };
         for i in 0..parallel::cores() {
@@ -259,6 +261,7 @@ impl Drop for BlobWriter {
             // A panic in there has been reported as the writer's failure.
             let _ = thread.join();
         }
+        upload::keep(&self.shared);
     }
 }
 

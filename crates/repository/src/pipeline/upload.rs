@@ -9,8 +9,11 @@ use crate::format::{IndexId, PackId, pack};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// A long run writes what it has into an index file this often.
-const INDEX_INTERVAL: Duration = Duration::from_secs(300);
+/// A run writes what it has into an index file when so much time has passed, so that one that is
+/// killed loses little...
+const INDEX_INTERVAL: Duration = Duration::from_secs(30);
+/// ...and when this part of its time has, so that a long one does not leave a heap of small files.
+const INDEX_PART: u32 = 20;
 
 pub(super) fn run(shared: &Shared) -> Result<(), Error> {
     while let Some(pack) = shared.packs.pop() {
@@ -37,8 +40,9 @@ fn store(shared: &Shared, open: OpenPack) -> Result<(), Error> {
         let count = blobs.len();
         // What there is goes first if the new pack would make the file too large.
         let full = progress.unindexed_blobs + count > MAX_BLOBS;
-        let due = (full || progress.last_index.elapsed() >= INDEX_INTERVAL)
-            .then(|| progress.take_unindexed());
+        let interval = INDEX_INTERVAL.max(shared.began.elapsed() / INDEX_PART);
+        let due =
+            (full || progress.last_index.elapsed() >= interval).then(|| progress.take_unindexed());
         progress.unindexed.push(IndexedPack { id, blobs });
         progress.unindexed_blobs += count;
         due
@@ -53,6 +57,20 @@ pub(super) fn write_index(shared: &Shared, packs: Vec<IndexedPack>) -> Result<()
         return Ok(());
     }
     shared.check()?;
+    index(shared, packs)
+}
+
+/// What a writer leaves that gives up: durable packs are named, so that whoever goes on need not
+/// store them again. Only under a lock: without one, a prune may have removed them.
+pub(super) fn keep(shared: &Shared) {
+    let packs = shared.lock().take_unindexed();
+    if !packs.is_empty() && shared.repository.is_locked() {
+        // Of no consequence if it fails: it is stored again then.
+        let _ = index(shared, packs);
+    }
+}
+
+fn index(shared: &Shared, packs: Vec<IndexedPack>) -> Result<(), Error> {
     // A prune that took our lock for stale may have removed these packs: nothing named them.
     shared.repository.locks_still_trusted()?;
     let index = Index { supersedes: Vec::new(), packs };

@@ -170,6 +170,22 @@ fn of_a_backup() {
     });
 }
 
+/// Faults of the repository that is copied to. What it had stays whole, and the copy is complete in
+/// the end.
+#[test]
+fn of_a_copy() {
+    let source = Repository::create(Arc::new(Memory::new()), &password(), Kdf::Fast).unwrap();
+    history(&source, 3);
+    rig::back_up(&source, b"one more");
+    every_fault(move |_, repository| {
+        let done = crate::copying::copy_all(&source, repository)?;
+        match done.failed.as_slice() {
+            [] => Ok(()),
+            [(id, reasons), ..] => Err(Error::damaged(format!("snapshot {id}"), &reasons[0])),
+        }
+    });
+}
+
 /// The old password and the second one: one of them opens it at every instant.
 #[test]
 fn of_a_new_key() {

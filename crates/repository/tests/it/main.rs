@@ -6,6 +6,7 @@ mod archive;
 mod browsing;
 mod checking;
 mod chunks;
+mod copying;
 mod damage;
 mod faults;
 mod format;
