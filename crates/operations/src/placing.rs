@@ -14,7 +14,7 @@ use engines::{Purpose, Refresh, Root, RootKind, SnapshotMeta, Staged};
 use jiff::Timestamp;
 use model::state::Applied;
 use model::{Class, Classify, OperationId, Position, Progress, Role, SnapshotId};
-use repository::restore::{Options, Restored, Reuse};
+use repository::restore::{Lacking, Options, Restored, Reuse};
 use repository::{Node, NodeKind, SnapshotReader};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -32,6 +32,9 @@ pub(crate) struct Destination {
     pub(crate) staged: PathBuf,
     /// Where it goes.
     pub(crate) target: PathBuf,
+    /// What is left out because it lacks bytes. What cleans up needs not know.
+    #[serde(skip)]
+    pub(crate) without: Lacking,
 }
 
 /// Everything that the rest of a placing needs to know after a crash.
@@ -75,11 +78,20 @@ pub(crate) fn meta(site: &ServiceSite, snapshot: SnapshotId) -> Result<SnapshotM
         }
         return Ok(meta);
     }
-    let file = repository.snapshot(snapshot)?;
+    by_paths(site, snapshot, &reader)
+}
+
+/// What a snapshot's own list of paths says, where there is no description.
+fn by_paths(
+    site: &ServiceSite,
+    snapshot: SnapshotId,
+    reader: &SnapshotReader,
+) -> Result<SnapshotMeta, Error> {
+    let file = site.repository()?.snapshot(snapshot)?;
     let mut roots = Vec::new();
     for path in &file.paths {
         // Restored without one of its paths, a snapshot would look whole.
-        let Some((in_snapshot, node)) = find(&reader, path)? else {
+        let Some((in_snapshot, node)) = find(reader, path)? else {
             let what = format!("snapshot {snapshot} names {path}, but does not hold it");
             return Err(Error::invalid(what).hinting(
                 "Look into it with `mainstay ls`, and take files out with `mainstay dump`.",
@@ -92,6 +104,27 @@ pub(crate) fn meta(site: &ServiceSite, snapshot: SnapshotId) -> Result<SnapshotM
         return Err(Error::invalid(format!("snapshot {snapshot} names no path that it holds"))
             .hinting("Look into it with `mainstay ls`, and take files out with `mainstay dump`."));
     }
+    bare(site, snapshot, roots)
+}
+
+/// What can be said of a snapshot whose description cannot be read: what its file names as paths,
+/// and if not even those can be reached, that everything in it is one tree.
+pub(crate) fn without_description(
+    site: &ServiceSite,
+    snapshot: SnapshotId,
+) -> Result<SnapshotMeta, Error> {
+    let reader = SnapshotReader::open(site.repository()?, snapshot)?;
+    match by_paths(site, snapshot, &reader) {
+        Err(e) if e.class() != Class::Unavailable => {}
+        other => return other,
+    }
+    let root =
+        Root { in_snapshot: "/".to_owned(), on_host: PathBuf::from("/"), kind: RootKind::Tree };
+    bare(site, snapshot, vec![root])
+}
+
+fn bare(site: &ServiceSite, snapshot: SnapshotId, roots: Vec<Root>) -> Result<SnapshotMeta, Error> {
+    let file = site.repository()?.snapshot(snapshot)?;
     let source_time = file.time.parse().map_err(|e| {
         Error::new(Class::Corrupt, format!("the time of snapshot {snapshot} is not valid"))
             .because(e)
@@ -150,7 +183,7 @@ pub(crate) fn destinations(
         .map(|(root, target)| {
             let staged = beside(&target, &format!("mainstay-{id}"))?;
             no_mount_point(&target)?;
-            Ok(Destination { root, staged, target })
+            Ok(Destination { root, staged, target, without: Lacking::default() })
         })
         .collect()
 }
@@ -234,12 +267,13 @@ pub(crate) fn stage(
                 hard_links,
             });
             let report = operation.report();
-            let done = repository::restore::restore(
+            let done = repository::restore::restore_without(
                 repository,
                 snapshot,
                 destination.root.in_snapshot.as_bytes(),
                 &destination.staged,
                 Options { reuse, durable: true },
+                &destination.without,
                 &*report,
                 operation.cancel(),
             )?;

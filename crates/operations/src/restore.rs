@@ -18,7 +18,9 @@ use crate::{Error, MemberRecord, ServiceSite, Which, may_start, quiesce, which};
 use engines::{Purpose, RootKind, Running, SnapshotMeta};
 use jiff::Timestamp;
 use model::config::{FirstRole, Quiesce, Service};
-use model::{OperationId, Position, Role, ServiceName, ServiceState, SnapshotId};
+use model::{
+    Class, Classify, OperationId, Position, Progress, Role, ServiceName, ServiceState, SnapshotId,
+};
 use repository::{SnapshotReader, Work};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -40,6 +42,8 @@ pub struct Params {
     pub no_start: bool,
     /// Only say what would be done.
     pub dry_run: bool,
+    /// What lacks bytes is left out, and the rest restored; to a target of its own only.
+    pub partial: bool,
 }
 
 /// What came of it, or with a dry run would.
@@ -69,6 +73,9 @@ pub struct Done {
     /// The definition. For a restore under a new name or to another place, of what was restored:
     /// its data is at `targets`, and nothing in it reaches the original.
     pub definition: Service,
+    /// What was left out because it lacks bytes, as paths in the snapshot.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lacking: Vec<String>,
     /// How long the run took.
     pub seconds: f64,
 }
@@ -84,7 +91,11 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
     let result = perform(site, &mut operation, params);
     operation.end(site, Kind::Restore, result, |done| {
         let places: Vec<_> = done.targets.iter().map(|t| t.display().to_string()).collect();
-        (Outcome::Done, format!("{} is at {}", done.snapshot.short(), places.join(", ")))
+        let message = format!("{} is at {}", done.snapshot.short(), places.join(", "));
+        match done.lacking.len() {
+            0 => (Outcome::Done, message),
+            n => (Outcome::Incomplete, format!("{message}; {n} left out, which lack bytes")),
+        }
     })
 }
 
@@ -101,6 +112,8 @@ fn load(site: &ServiceSite) -> Result<ServiceState, Error> {
 struct Plan {
     snapshot: SnapshotId,
     meta: SnapshotMeta,
+    /// Known to lack bytes, as paths in the snapshot.
+    lacking: Vec<String>,
     destinations: Vec<placing::Destination>,
     purpose: Purpose,
     until: Option<Timestamp>,
@@ -117,7 +130,15 @@ impl Plan {
         id: &OperationId,
     ) -> Result<Plan, Error> {
         let snapshot = which::resolve(site, state, &params.which)?;
-        let meta = placing::meta(site, snapshot)?;
+        let mut lacking = Vec::new();
+        let meta = match placing::meta(site, snapshot) {
+            // What describes it may be what is damaged.
+            Err(e) if params.partial && matches!(e.class(), Class::Corrupt | Class::Invalid) => {
+                lacking.push(crate::backup::META_PATH.to_owned());
+                placing::without_description(site, snapshot)?
+            }
+            other => other?,
+        };
         let engine = site.engine()?;
         let until = match params.which {
             // Only a log reaches beyond a snapshot.
@@ -129,6 +150,10 @@ impl Plan {
             Which::At(time) if engine.abilities().log => Some(time),
             _ => None,
         };
+        if params.partial && params.target.is_none() {
+            return Err(Error::refused("a part of a service is not put in its place")
+                .hinting("Name a directory with `--target`, and take from there what is needed."));
+        }
         let own = params.target.is_none() && params.as_name.is_none();
         if let Some(name) = &params.as_name {
             name_is_free(site, name)?;
@@ -160,9 +185,21 @@ impl Plan {
         }
         let size_bytes = match state.point(snapshot) {
             Some(point) => point.size_bytes,
+            // What cannot be walked through has no size that could be told.
+            None if params.partial => size_of(site, snapshot).unwrap_or(0),
             None => size_of(site, snapshot)?,
         };
-        Ok(Plan { snapshot, meta, destinations, purpose, until, own, put_aside, size_bytes })
+        Ok(Plan {
+            snapshot,
+            meta,
+            lacking,
+            destinations,
+            purpose,
+            until,
+            own,
+            put_aside,
+            size_bytes,
+        })
     }
 
     fn done(
@@ -190,6 +227,7 @@ impl Plan {
             bytes,
             started,
             definition,
+            lacking: self.lacking,
             seconds,
         }
     }
@@ -222,7 +260,7 @@ fn of_the_copy(mut definition: Service, targets: &[PathBuf]) -> Service {
 fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Result<Done, Error> {
     let began = Instant::now();
     let state = load(site)?;
-    let plan = Plan::make(site, &state, params, operation.id())?;
+    let mut plan = Plan::make(site, &state, params, operation.id())?;
     let repository = site.repository()?;
     let engine = site.engine()?;
     let _lock = repository.lock_for(Work::Restore, Duration::from_secs(60), operation.cancel())?;
@@ -235,8 +273,14 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         return Err(Error::refused(format!("{} runs on this host", site.name()))
             .hinting("Take it out of service with `mainstay offline` first, or add `--replace`."));
     }
+    if params.partial {
+        leave_out(site, operation, &mut plan)?;
+    }
     let restored = placing::stage(site, operation, plan.snapshot, &plan.destinations, None)?;
-    placing::prepare(site, operation, &plan.meta, &plan.destinations, &plan.purpose)?;
+    // No server would run on a part of its files.
+    if plan.lacking.is_empty() {
+        placing::prepare(site, operation, &plan.meta, &plan.destinations, &plan.purpose)?;
+    }
     let offline = MemberRecord::load(site)?.offline.is_some();
     let can_start = engine.abilities().start_stop;
     let start =
@@ -280,6 +324,33 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     }
     let seconds = began.elapsed().as_secs_f64();
     Ok(plan.done(Some(operation.id().clone()), restored.files, restored.bytes, start, seconds))
+}
+
+/// Finds out what lacks bytes, so that it is left out; a root that does as a whole is no
+/// destination any more.
+fn leave_out(site: &ServiceSite, operation: &mut Operation, plan: &mut Plan) -> Result<(), Error> {
+    let repository = site.repository()?;
+    let (report, cancel) = (operation.report(), operation.cancel().clone());
+    let pairs = plan.destinations.drain(..).zip(plan.put_aside.drain(..));
+    let mut left = Vec::new();
+    for (mut destination, aside) in pairs {
+        let root = destination.root.in_snapshot.as_bytes();
+        let lacking =
+            repository::restore::lacking(repository, plan.snapshot, root, &*report, &cancel)?;
+        for path in &lacking.paths {
+            report.warn(&format!("{path} lacks bytes, and is left out"));
+        }
+        plan.lacking.extend(lacking.paths.iter().cloned());
+        if !lacking.all {
+            destination.without = lacking;
+            left.push((destination, aside));
+        }
+    }
+    if left.is_empty() {
+        return Err(Error::new(Class::Corrupt, "nothing of this point can be restored"));
+    }
+    (plan.destinations, plan.put_aside) = left.into_iter().unzip();
+    Ok(())
 }
 
 /// A restored primary is started; a standby only if it is of the kind that runs.

@@ -79,7 +79,11 @@ impl Repository {
     }
 
     /// All places where a blob is; at least one.
-    fn all_locations(&self, kind: BlobKind, id: &BlobId) -> Result<Vec<Location>, Error> {
+    pub(crate) fn all_locations(
+        &self,
+        kind: BlobKind,
+        id: &BlobId,
+    ) -> Result<Vec<Location>, Error> {
         let ask = || {
             self.index().with(self.files(), |index| index.locations(kind, id).collect::<Vec<_>>())
         };

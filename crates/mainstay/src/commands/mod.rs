@@ -19,8 +19,10 @@ mod logs;
 mod ls;
 mod man;
 mod may_start;
+mod migrate;
 mod pin;
 mod prune;
+mod repair;
 mod rescue;
 mod restore;
 mod snapshots;
@@ -76,6 +78,9 @@ pub(crate) enum Command {
     Forget(forget::ForgetArgs),
     Prune(prune::PruneArgs),
     Unlock(unlock::UnlockArgs),
+    RebuildIndex(repair::RebuildIndexArgs),
+    Repair(repair::RepairArgs),
+    Migrate(migrate::MigrateArgs),
     Doctor(doctor::DoctorArgs),
     Rescue(rescue::RescueArgs),
     Cat(cat::CatArgs),
@@ -123,6 +128,9 @@ impl Command {
             Command::Forget(args) => forget::run(app, args),
             Command::Prune(args) => prune::run(app, args),
             Command::Unlock(args) => unlock::run(app, args),
+            Command::RebuildIndex(args) => repair::run_rebuild_index(app, args),
+            Command::Repair(args) => repair::run(app, args),
+            Command::Migrate(args) => migrate::run(app, args),
             Command::Doctor(args) => doctor::run(app, args),
             Command::Rescue(args) => rescue::run(app, args),
             Command::Cat(args) => cat::run(app, args),

@@ -37,6 +37,11 @@ pub(crate) struct RestoreArgs {
     #[arg(long)]
     no_start: bool,
 
+    /// Of a damaged snapshot, restore what is whole and name the rest; to a directory of its own.
+    /// No file is restored in part. Exit code 3 if anything is left out.
+    #[arg(long, requires = "target", conflicts_with = "as_name")]
+    partial: bool,
+
     /// Say what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
@@ -57,6 +62,7 @@ pub(crate) fn run(app: &App, args: &RestoreArgs) -> Outcome {
         replace: args.replace,
         no_start: args.no_start,
         dry_run: args.dry_run,
+        partial: args.partial,
     };
     let done = restore::run(&service, &params, &app.run())?;
     if app.out.json {
@@ -64,7 +70,7 @@ pub(crate) fn run(app: &App, args: &RestoreArgs) -> Outcome {
     } else {
         tell(app, args, &done)?;
     }
-    Ok(Exit::DONE)
+    Ok(if done.lacking.is_empty() { Exit::DONE } else { Exit::UNREADABLE })
 }
 
 fn tell(app: &App, args: &RestoreArgs, done: &Done) -> Result<(), Failure> {
@@ -96,6 +102,9 @@ fn tell(app: &App, args: &RestoreArgs, done: &Done) -> Result<(), Failure> {
     }
     for aside in &done.put_aside {
         out.say(format_args!("  what stood there: {}", aside.display()))?;
+    }
+    for path in &done.lacking {
+        out.line(format_args!("  {} {path}", out.paint.bad("lacks bytes, left out:")))?;
     }
     if done.started {
         out.say("  The service runs.")?;

@@ -80,6 +80,7 @@ fn by_engine(
         replace: false,
         no_start: true,
         dry_run: false,
+        partial: false,
     };
     let done = operations::restore::run(service, &params, &app.run())?;
     // A server that replays its log calls the program back, with the configuration in there.

@@ -20,6 +20,7 @@ mod newcomer;
 mod points;
 mod postgres;
 mod quiesce;
+mod repairing;
 mod rig;
 mod s3;
 mod setup;

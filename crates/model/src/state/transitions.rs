@@ -138,6 +138,23 @@ impl ServiceState {
         Ok(())
     }
 
+    /// Points leave the history because they cannot be restored any more, whoever needs them: what is
+    /// promised must be there. If the head is among them, the newest whole point that is left takes
+    /// its place.
+    pub fn lose(&mut self, points: &[SnapshotId]) -> Result<(), Refusal> {
+        if let Some(intent) = &self.intent {
+            return Err(under_way(intent));
+        }
+        self.points.retain(|point| !points.contains(&point.snapshot));
+        if self.head.is_some_and(|head| points.contains(&head.snapshot)) {
+            // In the order of their commits.
+            let newest = self.points.iter().rev().find(|point| !point.incomplete);
+            self.head =
+                newest.map(|point| Head { snapshot: point.snapshot, generation: point.generation });
+        }
+        Ok(())
+    }
+
     /// Who needs a point, as a sentence; none if nobody does. What a standby holds is needed so that
     /// its next refresh is a small one; [`forget`](ServiceState::forget) does not insist on that.
     pub fn needed(&self, point: SnapshotId) -> Option<String> {

@@ -343,6 +343,26 @@ fn a_copy_of_the_history_has_the_points_and_no_members() {
 }
 
 #[test]
+fn points_that_cannot_be_restored_are_lost_whoever_needs_them() {
+    let mut state = three();
+    for number in 2..=5 {
+        state.commit(point(number, T)).unwrap();
+    }
+    state.pin(id(3), true).unwrap();
+    state.lose(&[id(3), id(77)]).unwrap();
+    assert_eq!(state.head.map(|head| head.snapshot), Some(id(5)), "the head was not lost");
+    state.lose(&[id(4), id(5)]).unwrap();
+    assert_eq!(state.head.map(|head| head.snapshot), Some(id(2)), "the newest that is left");
+    assert_eq!(state.points.len(), 2);
+    state.claim(unplanned("op", "b")).unwrap();
+    assert!(matches!(state.lose(&[id(2)]), Err(Refusal::TakeoverUnderWay { .. })));
+    assert_eq!(state.points.len(), 2);
+    state.abandon("op").unwrap();
+    state.lose(&[id(1), id(2)]).unwrap();
+    assert_eq!((state.head, state.points.len()), (None, 0));
+}
+
+#[test]
 fn it_survives_being_written_and_read() {
     let mut state = three();
     state.stopped(&member("a"), Some(stopped(1))).unwrap();

@@ -24,7 +24,8 @@ pub use plan::{MaxUnused, MaxUnusedError, Options};
 
 pub(crate) use contents::{Contents, IndexFile};
 pub(crate) use indexes::IndexWriter;
-pub(crate) use read::Wanted;
+pub(crate) use read::{Wanted, read_pack};
+pub(crate) use repack::copy as copy_blobs;
 
 use crate::format::{BlobId, BlobKind, PackId};
 use crate::{Error, LockKind, Repository, RepositoryLock, TreeId, parallel};

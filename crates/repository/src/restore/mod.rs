@@ -5,9 +5,12 @@
 //! Attributes of directories come last, the deepest first.
 
 mod fill;
+mod lacking;
 mod plan;
 mod reuse;
 mod site;
+
+pub use lacking::{Lacking, lacking};
 
 pub use crate::manifest::{Difference, differences, record_manifest};
 use crate::reader::SnapshotReader;
@@ -67,6 +70,22 @@ pub fn restore(
     progress: &dyn Progress,
     cancel: &CancelToken,
 ) -> Result<Restored, Error> {
+    let nothing = Lacking::default();
+    restore_without(repository, snapshot, path, target, options, &nothing, progress, cancel)
+}
+
+/// As [`restore`], but leaves out what lacks bytes: no part of a file is restored without the rest.
+#[expect(clippy::too_many_arguments, reason = "those of `restore`, and one more")]
+pub fn restore_without(
+    repository: &Repository,
+    snapshot: SnapshotId,
+    path: &[u8],
+    target: &Path,
+    options: Options<'_>,
+    without: &Lacking,
+    progress: &dyn Progress,
+    cancel: &CancelToken,
+) -> Result<Restored, Error> {
     let reader = SnapshotReader::open(repository, snapshot)?;
     let Some(mut node) = reader.node(path)? else {
         let path = disk::shown(path);
@@ -105,7 +124,8 @@ pub fn restore(
     let filler = Filler::new(repository, &site, old.as_ref(), progress, cancel);
     let mut restored = Restored::default();
     std::thread::scope(|scope| {
-        let planner = Planner::new(repository, &site, old.as_ref(), progress, cancel, sender);
+        let planner = Planner::new(repository, &site, old.as_ref(), progress, cancel, sender)
+            .without(without);
         let (node, site) = (&node, &site);
         let planned = std::thread::Builder::new()
             .name("plan".to_owned())

@@ -1,6 +1,7 @@
 //! Walks the tree that is restored: makes its directories, links and devices, and collects its
 //! files in batches, so that a tree of any size takes bounded memory.
 
+use super::lacking::Lacking;
 use super::reuse::{Old, OldFile};
 use super::site::{self, Site};
 use crate::reader::load_tree;
@@ -87,6 +88,8 @@ pub(super) struct Planner<'a> {
     pub(super) progress: &'a dyn Progress,
     pub(super) cancel: &'a CancelToken,
     pub(super) batches: SyncSender<Batch>,
+    /// What is left out because it lacks bytes.
+    without: Option<&'a Lacking>,
     batch: Batch,
     /// By device and inode.
     linked: HashMap<(u64, u64), First>,
@@ -110,7 +113,14 @@ impl<'a> Planner<'a> {
         batches: SyncSender<Batch>,
     ) -> Planner<'a> {
         let (batch, linked) = (Batch::default(), HashMap::new());
-        Planner { repository, site, old, progress, cancel, batches, batch, linked }
+        let without = None;
+        Planner { repository, site, old, progress, cancel, batches, without, batch, linked }
+    }
+
+    /// Leaves out what lacks bytes.
+    pub(super) fn without(self, lacking: &'a Lacking) -> Planner<'a> {
+        let without = (!lacking.is_nothing()).then_some(lacking);
+        Planner { without, ..self }
     }
 
     /// Plans a directory whose own name exists already.
@@ -128,6 +138,9 @@ impl<'a> Planner<'a> {
                 open.pop();
                 continue;
             };
+            if self.without.is_some_and(|lacking| lacking.has(&node)) {
+                continue;
+            }
             if node.kind != NodeKind::Dir {
                 let old = level.old.as_ref().and_then(|tree| tree.get(&node.name));
                 let old = old.and_then(|old| OldFile::of(old, &node, None));

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use storage::Local;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Damage {
+pub(crate) enum Damage {
     Truncated,
     Emptied,
     /// One bit, at this many hundredths of the file.
@@ -20,9 +20,13 @@ enum Damage {
     /// By a whole file of the same kind.
     Replaced,
     Deleted,
+    /// Under a name that it does not have.
+    Duplicated,
+    /// With another file of the same kind.
+    Swapped,
 }
 
-const ALL: [Damage; 9] = [
+pub(crate) const ALL: [Damage; 9] = [
     Damage::Truncated,
     Damage::Emptied,
     Damage::Flipped(0),
@@ -35,7 +39,14 @@ const ALL: [Damage; 9] = [
 ];
 
 impl Damage {
-    fn inflict(self, file: &Path, other: &Path) {
+    /// Where a file lies the second time: the last digit of its name is another.
+    pub(crate) fn twin(file: &Path) -> PathBuf {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let (rest, last) = name.split_at(name.len() - 1);
+        file.with_file_name(format!("{rest}{}", if last == "0" { "1" } else { "0" }))
+    }
+
+    pub(crate) fn inflict(self, file: &Path, other: &Path) {
         let mut bytes = fs::read(file).unwrap();
         match self {
             Damage::Truncated => bytes.truncate(bytes.len() / 2),
@@ -46,22 +57,27 @@ impl Damage {
             }
             Damage::Grown => bytes.push(0),
             Damage::Replaced => bytes = fs::read(other).unwrap(),
+            Damage::Swapped => {
+                let others = fs::read(other).unwrap();
+                fs::write(other, std::mem::replace(&mut bytes, others)).unwrap();
+            }
             Damage::Deleted => return fs::remove_file(file).unwrap(),
+            Damage::Duplicated => return fs::write(Damage::twin(file), bytes).unwrap(),
         }
         fs::write(file, bytes).unwrap();
     }
 }
 
 /// A repository with two of every kind of file, and its contents.
-struct Victim {
-    rig: Rig,
-    contents: Vec<(SnapshotId, Vec<u8>)>,
+pub(crate) struct Victim {
+    pub(crate) rig: Rig,
+    pub(crate) contents: Vec<(SnapshotId, Vec<u8>)>,
     undamaged: Vec<(PathBuf, Vec<u8>)>,
 }
 
 impl Victim {
-    fn new() -> Victim {
-        let rig = Rig::new();
+    pub(crate) fn new() -> Victim {
+        let rig = Rig::light();
         rig.repository.add_key(&rig::password(), mainstay_repository::Kdf::Fast).unwrap();
         let mut contents = Vec::new();
         for seed in [1, 2] {
@@ -77,24 +93,29 @@ impl Victim {
         Victim { rig, contents, undamaged }
     }
 
-    fn files(&self, dir: &str) -> Vec<PathBuf> {
+    pub(crate) fn files(&self, dir: &str) -> Vec<PathBuf> {
         let below = self.undamaged.iter().filter(|(path, _)| path.starts_with(dir));
         below.map(|(path, _)| self.rig.path().join(path)).collect()
     }
 
-    fn heal(&self) {
+    pub(crate) fn heal(&self) {
+        for file in rig::files_below(&self.rig.path()) {
+            if !self.undamaged.iter().any(|(path, _)| *path == file) {
+                fs::remove_file(self.rig.path().join(file)).unwrap();
+            }
+        }
         for (path, bytes) in &self.undamaged {
             fs::write(self.rig.path().join(path), bytes).unwrap();
         }
     }
 
-    fn open(&self) -> Result<Repository, Error> {
+    pub(crate) fn open(&self) -> Result<Repository, Error> {
         let storage = Arc::new(Local::open(self.rig.path()).unwrap());
         Repository::open(storage, &rig::password())
     }
 
     /// Whatever can be read is what was written. Returns how many contents can.
-    fn readable(&self, repository: &Repository) -> usize {
+    pub(crate) fn readable(&self, repository: &Repository) -> usize {
         let read =
             self.contents.iter().filter(|(id, content)| match rig::read_back(repository, *id) {
                 Ok(read) => {

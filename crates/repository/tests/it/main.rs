@@ -23,6 +23,7 @@ mod manifest;
 mod memory_index;
 mod prune;
 mod prune_plan;
+mod repairing;
 mod restore;
 mod rig;
 mod scrub;

@@ -36,7 +36,16 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new() -> Rig {
-        let dir = TempDir::new().unwrap();
+        Rig::in_dir(TempDir::new().unwrap())
+    }
+
+    /// Where syncing costs nothing, if there is such a place: for tests that write thousands of
+    /// files, and care neither for durability nor for what a file system can hold.
+    pub(crate) fn light() -> Rig {
+        Rig::in_dir(TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap())
+    }
+
+    fn in_dir(dir: TempDir) -> Rig {
         std::fs::create_dir(dir.path().join("repo")).unwrap();
         let storage = Arc::new(Local::open(dir.path().join("repo")).unwrap());
         let repository = Repository::create(storage, &password(), Kdf::Fast).unwrap();
