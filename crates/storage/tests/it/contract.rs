@@ -175,6 +175,13 @@ fn a_bucket_keeps_the_contract() {
 }
 
 #[test]
+fn a_bucket_of_another_server_keeps_the_contract() {
+    let server = crate::s3_rust::RustServer::start();
+    let count = AtomicUsize::new(0);
+    contract(&|| server.open(&format!("part-{}", count.fetch_add(1, Ordering::SeqCst))));
+}
+
+#[test]
 fn memory_keeps_the_contract() {
     contract(&|| Arc::new(Memory::new()));
 }

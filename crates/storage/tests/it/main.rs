@@ -14,5 +14,6 @@ mod remote;
 mod s3;
 mod s3_faults;
 mod s3_locks;
+mod s3_rust;
 mod serving;
 mod vault;

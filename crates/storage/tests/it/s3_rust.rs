@@ -1,0 +1,115 @@
+//! Another real S3 server, of other authors: s3s-fs, which keeps a bucket in a directory. It honours
+//! conditions, checks signatures, and takes a lock without keeping it.
+
+use crate::s3::{key, open, options, tuning};
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use mainstay_storage::probe::{Retention, Verdict, compare_and_set, retention};
+use mainstay_storage::{ErrorKind, Put, Storage};
+use model::Secret;
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+use s3s_fs::FileSystem;
+use std::sync::Arc;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::Mutex;
+
+/// A running server with one bucket, `bucket`. It ends when this is dropped.
+pub(crate) struct RustServer {
+    endpoint: String,
+    _runtime: tokio::runtime::Runtime,
+    _root: TempDir,
+}
+
+impl RustServer {
+    pub(crate) fn start() -> RustServer {
+        let root = TempDir::new().unwrap();
+        std::fs::create_dir(root.path().join("bucket")).unwrap();
+        let mut builder = S3ServiceBuilder::new(FileSystem::new(root.path()).unwrap());
+        builder.set_auth(SimpleAuth::from_single("an-id", "a-secret-key"));
+        let service = builder.build();
+        // It looks whether an object is there and writes it then. A test must not depend on how
+        // two requests meet.
+        let one_at_a_time = Arc::new(Mutex::new(()));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (service, one_at_a_time) = (service.clone(), one_at_a_time.clone());
+                tokio::spawn(async move {
+                    let answer = service_fn(move |request: Request<Incoming>| {
+                        let (service, one_at_a_time) = (service.clone(), one_at_a_time.clone());
+                        async move {
+                            let _turn = one_at_a_time.lock().await;
+                            service.call(request.map(s3s::Body::from)).await
+                        }
+                    });
+                    // A client that goes away is no failure of the server.
+                    let _ = Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(stream), answer)
+                        .await;
+                });
+            }
+        });
+        RustServer { endpoint, _runtime: runtime, _root: root }
+    }
+
+    pub(crate) fn open(&self, prefix: &str) -> Arc<dyn Storage> {
+        open(&self.endpoint, &format!("bucket/{prefix}"))
+    }
+}
+
+#[test]
+fn conditions_pass_and_locks_are_found_to_be_forgotten() {
+    let server = RustServer::start();
+    let storage = server.open("v");
+    assert_eq!(compare_and_set(&*storage).unwrap(), Verdict::Holds);
+    match retention(&*storage).unwrap() {
+        Retention::Refused(reason) => assert!(reason.contains("keeps no versions"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(storage.list("").unwrap(), []);
+}
+
+#[test]
+fn a_signature_with_another_secret_is_refused_and_nothing_is_there() {
+    let server = RustServer::start();
+    let mut stranger = options(tuning());
+    stranger.s3.credentials = mainstay_storage::s3::Credentials::Key {
+        id: "an-id".to_owned(),
+        secret: Secret::new("another-secret".to_owned()),
+        token: None,
+    };
+    let url = format!("s3:{}/bucket/v", server.endpoint);
+    let stranger = mainstay_storage::open(&url, &stranger).unwrap();
+    let errors = [
+        stranger.put(&key("data/1"), b"x").unwrap_err(),
+        stranger.put_if_absent(&key("data/1"), b"x").unwrap_err(),
+        stranger.list("").unwrap_err(),
+        stranger.delete(&key("data/1")).unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
+    }
+    let owner = server.open("v");
+    assert_eq!(owner.put_if_absent(&key("data/1"), b"x").unwrap(), Put::Created);
+    assert_eq!(owner.list("").unwrap().len(), 1);
+}
+
+#[test]
+fn large_objects_come_back_whole_from_a_directory_too() {
+    let server = RustServer::start();
+    let storage = server.open("v");
+    let bytes: Vec<u8> = (0_u32..3_000_000).flat_map(u32::to_le_bytes).collect();
+    storage.put(&key("data/large"), &bytes).unwrap();
+    assert!(storage.read(&key("data/large")).unwrap() == bytes);
+}
