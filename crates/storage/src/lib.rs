@@ -107,6 +107,13 @@ pub trait Storage: Send + Sync + fmt::Debug {
         false
     }
 
+    /// Locks what is to be locked below `prefix` for the whole time from now on; says how many
+    /// objects, or nothing where nothing is locked. A lock ends so long after its object was
+    /// written, also where what was written later relies on that object.
+    fn lock_again(&self, _prefix: &str) -> Result<Option<u64>, Error> {
+        Ok(None)
+    }
+
     /// Locks an object against removal and tries to remove it.
     fn probe_retention(&self, _key: &Key) -> Result<probe::Retention, Error> {
         Ok(probe::Retention::None)

@@ -89,6 +89,10 @@ impl Storage for Prefixed {
         self.inner.is_read_only()
     }
 
+    fn lock_again(&self, prefix: &str) -> Result<Option<u64>, Error> {
+        self.inner.lock_again(&self.full_prefix(prefix))
+    }
+
     fn probe_retention(&self, key: &Key) -> Result<Retention, Error> {
         self.inner.probe_retention(&self.full(key)?)
     }

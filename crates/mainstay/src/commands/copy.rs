@@ -40,11 +40,11 @@ pub(crate) struct CopyArgs {
     #[arg(value_name = "POINT")]
     points: Vec<String>,
 
-    /// The second vault, as `url` in [vault].
+    /// The second vault, as `url` in `[vault]`.
     #[arg(long, value_name = "VAULT", required_unless_present = "to_config")]
     to: Option<String>,
 
-    /// A configuration whose [vault] is the second vault, with its tokens and its password, instead
+    /// A configuration whose `[vault]` is the second vault, with its tokens and its password, instead
     /// of `--to`.
     #[arg(long, value_name = "FILE", conflicts_with = "to")]
     to_config: Option<PathBuf>,

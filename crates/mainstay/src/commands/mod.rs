@@ -39,6 +39,7 @@ mod rejoin;
 mod run_due;
 mod takeover;
 mod vault;
+mod vault_lock;
 mod vault_serve;
 mod vault_user;
 pub(crate) mod wal;

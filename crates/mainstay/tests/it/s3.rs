@@ -74,6 +74,11 @@ fn history_in_a_bucket_is_whole_for_us_and_for_restic() {
     let snapshots = run(restic_on(&rig, &server).args(["snapshots", "--json"])).code(0).json();
     assert_eq!(snapshots.as_array().map(Vec::len), Some(2), "{snapshots}");
 
+    rig.run(&["forget", "docs", "--keep-last", "1", "--prune"]).code(0).says("1 point forgotten");
+    let whole = run(restic_on(&rig, &server).args(["check", "--read-data"])).code(0);
+    whole.says("no errors were found");
+    rig.run(&["vault", "lock"]).code(1).complains("nothing in this vault is locked");
+
     std::fs::remove_dir_all(rig.path("data")).expect("removed");
     rig.run(&["restore", "docs"]).code(0);
     assert_eq!(std::fs::read_to_string(rig.path("data/a")).expect("restored"), "changed");
@@ -165,9 +170,13 @@ fn locked_history_is_there_again_as_of_before_it_was_removed() {
     let server = server(true);
     let lock = "object-lock = \"compliance\"\nobject-lock-days = 1\n";
     let rig = rig(&server.endpoint(), lock);
+    rig.run(&["vault", "lock"]).code(10).complains("nothing to lock");
     rig.run(&["init", "--no-recovery-key"]).code(0).says("locks of the vault, tried");
     rig.run(&["doctor"]).says("what is locked cannot be removed");
     rig.run(&["backup", "docs"]).code(0);
+    rig.run(&["vault", "lock", "docs"]).code(0).says("objects locked again");
+    let json = rig.run(&["--json", "vault", "lock"]).code(0).json();
+    assert!(json["services"][0]["locked"].as_u64() > Some(4), "{json}");
     let good = jiff::Timestamp::now();
     // The server's times are whole seconds; what is removed must be removed in a later one.
     while jiff::Timestamp::now().as_second() <= good.as_second() + 1 {

@@ -249,10 +249,17 @@ fn run(
             ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::Pem(_) => {
                 Trouble::Nonsense(format!("no secure connection: {text}"))
             }
+            ureq::Error::Io(io) if is_distrust(&io) => Trouble::Distrust(io.to_string()),
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => Trouble::Nonsense(text),
             _ => Trouble::NoAnswer(text),
         }
     })
+}
+
+/// Whether the server showed a certificate that is not believed: it will show the same again.
+fn is_distrust(error: &std::io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// The bytes of a request's body.

@@ -8,6 +8,8 @@ use crate::probe::Retention;
 use crate::{Error, ErrorKind, Key, Storage};
 use jiff::Timestamp;
 use object_store::{Extensions, ObjectStore, PutOptions, PutPayload};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use ureq::http::Method;
 
@@ -22,6 +24,9 @@ const PARTIAL: &str = ".partial@";
 /// How long the probe's object is locked if nothing was said about locks. Longer than the probe
 /// takes, by far.
 const PROBE_PERIOD: Duration = Duration::from_secs(120);
+
+/// So many objects are locked again at once.
+const AT_ONCE: usize = 8;
 
 fn is_locked(key: &Key) -> bool {
     // The first part is the service; what is its own stands below it, or in the root of a
@@ -56,13 +61,54 @@ impl S3 {
         if found.headers().contains_key("x-amz-object-lock-mode") {
             return Ok(());
         }
+        self.retain_from_now(&name, lock)
+    }
+
+    /// Locks what is there for the whole period from now.
+    fn retain_from_now(&self, name: &str, lock: Lock) -> Result<(), Trouble> {
         let document = format!(
             "<Retention xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Mode>{}</Mode>\
              <RetainUntilDate>{}</RetainUntilDate></Retention>",
             lock.mode.as_str(),
             lock.until(Timestamp::now())
         );
-        self.own_with(&Method::PUT, &name, &[("retention", "")], document).map(|_| ())
+        self.own_with(&Method::PUT, name, &[("retention", "")], document).map(|_| ())
+    }
+
+    /// Locks again what is to be locked below a prefix; how many objects.
+    pub(super) fn lock_again(&self, prefix: &str) -> Result<Option<u64>, Error> {
+        let Some(lock) = self.0.lock else { return Ok(None) };
+        let keys: Vec<Key> = self.list(prefix)?.into_iter().map(|entry| entry.key).collect();
+        let keys: Vec<Key> = keys.into_iter().filter(is_locked).collect();
+        let (next, locked) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let failed = Mutex::new(None);
+        std::thread::scope(|scope| {
+            for _ in 0..AT_ONCE {
+                scope.spawn(|| {
+                    while let Some(key) = keys.get(next.fetch_add(1, Ordering::SeqCst)) {
+                        match self.retain_from_now(&self.name(key), lock) {
+                            Ok(()) => {
+                                locked.fetch_add(1, Ordering::SeqCst);
+                            }
+                            // Removed since it was listed: nothing is there, or the mark of it.
+                            Err(trouble) if matches!(trouble.status(), Some(404 | 405)) => {}
+                            Err(trouble) => {
+                                let error = trouble.about(&self.shown(key));
+                                let mut failed =
+                                    failed.lock().unwrap_or_else(PoisonError::into_inner);
+                                failed.get_or_insert(error);
+                                next.store(keys.len(), Ordering::SeqCst);
+                                return;
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(Some(locked.into_inner())),
+        }
     }
 
     /// Removes one version for good; refused while it is locked.

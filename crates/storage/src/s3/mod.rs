@@ -536,6 +536,11 @@ impl Storage for S3 {
         self.abort_old_uploads(prefix)
     }
 
+    fn lock_again(&self, prefix: &str) -> Result<Option<u64>, Error> {
+        check_prefix(prefix)?;
+        S3::lock_again(self, prefix)
+    }
+
     fn probe_retention(&self, key: &Key) -> Result<Retention, Error> {
         self.probe_lock(key)
     }
@@ -553,5 +558,28 @@ fn next_page<const N: usize>(
     match next.is_empty() {
         true => Err(Trouble::Nonsense("the listing ends in the middle".to_owned())),
         false => Ok(Some(next)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_is_a_part_of_the_path_or_of_the_name() {
+        let at = |url: &str| Place::parse(url).unwrap();
+        let address = |url: &str, as_path| addresses(&at(url), "eu-central-1", as_path).1;
+        let amazon = "s3://bucket/x";
+        assert_eq!(address(amazon, true), "https://s3.eu-central-1.amazonaws.com/bucket");
+        assert_eq!(address(amazon, false), "https://bucket.s3.eu-central-1.amazonaws.com");
+        let other = "s3:https://h:9000/bucket/x";
+        assert_eq!(address(other, true), "https://h:9000/bucket");
+        assert_eq!(address(other, false), "https://bucket.h:9000");
+    }
+
+    #[test]
+    fn what_the_signature_escapes_is_escaped() {
+        let url = own_url("https://h/b", "v/a+b=c@d~e", &[("prefix", "a/b c"), ("uploads", "")]);
+        assert_eq!(url, "https://h/b/v/a%2Bb%3Dc%40d~e?prefix=a%2Fb%20c&uploads=");
     }
 }

@@ -25,6 +25,9 @@ pub(super) enum Trouble {
     /// An answer that makes no sense, or whose bytes are not those that were asked for.
     #[error("{0}")]
     Nonsense(String),
+    /// The server's certificate is not believed.
+    #[error("no secure connection: {0}")]
+    Distrust(String),
     /// The credentials could not be had.
     #[error("{0}")]
     Credentials(String),
@@ -100,7 +103,10 @@ impl Trouble {
                     || code == "ConditionalRequestConflict"
             }
             Trouble::NoAnswer(_) => true,
-            Trouble::Nonsense(_) | Trouble::Credentials(_) | Trouble::Cancelled => false,
+            Trouble::Nonsense(_)
+            | Trouble::Distrust(_)
+            | Trouble::Credentials(_)
+            | Trouble::Cancelled => false,
         }
     }
 
@@ -109,7 +115,7 @@ impl Trouble {
         match self {
             Trouble::Answer { status, .. } => *status >= 500,
             Trouble::NoAnswer(_) | Trouble::Nonsense(_) | Trouble::Cancelled => true,
-            Trouble::Credentials(_) => false,
+            Trouble::Distrust(_) | Trouble::Credentials(_) => false,
         }
     }
 
@@ -123,7 +129,7 @@ impl Trouble {
         let kind = match &self {
             Trouble::Cancelled => ErrorKind::Cancelled,
             Trouble::Credentials(_) => ErrorKind::Permission,
-            Trouble::Nonsense(_) => ErrorKind::Failed,
+            Trouble::Nonsense(_) | Trouble::Distrust(_) => ErrorKind::Failed,
             Trouble::NoAnswer(_) => ErrorKind::Unavailable,
             Trouble::Answer { status, code, .. } => match (*status, code.as_str()) {
                 (_, "NoSuchBucket" | "InvalidBucketName" | "PermanentRedirect") => {
@@ -156,6 +162,10 @@ impl Trouble {
             Trouble::NoAnswer(_) => {
                 "Look whether the server runs and can be reached from this host (name, port, \
                  firewall); the URL and `endpoint` say where it is."
+            }
+            Trouble::Distrust(_) => {
+                "If the certificate is signed by an authority of your own, name its file with \
+                 `ca-file` in [vault.s3]."
             }
             Trouble::Answer { status, code, .. } => match (code.as_str(), *status) {
                 ("NoSuchBucket", _) => {

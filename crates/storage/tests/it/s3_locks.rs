@@ -93,6 +93,45 @@ fn packs_and_snapshots_are_locked_and_what_comes_and_goes_is_not() {
     assert!(gone.contains("403") && gone.contains("accessdenied"), "{gone}");
 }
 
+/// A lock ends so long after its object was written; what still uses the object has it locked again.
+#[test]
+fn what_is_locked_can_be_locked_again() {
+    let server = server(true);
+    let day = Lock { period: Duration::from_secs(24 * 60 * 60), ..WEEK };
+    let storage = at(&server, |options| options.s3.lock = Some(day));
+    let written: Vec<String> = (0..11).map(|number| format!("docs/data/{number}")).collect();
+    for name in &written {
+        storage.put(&key(name), b"pack").unwrap();
+    }
+    storage.put(&key("docs/locks/1"), b"lock").unwrap();
+    storage.put(&key("shop/data/1"), b"of another service").unwrap();
+    let until = |name: &str| {
+        let head = raw(&server, "HEAD", &format!("/bucket/v/{name}"));
+        let line =
+            head.lines().find_map(|line| line.strip_prefix("x-amz-object-lock-retain-until-date:"));
+        line.map(|time| time.trim().to_uppercase().parse::<Timestamp>().unwrap())
+    };
+    let (before, others) = (until(&written[0]), until("shop/data/1"));
+    assert_eq!(storage.lock_again("docs").unwrap(), Some(11));
+
+    let proxy = HttpProxy::start(&server.address()).unwrap();
+    let mut week = options(tuning());
+    week.s3.lock = Some(WEEK);
+    let renewing = open(&format!("s3:{}/bucket/v", proxy.endpoint()), &week).unwrap();
+    // One was removed since it was listed.
+    proxy.plan("PUT", "retention", 1, Spoil::Answer(404, String::new()));
+    assert_eq!(renewing.lock_again("docs").unwrap(), Some(10));
+    assert_eq!(renewing.lock_again("docs").unwrap(), Some(11));
+    for name in &written {
+        assert!(until(name) > before, "{name}");
+    }
+    assert_eq!(until("docs/locks/1"), None);
+    assert_eq!(until("shop/data/1"), others);
+    proxy.plan("PUT", "retention", 1, Spoil::Answer(403, String::new()));
+    assert_eq!(renewing.lock_again("docs").unwrap_err().kind(), ErrorKind::Permission);
+    assert_eq!(at(&server, |_| ()).lock_again("docs").unwrap(), None);
+}
+
 #[test]
 fn locks_are_tried_before_they_are_believed() {
     let with = server(true);

@@ -2,6 +2,7 @@
 //! conditions, checks signatures, and takes a lock without keeping it.
 
 use crate::s3::{key, open, options, tuning};
+use crate::vault::Certificate;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -9,7 +10,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use mainstay_storage::probe::{Retention, Verdict, compare_and_set, retention};
 use mainstay_storage::{ErrorKind, Put, Storage};
-use model::Secret;
+use model::{Classify, Secret};
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 use s3s_fs::FileSystem;
@@ -27,6 +28,11 @@ pub(crate) struct RustServer {
 
 impl RustServer {
     pub(crate) fn start() -> RustServer {
+        RustServer::start_with(None)
+    }
+
+    /// With this certificate, over TLS.
+    fn start_with(certificate: Option<&Certificate>) -> RustServer {
         let root = TempDir::new().unwrap();
         std::fs::create_dir(root.path().join("bucket")).unwrap();
         let mut builder = S3ServiceBuilder::new(FileSystem::new(root.path()).unwrap());
@@ -41,10 +47,14 @@ impl RustServer {
             .build()
             .unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let port = listener.local_addr().unwrap().port();
+        let tls = certificate.map(Certificate::acceptor);
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let endpoint = format!("{scheme}://localhost:{port}");
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (service, one_at_a_time) = (service.clone(), one_at_a_time.clone());
+                let tls = tls.clone();
                 tokio::spawn(async move {
                     let answer = service_fn(move |request: Request<Incoming>| {
                         let (service, one_at_a_time) = (service.clone(), one_at_a_time.clone());
@@ -54,9 +64,16 @@ impl RustServer {
                         }
                     });
                     // A client that goes away is no failure of the server.
-                    let _ = Builder::new(TokioExecutor::new())
-                        .serve_connection(TokioIo::new(stream), answer)
-                        .await;
+                    let builder = Builder::new(TokioExecutor::new());
+                    match tls {
+                        None => drop(builder.serve_connection(TokioIo::new(stream), answer).await),
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                let stream = TokioIo::new(stream);
+                                drop(builder.serve_connection(stream, answer).await);
+                            }
+                        }
+                    }
                 });
             }
         });
@@ -112,4 +129,27 @@ fn large_objects_come_back_whole_from_a_directory_too() {
     let bytes: Vec<u8> = (0_u32..3_000_000).flat_map(u32::to_le_bytes).collect();
     storage.put(&key("data/large"), &bytes).unwrap();
     assert!(storage.read(&key("data/large")).unwrap() == bytes);
+}
+
+#[test]
+fn a_server_over_tls_is_believed_by_its_certificate_only() {
+    let (certificate, other) = (Certificate::new(), Certificate::new());
+    let server = RustServer::start_with(Some(&certificate));
+    let url = format!("s3:{}/bucket/v", server.endpoint);
+    let trusting = |file: Option<std::path::PathBuf>| {
+        let mut options = options(tuning());
+        options.s3.ca_file = file;
+        mainstay_storage::open(&url, &options).unwrap()
+    };
+    let storage = trusting(Some(certificate.file()));
+    storage.put(&key("data/1"), b"x").unwrap();
+    assert_eq!(storage.read(&key("data/1")).unwrap(), b"x");
+    for file in [None, Some(other.file())] {
+        let begun = std::time::Instant::now();
+        let error = trusting(file).read(&key("data/1")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Failed, "{error}");
+        assert!(error.to_string().contains("no secure connection"), "{error}");
+        assert!(error.hint().unwrap().contains("ca-file"), "{error}");
+        assert!(begun.elapsed() < tuning().give_up, "it is not tried again");
+    }
 }
