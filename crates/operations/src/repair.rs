@@ -183,9 +183,19 @@ fn give_up(
     done: &mut Done,
 ) -> Result<(), Error> {
     let repository = site.repository()?;
-    let there: BTreeSet<SnapshotId> = repository.snapshot_ids()?.into_iter().collect();
+    let mut there: BTreeSet<SnapshotId> = repository.snapshot_ids()?.into_iter().collect();
     let damaged: BTreeSet<SnapshotId> = done.damaged_snapshots.iter().copied().collect();
     let state = site.load_state()?.state;
+    for point in &state.points {
+        // One that the listing lacks is asked for before it counts as gone.
+        if !there.contains(&point.snapshot) {
+            match repository.snapshot(point.snapshot) {
+                Err(repository::Error::Missing(_)) => {}
+                Err(e) => return Err(e.into()),
+                Ok(_) => drop(there.insert(point.snapshot)),
+            }
+        }
+    }
     let lost = state
         .points
         .iter()

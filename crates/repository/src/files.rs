@@ -101,6 +101,18 @@ pub(crate) fn read(storage: &dyn Storage, kind: FileKind, id: [u8; 32]) -> Resul
     Ok(bytes)
 }
 
+/// Stores a new file that nothing refers to yet, durable on return.
+///
+/// One that fails is taken back, should a store have kept half of it: half of an index would hide
+/// what all the others say, and a key or snapshot whose maker was told that there is none must not
+/// be there after all. Where that cannot be done, `check` names it, and a repair removes it.
+pub(crate) fn put_or_nothing(storage: &dyn Storage, key: &Key, bytes: &[u8]) -> Result<(), Error> {
+    storage.put(key, bytes).map_err(|e| {
+        let _ = storage.delete(key);
+        e.into()
+    })
+}
+
 impl Files {
     pub(crate) fn list(&self, kind: FileKind) -> Result<Vec<Listed>, Error> {
         list(&*self.storage, kind)
@@ -120,7 +132,7 @@ impl Files {
         let mut sealed = Vec::new();
         self.key.seal_into(&plain, &mut sealed);
         let id = sha256(&sealed);
-        self.storage.put(&kind.key(id)?, &sealed)?;
+        put_or_nothing(&*self.storage, &kind.key(id)?, &sealed)?;
         Ok(id)
     }
 

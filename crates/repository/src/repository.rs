@@ -403,7 +403,7 @@ fn write_key(
     let (id, bytes) = KeyFile::wrap(master, password.expose(), kdf.cost(), now, username, hostname)
         .and_then(|file| file.encode())
         .map_err(invalid("new key"))?;
-    storage.put(&FileKind::Key.key(id.0)?, &bytes)?;
+    files::put_or_nothing(storage, &FileKind::Key.key(id.0)?, &bytes)?;
     Ok(id)
 }
 

@@ -3,7 +3,7 @@
 use super::Shared;
 use super::packer::OpenPack;
 use crate::Error;
-use crate::files::FileKind;
+use crate::files::{FileKind, put_or_nothing};
 use crate::format::index::{Index, IndexedPack, MAX_BLOBS};
 use crate::format::{IndexId, PackId, pack};
 use std::sync::atomic::Ordering;
@@ -32,7 +32,7 @@ fn store(shared: &Shared, open: OpenPack) -> Result<(), Error> {
     pack::append_trailer(&mut bytes, &blobs, &files.key)
         .map_err(|e| Error::Invalid(format!("new pack: {e}")))?;
     let id = PackId::of(&bytes);
-    files.storage.put(&FileKind::Pack.key(id.0)?, &bytes)?;
+    put_or_nothing(&*files.storage, &FileKind::Pack.key(id.0)?, &bytes)?;
     shared.stats.stored_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     shared.pack_buffers.give(bytes);
     let due = {

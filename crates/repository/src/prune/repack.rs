@@ -2,7 +2,7 @@
 //! written.
 
 use super::read::{self, Wanted};
-use crate::files::FileKind;
+use crate::files::{FileKind, put_or_nothing};
 use crate::format::index::IndexedPack;
 use crate::format::pack::{self, PackedBlob};
 use crate::format::{BlobKind, PackId};
@@ -132,7 +132,7 @@ impl Copying<'_> {
         pack::append_trailer(&mut bytes, &blobs, &files.key)
             .map_err(|e| Error::Invalid(format!("new pack: {e}")))?;
         let id = PackId::of(&bytes);
-        files.storage.put(&FileKind::Pack.key(id.0)?, &bytes)?;
+        put_or_nothing(&*files.storage, &FileKind::Pack.key(id.0)?, &bytes)?;
         let mut copied = self.copied();
         copied.bytes += bytes.len() as u64;
         copied.packs.push(IndexedPack { id, blobs });

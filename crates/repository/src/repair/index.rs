@@ -73,7 +73,8 @@ impl Found {
         let unreadable = Mutex::new(Vec::new());
         parallel::for_each(&ids, parallel::readers(), |id| {
             work.check()?;
-            let index = files.read_json(FileKind::Index, id.0).and_then(|json| {
+            let index = work.twice(|| {
+                let json = files.read_json(FileKind::Index, id.0)?;
                 Index::decode(&json).map_err(|e| FileKind::Index.damaged(id.0, e))
             });
             match index {
@@ -113,8 +114,7 @@ impl Found {
             blobs.sort_by_key(|blob| (blob.offset, blob.kind, blob.id));
             blobs.dedup();
         }
-        let packs = files.list(FileKind::Pack)?;
-        found.stored = packs.into_iter().map(|file| (PackId(file.id), file.size_bytes)).collect();
+        found.stored = work.stored_packs(found.indexed.keys().copied())?;
         Ok(found)
     }
 
@@ -149,7 +149,7 @@ impl Found {
         let judged = Mutex::new(BTreeMap::new());
         parallel::for_each(&doubtful, parallel::readers(), |(id, size)| {
             work.check()?;
-            let header = match header(work.repository, *id, *size) {
+            let header = match work.twice(|| header(work.repository, *id, *size)) {
                 Ok(header) => Ok(header),
                 Err(e @ Error::Damaged { .. }) => Err(e.to_string()),
                 // Removed since it was listed, by somebody who heeds no lock.

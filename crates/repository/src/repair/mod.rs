@@ -19,6 +19,9 @@ use crate::format::pack::{self, PackedBlob};
 use crate::format::{FormatError, PackId};
 use crate::{Error, LockKind, Repository, RepositoryLock};
 use model::{CancelToken, Progress, SnapshotId};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use storage::ErrorKind;
 
 /// What a repair is given.
 #[derive(Clone, Copy)]
@@ -54,6 +57,44 @@ impl Work<'_> {
             return Err(Error::Invalid("a repair needs the repository for itself".to_owned()));
         }
         self.lock.still_held()
+    }
+
+    /// Reads something, and once more before it is called damaged or missing: it may be the way here
+    /// that lost or flipped something.
+    fn twice<T>(&self, read: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+        match read() {
+            Err(Error::Damaged { .. } | Error::Missing(_)) => {
+                self.check()?;
+                read()
+            }
+            other => other,
+        }
+    }
+
+    /// The packs that are there, of those that indexes name and the listing: one that the listing
+    /// lacks is asked for before it counts as gone.
+    fn stored_packs(
+        &self,
+        named: impl IntoIterator<Item = PackId>,
+    ) -> Result<BTreeMap<PackId, u64>, Error> {
+        let listed = self.repository.files().list(FileKind::Pack)?.into_iter();
+        let mut stored: BTreeMap<_, _> = listed.map(|f| (PackId(f.id), f.size_bytes)).collect();
+        for id in named {
+            if let Entry::Vacant(place) = stored.entry(id)
+                && let Some(size) = self.stored_size(id)?
+            {
+                place.insert(size);
+            }
+        }
+        Ok(stored)
+    }
+
+    fn stored_size(&self, id: PackId) -> Result<Option<u64>, Error> {
+        match self.repository.storage().size(&FileKind::Pack.key(id.0)?) {
+            Ok(size) => Ok(Some(size)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 
     fn check(&self) -> Result<(), Error> {

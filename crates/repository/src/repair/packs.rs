@@ -45,7 +45,7 @@ pub fn repair_packs(work: &Work<'_>, only: &[PackId]) -> Result<Repaired, Error>
     let indexes = Indexes::read(work)?;
     let mut wanted = Vec::new();
     for (id, size) in &damaged {
-        let mut blobs: Vec<PackedBlob> = match header(work.repository, *id, *size) {
+        let mut blobs: Vec<PackedBlob> = match work.twice(|| header(work.repository, *id, *size)) {
             Ok(blobs) => blobs,
             Err(Error::Damaged { .. }) => Vec::new(),
             Err(e) => return Err(e),
@@ -138,8 +138,10 @@ impl Indexes {
         let files = work.repository.files();
         let mut indexes = Indexes { files: BTreeMap::new(), blobs: HashMap::new() };
         for file in files.list(FileKind::Index)? {
-            let json = files.read_json(FileKind::Index, file.id)?;
-            let index = Index::decode(&json).map_err(|e| FileKind::Index.damaged(file.id, e))?;
+            let index = work.twice(|| {
+                let json = files.read_json(FileKind::Index, file.id)?;
+                Index::decode(&json).map_err(|e| FileKind::Index.damaged(file.id, e))
+            })?;
             indexes.files.insert(file.id, index.packs.iter().map(|pack| pack.id).collect());
             for pack in index.packs {
                 indexes.blobs.entry(pack.id).or_default().extend(pack.blobs);

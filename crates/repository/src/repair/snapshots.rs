@@ -6,6 +6,7 @@
 use super::{Repaired, Work, misnamed};
 use crate::files::FileKind;
 use crate::format::PackId;
+use crate::index::Location;
 use crate::{
     BlobId, BlobKind, BlobWriter, Compression, Error, Node, NodeKind, Snapshot, Tree, TreeId,
 };
@@ -40,7 +41,8 @@ pub fn repair_snapshots(work: &Work<'_>) -> Result<Repaired, Error> {
         if misnamed.contains(&id) {
             continue;
         }
-        let snapshot = work.repository.snapshot(id).and_then(|snapshot| {
+        let snapshot = work.twice(|| {
+            let snapshot = work.repository.snapshot(id)?;
             let root = snapshot.tree_id().map_err(|e| FileKind::Snapshot.damaged(id.0, e))?;
             Ok((snapshot, root))
         });
@@ -124,7 +126,8 @@ impl Repair<'_> {
     }
 
     fn load(&self, id: TreeId) -> Result<Option<Tree>, Error> {
-        let bytes = match self.work.repository.load_blob(BlobKind::Tree, &id.into()) {
+        let load = || self.work.repository.load_blob(BlobKind::Tree, &id.into());
+        let bytes = match self.work.twice(load) {
             Ok(bytes) => bytes,
             Err(Error::Damaged { .. } | Error::Missing(_)) => return Ok(None),
             Err(e) => return Err(e),
@@ -178,9 +181,8 @@ impl Repair<'_> {
             let there = match self.blobs.get(id) {
                 Some(there) => *there,
                 None => {
-                    let stored = &self.stored;
                     let there = match self.work.repository.all_locations(BlobKind::Data, id) {
-                        Ok(places) => places.iter().any(|at| stored.contains(&at.pack)),
+                        Ok(places) => self.any_is_stored(&places)?,
                         Err(Error::Missing(_)) => false,
                         Err(e) => return Err(e),
                     };
@@ -193,6 +195,20 @@ impl Repair<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// A pack that the listing lacks is asked for before it counts as gone.
+    fn any_is_stored(&mut self, places: &[Location]) -> Result<bool, Error> {
+        for at in places {
+            if self.stored.contains(&at.pack) {
+                return Ok(true);
+            }
+            if self.work.stored_size(at.pack)?.is_some() {
+                self.stored.insert(at.pack);
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn writer(&mut self) -> Result<&BlobWriter, Error> {

@@ -3,55 +3,107 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the unexpected")]
 
 use crate::prune::{ALL, forget, history, prune};
-use crate::rig::{self, check, in_time, noise, open, password};
-use mainstay_repository::{Error, Kdf, Repository};
-use model::{Secret, SnapshotId};
+use crate::rig::{self, check, noise, open, password, within};
+use mainstay_repository::repair::{self, Work};
+use mainstay_repository::{Error, Kdf, LockKind, Repository};
+use model::progress::Silent;
+use model::{CancelToken, Secret, SnapshotId};
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use storage::doubles::{Fault, Flaky, How, Memory};
-use storage::{ErrorKind, Storage};
+use std::time::Duration;
+use storage::doubles::{Fault, Flaky, How, Memory, Verb};
+use storage::{ErrorKind, Key, Storage};
 
 /// A repository with a past, in memory, and what must be readable whatever happens.
 struct Past {
     memory: Arc<Memory>,
     kept: Vec<(SnapshotId, Vec<u8>)>,
     gone: Vec<SnapshotId>,
+    /// Something else is damaged already.
+    damaged: bool,
 }
 
 fn past() -> Past {
     let memory = Arc::new(Memory::new());
     let repository = Repository::create(memory.clone(), &password(), Kdf::Fast).unwrap();
-    repository.add_key(&Secret::new("second".to_owned()), Kdf::Fast).unwrap();
+    repository.add_key(&second(), Kdf::Fast).unwrap();
     let all = history(&repository, 4);
     let (gone, kept): (Vec<_>, Vec<_>) = all.into_iter().enumerate().partition(|(n, _)| n % 2 == 0);
     let kept = kept.into_iter().map(|(_, entry)| entry).collect();
-    Past { memory, kept, gone: gone.into_iter().map(|(_, (id, _))| id).collect() }
+    let gone = gone.into_iter().map(|(_, (id, _))| id).collect();
+    Past { memory, kept, gone, damaged: false }
+}
+
+/// With a snapshot that lost its bytes, a pack under a wrong name, and one that no index names.
+fn damaged_past() -> Past {
+    let past = past();
+    let packs = || past.memory.list("data").unwrap();
+    let before = packs();
+    rig::back_up(&open(past.memory.clone()), &noise(50, 60_000));
+    let new: Vec<_> = packs().into_iter().filter(|pack| !before.contains(pack)).collect();
+    let largest = new.iter().max_by_key(|pack| pack.size_bytes).unwrap();
+    let mut bytes = past.memory.read(&largest.key).unwrap();
+    bytes[1000] ^= 1;
+    past.memory.put(&largest.key, &bytes).unwrap();
+    let copied = past.memory.read(&before[0].key).unwrap();
+    let wrong = Key::new(format!("data/00/{}", "0".repeat(64))).unwrap();
+    past.memory.put(&wrong, &copied).unwrap();
+    let indexes = past.memory.list("index").unwrap();
+    rig::back_up(&open(past.memory.clone()), &noise(51, 60_000));
+    for index in past.memory.list("index").unwrap() {
+        if !indexes.contains(&index) {
+            past.memory.delete(&index.key).unwrap();
+        }
+    }
+    assert!(!check(&open(past.memory.clone())).errors.is_empty());
+    Past { damaged: true, ..past }
+}
+
+/// A password whose key nothing here touches.
+fn second() -> Secret {
+    Secret::new("second".to_owned())
+}
+
+/// The password that a change of keys brings.
+fn changed() -> Secret {
+    Secret::new("changed".to_owned())
 }
 
 impl Past {
     fn copy(&self) -> Arc<Memory> {
-        let copy = Arc::new(Memory::new());
-        for (key, bytes) in self.memory.objects() {
-            copy.put(&key, &bytes).unwrap();
-        }
-        copy
+        copy(&self.memory)
     }
 
-    /// By our check, and by restic's.
+    /// By our check, and by restic's if it is asked.
     #[track_caller]
-    fn is_whole(&self, storage: &Arc<Memory>, what: &str) {
-        let fresh = open(storage.clone());
+    fn is_whole(&self, storage: &Arc<Memory>, ask_restic: bool, what: &str) {
+        let fresh = Repository::open(storage.clone(), &second()).unwrap();
         fresh.unlock(true).unwrap();
-        assert_eq!(check(&fresh).errors, Vec::<String>::new(), "{what}");
         for (id, content) in &self.kept {
             assert!(rig::read_back(&fresh, *id).unwrap() == *content, "{what}");
         }
-        let dir = tempfile::TempDir::new().unwrap();
-        write_out(storage, dir.path());
-        rig::restic(dir.path(), &["check", "--read-data"]);
+        if self.damaged {
+            return;
+        }
+        assert_eq!(check(&fresh).errors, Vec::<String>::new(), "{what}");
+        if ask_restic {
+            let dir = tempfile::TempDir::new().unwrap();
+            write_out(storage, dir.path());
+            let mut command = rig::restic_command(dir.path(), &["check", "--read-data"]);
+            let output = command.env("RESTIC_PASSWORD", "second").output().unwrap();
+            assert!(output.status.success(), "{what}: {output:?}");
+        }
     }
+}
+
+fn copy(memory: &Memory) -> Arc<Memory> {
+    let copy = Arc::new(Memory::new());
+    for (key, bytes) in memory.objects() {
+        copy.put(&key, &bytes).unwrap();
+    }
+    copy
 }
 
 fn write_out(storage: &Memory, dir: &Path) {
@@ -65,11 +117,23 @@ fn write_out(storage: &Memory, dir: &Path) {
     }
 }
 
+/// As whoever comes to a repository: by the password that is there, which a change of keys changes.
+#[track_caller]
+fn reopen(storage: Arc<dyn Storage>) -> Repository {
+    Repository::open(storage.clone(), &changed())
+        .or_else(|_| Repository::open(storage, &password()))
+        .unwrap()
+}
+
+/// restic takes a second for each: it judges one in so many, others for each kind of fault.
+const RESTIC_JUDGES_ONE_IN: u32 = 12;
+
 /// The n-th call of the work goes wrong, for every n.
 fn at_every_call(
     past: &Past,
     how: How,
-    work: impl Fn(&Past, &Repository) -> Result<(), Error> + Sync,
+    sample: u32,
+    work: &(impl Fn(&Past, &Repository) -> Result<(), Error> + Sync),
 ) {
     let next = AtomicU32::new(1);
     let over = AtomicBool::new(false);
@@ -81,7 +145,11 @@ fn at_every_call(
             let flaky = Arc::new(Flaky::new(inner.clone()));
             let repository = open(flaky.clone());
             flaky.plan(Fault::nth(n, how));
-            let result = work(past, &repository);
+            let result = if how == How::Hang {
+                hang(past, &repository, &flaky, &inner, work)
+            } else {
+                work(past, &repository)
+            };
             drop(repository);
             if flaky.fired() == 0 {
                 assert!(result.is_ok(), "without a fault it works: {result:?}");
@@ -90,40 +158,88 @@ fn at_every_call(
             if result.is_err() {
                 failed.lock().unwrap().push(n);
             }
-            past.is_whole(&inner, &format!("{how:?} at call {n}: {result:?}"));
+            let what = format!("{how:?} at call {n}: {result:?}");
+            past.is_whole(&inner, n % RESTIC_JUDGES_ONE_IN == sample, &what);
             // Whoever comes next brings it to its end.
-            let again = open(inner.clone());
+            let again = reopen(inner.clone());
             if let Err(e) = work(past, &again) {
                 panic!("after {how:?} at call {n}: {e}");
             }
             drop(again);
-            assert_eq!(check(&open(inner)).errors, Vec::<String>::new());
+            assert_eq!(check(&reopen(inner)).errors, Vec::<String>::new());
         }
     };
     // Most of the time locks settle: side by side that takes no longer.
     std::thread::scope(|scope| {
-        for _ in 0..8 {
+        for _ in 0..16 {
             scope.spawn(one);
         }
     });
-    // Of what only writes, wrong answers to reads may harm nothing.
     let failed = failed.into_inner().unwrap();
-    assert!(how == How::Wrong || !failed.is_empty(), "{how:?} was never noticed");
+    match how {
+        // Of what only writes, wrong answers to reads may harm nothing.
+        How::Wrong => {}
+        How::Hang => assert_eq!(failed, [0; 0], "what takes long fails nothing"),
+        _ => assert!(!failed.is_empty(), "{how:?} was never noticed"),
+    }
 }
 
-const FAULTS: [How; 4] = [
+/// While a call hangs, what is there is what somebody finds who comes when this process is gone.
+fn hang(
+    past: &Past,
+    repository: &Repository,
+    flaky: &Flaky,
+    inner: &Memory,
+    work: &(impl Fn(&Past, &Repository) -> Result<(), Error> + Sync),
+) -> Result<(), Error> {
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let working = scope.spawn(|| {
+            let result = work(past, repository);
+            ended.store(true, Ordering::SeqCst);
+            result
+        });
+        let hangs = || flaky.wait_for_hang(Duration::from_millis(5));
+        rig::wait_for("a call that hangs, or the end", || hangs() || ended.load(Ordering::SeqCst));
+        if !ended.load(Ordering::SeqCst) {
+            past.is_whole(&copy(inner), false, "while a call hangs");
+            assert!(!ended.load(Ordering::SeqCst), "it did not wait for the answer");
+        }
+        flaky.release();
+        working.join().unwrap()
+    })
+}
+
+const FAULTS: [How; 6] = [
     How::Before(ErrorKind::Unavailable),
     How::After(ErrorKind::Unavailable),
     How::Before(ErrorKind::NoSpace),
+    How::Torn(30),
     How::Wrong,
+    How::Hang,
 ];
 
 fn every_fault(work: impl Fn(&Past, &Repository) -> Result<(), Error> + Sync + Send + 'static) {
-    in_time(move || {
-        let past = past();
-        for how in FAULTS {
-            at_every_call(&past, how, &work);
+    every_fault_in(past(), work);
+}
+
+fn every_fault_in(
+    past: Past,
+    work: impl Fn(&Past, &Repository) -> Result<(), Error> + Sync + Send + 'static,
+) {
+    within(Duration::from_secs(400), move || {
+        for (sample, how) in (1..).step_by(5).zip(FAULTS) {
+            at_every_call(&past, how, sample % RESTIC_JUDGES_ONE_IN, &work);
         }
+        // Slow at every call at once.
+        let inner = past.copy();
+        let flaky = Arc::new(Flaky::new(inner.clone()));
+        let repository = open(flaky.clone());
+        flaky
+            .plan(Fault { times: u32::MAX, ..Fault::nth(1, How::Slow(Duration::from_millis(20))) });
+        work(&past, &repository).unwrap();
+        drop(repository);
+        past.is_whole(&inner, true, "slow at every call");
     });
 }
 
@@ -186,11 +302,89 @@ fn of_a_copy() {
     });
 }
 
-/// The old password and the second one: one of them opens it at every instant.
+/// As a change of the password goes: the new key, proved, and then the old ones are removed. One of
+/// the two passwords opens it at every instant.
 #[test]
-fn of_a_new_key() {
+fn of_a_change_of_keys() {
     every_fault(|_, repository| {
-        repository.add_key(&Secret::new("another".to_owned()), Kdf::Fast)?;
+        if repository.keys_opened_by(&changed())?.is_empty() {
+            repository.add_proven_key(&changed(), Kdf::Fast, None)?;
+        }
+        let old = repository.keys_opened_by(&password())?;
+        let lock = repository.lock(LockKind::Exclusive, Duration::ZERO, &CancelToken::new())?;
+        repository.remove_keys(&lock, &old, &changed())?;
+        if repository.keys_opened_by(&password())?.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Invalid("the old password opens it still".to_owned()))
+        }
+    });
+}
+
+/// A repair that does not get to its end leaves nothing worse than it was.
+#[test]
+fn of_a_repair() {
+    every_fault_in(damaged_past(), |_, repository| {
+        let cancel = CancelToken::new();
+        let lock = repository.lock(LockKind::Exclusive, Duration::ZERO, &cancel)?;
+        let work =
+            Work { repository, lock: &lock, dry_run: false, progress: &Silent, cancel: &cancel };
+        repair::rebuild_index(&work, true)?;
+        repair::repair_packs(&work, &[])?;
+        for id in repair::repair_snapshots(&work)?.damaged_snapshots {
+            repository.remove_snapshot(&lock, id)?;
+        }
         Ok(())
     });
+}
+
+/// Where half of a file cannot be taken back either, it is named, and a repair puts it right.
+#[test]
+fn half_of_a_file_that_stays_is_named_and_repaired() {
+    for dir in ["index", "snapshots", "keys", "data"] {
+        let past = past();
+        let inner = past.copy();
+        let flaky = Arc::new(Flaky::new(inner.clone()));
+        let repository = open(flaky.clone());
+        flaky.plan(Fault::next(Verb::Put, How::Torn(30)).on(dir));
+        flaky.plan(Fault::every(Verb::Delete, How::Before(ErrorKind::Failed)).on(dir));
+        let failed = match dir {
+            "keys" => repository.add_key(&changed(), Kdf::Fast).map(drop),
+            _ => rig::try_back_up(&repository, b"content").map(drop),
+        };
+        assert!(failed.is_err(), "{dir}");
+        drop(repository);
+        let before = past.memory.objects();
+        let left = inner.objects();
+        let left =
+            left.keys().find(|key| key.as_str().starts_with(dir) && !before.contains_key(*key));
+        let name = left.unwrap().name().to_owned();
+        let fresh = open(inner.clone());
+        fresh.unlock(true).unwrap();
+        let report = check(&fresh);
+        let told = [report.errors, report.notes].concat().join("\n");
+        assert!(told.contains(&name), "{dir}: {told}");
+        let cancel = CancelToken::new();
+        let lock = fresh.lock(LockKind::Exclusive, Duration::ZERO, &cancel).unwrap();
+        let work = Work {
+            repository: &fresh,
+            lock: &lock,
+            dry_run: false,
+            progress: &Silent,
+            cancel: &cancel,
+        };
+        repair::rebuild_index(&work, false).unwrap();
+        repair::repair_packs(&work, &[]).unwrap();
+        for id in repair::repair_snapshots(&work).unwrap().damaged_snapshots {
+            fresh.remove_snapshot(&lock, id).unwrap();
+        }
+        if dir == "keys" {
+            // Which nobody could open it by, and which is removed as any key is.
+            let bad = fresh.list_keys().unwrap().into_iter().filter(|(_, key)| key.is_err());
+            let bad: Vec<_> = bad.map(|(id, _)| id).collect();
+            fresh.remove_keys(&lock, &bad, &second()).unwrap();
+        }
+        drop(lock);
+        past.is_whole(&inner, true, dir);
+    }
 }

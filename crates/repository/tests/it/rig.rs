@@ -86,9 +86,15 @@ pub(crate) fn check(repository: &Repository) -> Report {
 
 /// Stores a snapshot of one file with this content.
 pub(crate) fn back_up(repository: &Repository, content: &[u8]) -> SnapshotId {
-    let lock = repository.lock(LockKind::Shared, Duration::ZERO, &CancelToken::new()).unwrap();
-    let tree = save_file(&writer(repository), repository, content);
-    repository.save_snapshot(&lock, &snapshot_of(tree)).unwrap()
+    try_back_up(repository, content).unwrap()
+}
+
+/// As [`back_up`], where it may fail.
+pub(crate) fn try_back_up(repository: &Repository, content: &[u8]) -> Result<SnapshotId, Error> {
+    let lock = repository.lock(LockKind::Shared, Duration::ZERO, &CancelToken::new())?;
+    let writer = BlobWriter::new(repository, Compression::default(), CancelToken::new())?;
+    let tree = try_save_file(&writer, repository, content)?;
+    repository.save_snapshot(&lock, &snapshot_of(tree))
 }
 
 /// The content of the file of [`save_file`], read back.
@@ -123,9 +129,18 @@ pub(crate) fn files_below(root: &Path) -> Vec<PathBuf> {
 /// Runs something that must not hang.
 #[track_caller]
 pub(crate) fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    within(Duration::from_secs(120), work)
+}
+
+/// As [`in_time`], for work that takes a while on a busy machine.
+#[track_caller]
+pub(crate) fn within<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
     let (tell, told) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || tell.send(work()).unwrap());
-    match told.recv_timeout(Duration::from_secs(120)) {
+    match told.recv_timeout(limit) {
         Ok(value) => value,
         Err(RecvTimeoutError::Timeout) => panic!("it hangs"),
         Err(RecvTimeoutError::Disconnected) => {
@@ -196,12 +211,20 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
 
 /// Stores a directory with one file of this content, and everything durable.
 pub(crate) fn save_file(writer: &BlobWriter, repository: &Repository, content: &[u8]) -> TreeId {
+    try_save_file(writer, repository, content).unwrap()
+}
+
+fn try_save_file(
+    writer: &BlobWriter,
+    repository: &Repository,
+    content: &[u8],
+) -> Result<TreeId, Error> {
     let mut tickets = Vec::new();
     for chunk in repository.chunker().chunks(content, writer.buffers(), None) {
-        tickets.push(writer.save(BlobKind::Data, chunk.unwrap()).unwrap());
+        tickets.push(writer.save(BlobKind::Data, chunk.unwrap())?);
     }
-    let ids: Vec<String> =
-        tickets.into_iter().map(|ticket| format!("\"{}\"", ticket.wait().unwrap())).collect();
+    let quoted = |ticket: repository::Ticket| Ok(format!("\"{}\"", ticket.wait()?));
+    let ids = tickets.into_iter().map(quoted).collect::<Result<Vec<String>, Error>>()?;
     let tree = format!(
         "{{\"nodes\":[{{\"name\":\"file\",\"type\":\"file\",\"mode\":420,\
          \"mtime\":\"2026-01-02T03:04:05Z\",\"atime\":\"2026-01-02T03:04:05Z\",\
@@ -209,10 +232,9 @@ pub(crate) fn save_file(writer: &BlobWriter, repository: &Repository, content: &
         content.len(),
         ids.join(",")
     );
-    let ticket = writer.save(BlobKind::Tree, tree.into_bytes()).unwrap();
-    let id = ticket.wait().unwrap();
-    writer.flush().unwrap();
-    id.into()
+    let id = writer.save(BlobKind::Tree, tree.into_bytes())?.wait()?;
+    writer.flush()?;
+    Ok(id.into())
 }
 
 pub(crate) fn snapshot_of(tree: TreeId) -> Snapshot {

@@ -3,7 +3,11 @@
 use super::Verb;
 use crate::probe::Retention;
 use crate::{Entry, Error, ErrorKind, Key, Put, Storage};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A call that hangs goes on after so much time whatever happens, so that a test that fails ends.
+const HANG_LIMIT: Duration = Duration::from_secs(60);
 
 /// How a call goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +20,10 @@ pub enum How {
     Torn(usize),
     /// A read returns one wrong bit, and a listing lacks its last entry; neither fails.
     Wrong,
+    /// It takes so long, and succeeds.
+    Slow(Duration),
+    /// It does nothing until the test calls [`Flaky::release`], and succeeds then.
+    Hang,
 }
 
 /// One planned failure.
@@ -61,6 +69,7 @@ impl Fault {
 pub struct Flaky {
     inner: Arc<dyn Storage>,
     plan: Mutex<Plan>,
+    changed: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -68,12 +77,15 @@ struct Plan {
     faults: Vec<Fault>,
     calls: u32,
     fired: u32,
+    /// Calls that hang now.
+    hanging: u32,
+    released: bool,
 }
 
 impl Flaky {
     /// No fault yet.
     pub fn new(inner: Arc<dyn Storage>) -> Flaky {
-        Flaky { inner, plan: Mutex::default() }
+        Flaky { inner, plan: Mutex::default(), changed: Condvar::new() }
     }
 
     /// Adds a fault. Of several that match a call, the one added first is used.
@@ -96,11 +108,59 @@ impl Flaky {
         self.with(|plan| plan.fired)
     }
 
+    /// Waits until a call hangs, for so long at most; says whether one does.
+    pub fn wait_for_hang(&self, limit: Duration) -> bool {
+        self.wait(limit, |plan| plan.hanging > 0)
+    }
+
+    /// Calls that hang go on, and none does from now on.
+    pub fn release(&self) {
+        self.with(|plan| plan.released = true);
+        self.changed.notify_all();
+    }
+
+    fn hang(&self) {
+        self.with(|plan| plan.hanging += 1);
+        self.changed.notify_all();
+        self.wait(HANG_LIMIT, |plan| plan.released);
+        self.with(|plan| plan.hanging -= 1);
+    }
+
+    /// Waits for a state of the plan, for so long at most; says whether it came.
+    fn wait(&self, limit: Duration, state: impl Fn(&Plan) -> bool) -> bool {
+        let deadline = Instant::now() + limit;
+        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        while !state(&plan) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.changed.wait_timeout(plan, left);
+            plan = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
     fn with<T>(&self, what: impl FnOnce(&mut Plan) -> T) -> T {
         what(&mut self.plan.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// What goes wrong with a call, other than that it takes its time, which it does in here.
     fn fault(&self, verb: Verb, key: &str) -> Option<How> {
+        match self.planned_fault(verb, key)? {
+            How::Slow(time) => {
+                self.wait(time, |_| false);
+                None
+            }
+            How::Hang => {
+                self.hang();
+                None
+            }
+            how => Some(how),
+        }
+    }
+
+    fn planned_fault(&self, verb: Verb, key: &str) -> Option<How> {
         self.with(|plan| {
             plan.calls += 1;
             for fault in &mut plan.faults {
@@ -128,7 +188,7 @@ impl Flaky {
         call: impl FnOnce() -> Result<T, Error>,
     ) -> Result<T, Error> {
         match self.fault(verb, key) {
-            None | Some(How::Wrong | How::Torn(_)) => call(),
+            None | Some(How::Wrong | How::Torn(_) | How::Slow(_) | How::Hang) => call(),
             Some(How::Before(kind)) => Err(planned(kind, key)),
             Some(How::After(kind)) => call().and_then(|_| Err(planned(kind, key))),
         }
@@ -141,7 +201,7 @@ impl Flaky {
         call: impl FnOnce() -> Result<Vec<u8>, Error>,
     ) -> Result<Vec<u8>, Error> {
         match self.fault(verb, key.as_str()) {
-            None | Some(How::Torn(_)) => call(),
+            None | Some(How::Torn(_) | How::Slow(_) | How::Hang) => call(),
             Some(How::Before(kind) | How::After(kind)) => Err(planned(kind, key.as_str())),
             Some(How::Wrong) => {
                 let mut bytes = call()?;
@@ -162,7 +222,7 @@ impl Flaky {
         call: impl Fn(&[u8]) -> Result<T, Error>,
     ) -> Result<T, Error> {
         match self.fault(verb, key.as_str()) {
-            None | Some(How::Wrong) => call(bytes),
+            None | Some(How::Wrong | How::Slow(_) | How::Hang) => call(bytes),
             Some(How::Before(kind)) => Err(planned(kind, key.as_str())),
             Some(How::After(kind)) => call(bytes).and_then(|_| Err(planned(kind, key.as_str()))),
             Some(How::Torn(length)) => {
@@ -204,7 +264,7 @@ impl Storage for Flaky {
 
     fn list(&self, prefix: &str) -> Result<Vec<Entry>, Error> {
         match self.fault(Verb::List, prefix) {
-            None | Some(How::Torn(_)) => self.inner.list(prefix),
+            None | Some(How::Torn(_) | How::Slow(_) | How::Hang) => self.inner.list(prefix),
             Some(How::Before(kind) | How::After(kind)) => Err(planned(kind, prefix)),
             Some(How::Wrong) => {
                 let mut entries = self.inner.list(prefix)?;

@@ -3,6 +3,7 @@
 use mainstay_storage::doubles::{Call, Fault, Flaky, How, Memory, Recording, Verb};
 use mainstay_storage::{ErrorKind, Key, Put, Storage};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 fn key(text: &str) -> Key {
     Key::new(text).unwrap()
@@ -56,6 +57,26 @@ fn torn_writes_and_wrong_bytes() {
     assert_eq!(flaky.read(&key("a")).unwrap(), b"123");
     flaky.plan(Fault::next(Verb::List, How::Wrong));
     assert_eq!(flaky.list("").unwrap(), []);
+}
+
+#[test]
+fn what_is_slow_or_hangs_succeeds_in_the_end() {
+    let (memory, flaky) = flaky();
+    let (time, began) = (Duration::from_millis(30), Instant::now());
+    flaky.plan(Fault::next(Verb::Put, How::Slow(time)));
+    flaky.put(&key("a"), b"1").unwrap();
+    assert!(began.elapsed() >= time);
+    flaky.plan(Fault::next(Verb::Put, How::Hang));
+    assert!(!flaky.wait_for_hang(Duration::ZERO));
+    std::thread::scope(|scope| {
+        let put = scope.spawn(|| flaky.put(&key("b"), b"2"));
+        assert!(flaky.wait_for_hang(Duration::from_secs(30)));
+        assert_eq!(memory.objects().len(), 1, "it has done nothing yet");
+        assert!(!put.is_finished());
+        flaky.release();
+        put.join().unwrap().unwrap();
+    });
+    assert_eq!((memory.objects().len(), flaky.fired()), (2, 2));
 }
 
 #[test]
