@@ -65,6 +65,7 @@ const RESERVED: &[(&str, &[&str], &str)] = &[
     ("indicatif", &["mainstay"], "libraries never print"),
     ("signal-hook", &["mainstay"], "one place handles signals"),
     ("rustls", &["mainstay-storage"], "one place speaks TLS"),
+    ("fuser", &["mainstay"], "what is shown is decided without a kernel"),
     ("hyper", &["mainstay-storage"], "one place serves and reaches vaults"),
     // Where many connections wait for each other's networks, and nowhere else.
     ("tokio", &["mainstay-storage"], "callers wait in threads of their own"),

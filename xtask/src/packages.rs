@@ -30,6 +30,8 @@ const NEEDS: &[Need] = &[
     // Before a vault host that nothing listens on.
     Need { program: "sshd", package: "openssh-server", also: SBIN },
     Need { program: "ssh", package: "openssh-client", also: &[] },
+    // Unmounts for users who are not root.
+    Need { program: "fusermount3", package: "fuse3", also: &[] },
     Need { program: "setfacl", package: "acl", also: &[] },
     Need { program: "setfattr", package: "attr", also: &[] },
     // Runs the S3 servers; see s3_servers.rs.

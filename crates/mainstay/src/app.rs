@@ -5,7 +5,7 @@ use crate::config::{self, Loaded};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::signals;
 use crate::ui::out::Out;
-use crate::ui::progress::progress;
+use crate::ui::progress::{lines, progress};
 use model::{CancelToken, Progress, ServiceName};
 use operations::{Run, ServiceSite, Site};
 use serde_json::{Value, json};
@@ -67,6 +67,11 @@ impl App {
     /// Where long work reports.
     pub(crate) fn progress(&self) -> Arc<dyn Progress> {
         progress(&self.out)
+    }
+
+    /// Where work without an end warns.
+    pub(crate) fn warnings(&self) -> Arc<dyn Progress> {
+        lines(&self.out)
     }
 
     /// What an operation is given.

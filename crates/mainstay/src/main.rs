@@ -13,6 +13,7 @@ mod due;
 mod failure;
 mod files;
 mod init;
+mod mount;
 mod rescue;
 mod signals;
 mod status;

@@ -21,6 +21,7 @@ mod lock;
 pub mod may_start;
 mod member;
 pub mod migrate;
+pub mod mount;
 pub mod offline;
 mod operation;
 mod placing;

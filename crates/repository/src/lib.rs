@@ -31,6 +31,7 @@ pub mod restore;
 pub mod scrub;
 pub mod stats;
 mod trees;
+pub mod view;
 
 pub use archive::{Archiver, Finished, Problem, Ranges, Summary, TreeOptions};
 pub use blobs::PackRead;

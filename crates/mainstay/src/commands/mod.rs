@@ -20,6 +20,8 @@ mod ls;
 mod man;
 mod may_start;
 mod migrate;
+mod mount;
+mod mount_guard;
 mod pin;
 mod prune;
 mod repair;
@@ -58,6 +60,7 @@ pub(crate) enum Command {
     Diff(diff::DiffArgs),
     Stats(stats::StatsArgs),
     Restore(restore::RestoreArgs),
+    Mount(mount::MountArgs),
     Copy(copy::CopyArgs),
     Tag(tag::TagArgs),
     Pin(pin::PinArgs),
@@ -93,6 +96,8 @@ pub(crate) enum Command {
     DemoWriter(crate::demo::WriterArgs),
     #[command(hide = true)]
     Guardian(guardian::GuardianArgs),
+    #[command(hide = true)]
+    MountGuard(mount_guard::MountGuardArgs),
 }
 
 impl Command {
@@ -108,6 +113,7 @@ impl Command {
             Command::Diff(args) => diff::run(app, args),
             Command::Stats(args) => stats::run(app, args),
             Command::Restore(args) => restore::run(app, args),
+            Command::Mount(args) => mount::run(app, args),
             Command::Copy(args) => copy::run(app, args),
             Command::Tag(args) => tag::run(app, args),
             Command::Pin(args) => pin::run(app, args, true),
@@ -141,6 +147,7 @@ impl Command {
             Command::Demo(args) => crate::demo::run(app, args),
             Command::DemoWriter(args) => crate::demo::run_writer(app, args),
             Command::Guardian(args) => guardian::run(app, args),
+            Command::MountGuard(args) => mount_guard::run(app, args),
         }
     }
 }

@@ -14,6 +14,11 @@ pub(crate) fn progress(out: &Out) -> Arc<dyn Progress> {
     if out.wants_bar() { Arc::new(Bar::new(out.clone())) } else { Arc::new(Lines(out.clone())) }
 }
 
+/// Warnings alone, for what has no end to be told.
+pub(crate) fn lines(out: &Out) -> Arc<dyn Progress> {
+    Arc::new(Lines(out.clone()))
+}
+
 /// Without a terminal: warnings, and with `--verbose` also notes and phases.
 struct Lines(Out);
 

@@ -16,6 +16,7 @@ mod history;
 mod images;
 mod keys;
 mod kills;
+mod mounting;
 mod newcomer;
 mod points;
 mod postgres;

@@ -30,5 +30,6 @@ mod scrub;
 mod snapshots;
 mod tree_format;
 mod trees;
+mod view;
 mod with_restic;
 mod writer;

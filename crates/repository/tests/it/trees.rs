@@ -148,15 +148,15 @@ pub(crate) fn beyond_restic(root: &Path) {
 /// What two trees must have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Looks {
-    mode: u32,
-    owner: (u32, u32),
-    mtime: (i64, i64),
-    device: u64,
-    target: Option<PathBuf>,
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(crate) mode: u32,
+    pub(crate) owner: (u32, u32),
+    pub(crate) mtime: (i64, i64),
+    pub(crate) device: u64,
+    pub(crate) target: Option<PathBuf>,
+    pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The first path of the same inode.
-    linked_to: Option<String>,
-    content: Option<(u64, String)>,
+    pub(crate) linked_to: Option<String>,
+    pub(crate) content: Option<(u64, String)>,
 }
 
 /// Everything below `root`, by path. Two trees are the same if this is.
@@ -206,9 +206,14 @@ pub(crate) fn looks(root: &Path) -> BTreeMap<String, Looks> {
 
 /// Fails with the paths that differ, rather than with two trees.
 pub(crate) fn assert_same(expected: &Path, actual: &Path) {
-    let (expected, actual) = (looks(expected), looks(actual));
+    same(&looks(expected), &looks(actual));
+}
+
+/// The same of what was looked at.
+#[track_caller]
+pub(crate) fn same(expected: &BTreeMap<String, Looks>, actual: &BTreeMap<String, Looks>) {
     let mut wrong = Vec::new();
-    for (path, looks) in &expected {
+    for (path, looks) in expected {
         match actual.get(path) {
             None => wrong.push(format!("{path} is missing")),
             Some(other) if other != looks => {
