@@ -7,6 +7,7 @@ use super::options::{Lock, Tuning};
 use super::trouble::Trouble;
 use super::xml;
 use async_trait::async_trait;
+use hyper::body::Bytes;
 use model::CancelToken;
 use object_store::ClientOptions;
 use object_store::aws::{AwsAuthorizer, AwsCredentialProvider};
@@ -21,7 +22,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
-use ureq::http::header::{AUTHORIZATION, HeaderValue};
+use ureq::http::header::{AUTHORIZATION, HeaderValue, RANGE};
 use ureq::http::{Method, Response};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, AsSendBody, SendBody};
@@ -30,7 +31,7 @@ use ureq::{Agent, AsSendBody, SendBody};
 const LARGEST_TEXT_BYTES: u64 = 64 << 20;
 
 /// No object is longer. It bounds a server that never ends its answer.
-const LARGEST_OBJECT_BYTES: u64 = 64 << 30;
+const LARGEST_OBJECT_BYTES: u64 = 4 << 30;
 
 /// How often a waiting caller looks whether it was cancelled.
 const LOOK: Duration = Duration::from_millis(50);
@@ -130,11 +131,12 @@ impl Http {
         let signing =
             self.signing.get().ok_or_else(|| Trouble::Nonsense("nobody signs".to_owned()))?;
         signing.sign(&mut request).await?;
-        self.send(request)
+        self.send(request, LARGEST_TEXT_BYTES)
     }
 
-    /// Sends a request and waits for its whole answer, or until it was cancelled.
-    fn send(&self, request: HttpRequest) -> Result<Answer, Trouble> {
+    /// Sends a request and waits for its whole answer, or until it was cancelled. A body of more
+    /// than `at_most` bytes is no answer to it.
+    fn send(&self, request: HttpRequest, at_most: u64) -> Result<Answer, Trouble> {
         let began_cancelled = self.cancel.is_cancelled();
         // What cleans up after a cancel is still sent, but does not hang for long.
         let limit = if began_cancelled { self.tuning.cancelled } else { Duration::MAX };
@@ -145,7 +147,7 @@ impl Http {
             .name("s3".to_owned())
             .spawn(move || {
                 // Nobody listens any more if the caller was cancelled.
-                let _ = sender.send(exchange(&agent, request));
+                let _ = sender.send(exchange(&agent, request, at_most));
             })
             .map_err(|e| Trouble::NoAnswer(format!("cannot start a thread: {e}")))?;
         loop {
@@ -184,32 +186,37 @@ impl Http {
 /// A whole answer.
 pub(super) type Answer = Response<Vec<u8>>;
 
-fn exchange(agent: &Agent, request: HttpRequest) -> Result<Answer, Trouble> {
+fn exchange(agent: &Agent, request: HttpRequest, at_most: u64) -> Result<Answer, Trouble> {
     let (parts, body) = request.into_parts();
     let method = parts.method.clone();
     let length = body.content_length();
     let sends = !matches!(method, Method::GET | Method::HEAD | Method::DELETE);
-    let bytes = if sends { flatten(body)? } else { Vec::new() };
+    let bytes = if sends { flatten(body)? } else { Bytes::new() };
     debug_assert_eq!(bytes.len(), if sends { length } else { 0 });
     let answer = if sends {
-        run(agent, ureq::http::Request::from_parts(parts, bytes.as_slice()))
+        run(agent, ureq::http::Request::from_parts(parts, &bytes[..]))
     } else {
         run(agent, ureq::http::Request::from_parts(parts, SendBody::none()))
     }?;
     let (parts, mut body) = answer.into_parts();
     let declared = body.content_length();
-    let limit = if parts.status.is_success() && method == Method::GET {
-        LARGEST_OBJECT_BYTES
-    } else {
-        LARGEST_TEXT_BYTES
+    // A refusal may say more than the object would have had bytes.
+    let limit = match parts.status.is_success() && method == Method::GET {
+        true => at_most,
+        false => LARGEST_TEXT_BYTES,
     };
     let mut bytes = Vec::new();
     if method != Method::HEAD {
         body.with_config()
-            .limit(limit)
+            .limit(u64::MAX)
             .reader()
+            .take(limit + 1)
             .read_to_end(&mut bytes)
             .map_err(|e| Trouble::NoAnswer(format!("the answer broke off: {e}")))?;
+        if bytes.len() as u64 > limit {
+            let what = format!("the answer has more than the {limit} bytes that it may have");
+            return Err(Trouble::Nonsense(what));
+        }
         if declared.is_some_and(|declared| declared != bytes.len() as u64) {
             return Err(Trouble::NoAnswer(format!("the answer ended after {} bytes", bytes.len())));
         }
@@ -256,19 +263,25 @@ fn run(
     })
 }
 
+/// How many bytes a request for a range asks for.
+fn asked_for(request: &HttpRequest) -> Option<u64> {
+    let range = request.headers().get(RANGE)?.to_str().ok()?;
+    let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+    last.parse::<u64>().ok()?.checked_sub(first.parse().ok()?)?.checked_add(1)
+}
+
 /// Whether the server showed a certificate that is not believed: it will show the same again.
 fn is_distrust(error: &std::io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
 }
 
-/// The bytes of a request's body.
-fn flatten(body: object_store::client::HttpRequestBody) -> Result<Vec<u8>, Trouble> {
+/// The bytes of a request's body, shared with it where they are in one piece.
+fn flatten(body: object_store::client::HttpRequestBody) -> Result<Bytes, Trouble> {
     if let Some(bytes) = body.as_bytes() {
-        return Ok(bytes.to_vec());
+        return Ok(bytes.clone());
     }
-    let whole = block_on(object_store::client::HttpResponseBody::new(body).bytes());
-    whole.map(Vec::from).map_err(|e| Trouble::Nonsense(e.to_string()))
+    block_on(object_store::client::HttpResponseBody::new(body).bytes()).map_err(Trouble::nonsense)
 }
 
 #[async_trait]
@@ -279,7 +292,8 @@ impl HttpService for Http {
         if let Some(Retain(lock)) = lock {
             self.retain(lock, &mut request).await.map_err(Trouble::into_library)?;
         }
-        let answer = self.send(request).map_err(Trouble::into_library)?;
+        let at_most = asked_for(&request).unwrap_or(LARGEST_OBJECT_BYTES);
+        let answer = self.send(request, at_most).map_err(Trouble::into_library)?;
         Ok(answer.map(Into::into))
     }
 }

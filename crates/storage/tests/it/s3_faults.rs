@@ -143,6 +143,22 @@ fn a_page_of_html_is_no_listing() {
     assert_eq!(storage.list("").unwrap_err().kind(), ErrorKind::Failed);
 }
 
+/// A server that sends more than was asked for is not listened to for ever.
+#[test]
+fn more_than_was_asked_for_is_no_answer() {
+    let (_server, proxy, storage) = rig();
+    storage.put(&key("a"), b"0123456789").unwrap();
+    for status in [200, 206] {
+        proxy.plan("GET", "/v/a", 1, Spoil::Answer(status, "x".repeat(100_000)));
+        proxy.take();
+        let error = storage.read_range(&key("a"), 2, 3).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Failed, "{error}");
+        assert!(error.to_string().contains("more than the 3 bytes"), "{error}");
+        assert_eq!(proxy.take().len(), 1, "it would send the same again");
+    }
+    assert_eq!(storage.read_range(&key("a"), 2, 3).unwrap(), b"234");
+}
+
 #[test]
 fn it_gives_up_after_the_time_that_it_has() {
     let (_server, proxy, _) = rig();
