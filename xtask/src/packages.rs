@@ -42,6 +42,11 @@ const NEEDS: &[Need] = &[
 /// Where Debian's PostgreSQL packages look before they create a cluster of their own.
 const CLUSTER_SETTINGS: &str = "/etc/postgresql-common/createcluster.d";
 
+/// One of PostgreSQL's programs.
+pub(crate) fn postgres(program: &str) -> Option<PathBuf> {
+    find(program, POSTGRES_BINARIES)
+}
+
 /// Makes sure that every program is there.
 pub(crate) fn provide() -> Result<(), Failure> {
     let missing = missing();

@@ -1,53 +1,66 @@
-//! `cargo xtask bench`: Mainstay beside restic and borg, same machine, same tree, same minute.
+//! `cargo xtask bench`: Mainstay beside restic, borg and rustic, same machine, same data, same minute.
 //!
 //! Figures of different runs do not compare: machines are shared and caches differ. So every tool
 //! does every step in every round, in turn, and a run prints ratios beside seconds.
 
+mod data;
 pub(crate) mod measure;
 mod report;
+mod sets;
 mod tools;
-mod tree;
 
-use crate::{Failure, cargo, packages, root};
+use crate::{Failure, cargo, root};
 use measure::Figures;
-use std::path::Path;
-use tools::{Step, Tool};
+use sets::Set;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tools::Tool;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Size of the tree, in MiB
-    #[arg(long, default_value_t = 1024)]
-    mebibytes: u64,
+    /// What is measured [default: all]
+    #[arg(value_enum)]
+    sets: Vec<Set>,
     /// How often everything is done; the medians are shown
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 1)]
     rounds: usize,
+    /// Make the data this many per cent of its full size
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    percent: u64,
     /// Drop the page cache before each step (needs root)
     #[arg(long)]
     cold: bool,
-    /// Write the result to docs/performance.md
+    /// Beside rustic, too, which cargo builds first (a quarter of an hour)
+    #[arg(long)]
+    rustic: bool,
+    /// Keep the result in docs/performance.md
     #[arg(long)]
     record: bool,
-    /// Where the tree and the repositories are made, and removed again
+    /// Where data and repositories are made, and removed again
     #[arg(long, default_value = "target/bench")]
-    directory: std::path::PathBuf,
+    directory: PathBuf,
 }
 
-/// One measurement: which tool, which step, which round's figures.
-pub(crate) struct Sample {
-    tool: &'static str,
-    step: Step,
+/// One measurement.
+struct Sample {
+    set: Set,
+    step: &'static str,
+    tool: Tool,
     figures: Figures,
 }
 
-/// What one run found.
-pub(crate) struct Results {
-    tree: tree::Made,
+/// A run: what it works with, and what it found.
+struct Bench {
+    place: PathBuf,
     rounds: usize,
+    percent: u64,
     cold: bool,
-    tools: Vec<(&'static str, String)>,
+    tools: Vec<(Tool, String)>,
     samples: Vec<Sample>,
-    /// Bytes of the repository after the two backups.
-    repositories: Vec<(&'static str, u64)>,
+    /// What the data of a set is.
+    about: Vec<(Set, String)>,
+    /// Bytes of repositories when a set was through.
+    repositories: Vec<(Set, Tool, u64)>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -58,6 +71,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if !built.is_ok_and(|status| status.success()) {
         return Err(Failure::new("the release build failed"));
     }
+    if args.rustic {
+        tools::build_rustic()?;
+    }
     let directory = root().join(&args.directory);
     std::fs::create_dir_all(&directory).map_err(|e| failed("make", &directory, &e))?;
     // Removed when it goes out of scope, whichever way.
@@ -65,87 +81,106 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         .prefix("bench-")
         .tempdir_in(&directory)
         .map_err(|e| failed("make a directory in", &directory, &e))?;
-    let source = place.path().join("tree");
-    println!("making a tree of {} MiB", args.mebibytes);
-    let made = tree::make(&source, args.mebibytes << 20)?;
-    let tools = present();
-    let mut results = Results {
-        tree: made,
+    let mut bench = Bench {
+        place: place.path().to_owned(),
         rounds: args.rounds.max(1),
+        percent: args.percent,
         cold: args.cold,
-        tools: Vec::new(),
+        tools: tools::present()?,
         samples: Vec::new(),
+        about: Vec::new(),
         repositories: Vec::new(),
     };
-    for tool in &tools {
-        results.tools.push((tool.name(), tool.version()?));
-    }
-    for round in 0..results.rounds {
-        println!("round {} of {}", round + 1, results.rounds);
-        one_round(&tools, &source, place.path(), &mut results)?;
+    let sets = if args.sets.is_empty() { Set::ALL.to_vec() } else { args.sets.clone() };
+    for set in sets {
+        println!("{}", set.name());
+        set.run(&mut bench)?;
     }
     place.close().map_err(|e| failed("clean up", &directory, &e))?;
-    let text = report::markdown(&results);
+    let text = report::markdown(&bench);
     println!("\n{text}");
     if args.record {
         let file = root().join("docs/performance.md");
-        std::fs::write(&file, &text).map_err(|e| failed("write", &file, &e))?;
+        let page = std::fs::read_to_string(&file).map_err(|e| failed("read", &file, &e))?;
+        let page = report::recorded(&page, &text)?;
+        std::fs::write(&file, page).map_err(|e| failed("write", &file, &e))?;
     }
     Ok(())
 }
 
-/// Mainstay always, the others if they are installed.
-fn present() -> Vec<Tool> {
-    Tool::ALL
-        .into_iter()
-        .filter(|tool| *tool == Tool::Mainstay || packages::find(tool.name(), &[]).is_some())
-        .collect()
+impl Bench {
+    /// The tools among these that are here.
+    fn tools(&self, wanted: &[Tool]) -> Vec<Tool> {
+        self.tools.iter().map(|(tool, _)| *tool).filter(|tool| wanted.contains(tool)).collect()
+    }
+
+    /// Runs and measures one step of one tool.
+    fn step(
+        &mut self,
+        set: Set,
+        step: &'static str,
+        tool: Tool,
+        command: &mut Command,
+    ) -> Result<(), Failure> {
+        if self.cold {
+            drop_caches()?;
+        }
+        let figures = measure::run(command, &self.place)?;
+        println!("  {:17} {step:27} {:7.2} s", tool.name(), figures.seconds);
+        self.samples.push(Sample { set, step, tool, figures });
+        Ok(())
+    }
+
+    /// Notes how large a repository has become.
+    fn repository(&mut self, set: Set, tool: Tool, home: &Path) -> Result<(), Failure> {
+        let bytes = data::bytes_below(&tool.repository(home))?;
+        self.repositories.retain(|(s, t, _)| (*s, *t) != (set, tool));
+        self.repositories.push((set, tool, bytes));
+        Ok(())
+    }
+
+    /// A part of the full size.
+    fn part(&self, full: u64) -> u64 {
+        (full / 100).max(1) * self.percent
+    }
+
+    /// Where a tool keeps all that it has.
+    fn home(&self, tool: Tool) -> PathBuf {
+        self.place.join("homes").join(tool.name().replace([' ', ',', '='], "-"))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Failure> {
+        remove(&self.place.join(name))
+    }
 }
 
-fn one_round(
-    tools: &[Tool],
-    source: &Path,
-    place: &Path,
-    results: &mut Results,
-) -> Result<(), Failure> {
-    let homes = place.join("round");
-    for tool in tools {
-        tool.init(source, &homes.join(tool.name()))?;
+/// Removes a tree, if it is there.
+fn remove(path: &Path) -> Result<(), Failure> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(failed("remove", path, &e)),
+        _ => Ok(()),
     }
-    for step in Step::ALL {
-        for tool in tools {
-            let home = homes.join(tool.name());
-            if results.cold {
-                drop_caches()?;
-            }
-            let figures = measure::run(&mut tool.command(step, source, &home), &home)?;
-            println!("  {:9} {:17} {:6.2} s", tool.name(), step.name(), figures.seconds);
-            results.samples.push(Sample { tool: tool.name(), step, figures });
-            if step == Step::Restore {
-                let restored = tool.restored(source, &home);
-                tree::same(source, &restored)
-                    .map_err(|what| Failure::new(format!("{} restored {what}", tool.name())))?;
-                let out = home.join("out");
-                std::fs::remove_dir_all(&out).map_err(|e| failed("remove", &out, &e))?;
-            }
-        }
-    }
-    for tool in tools {
-        let bytes = tree::bytes_below(&tool.repository(&homes.join(tool.name())))?;
-        results.repositories.retain(|(name, _)| *name != tool.name());
-        results.repositories.push((tool.name(), bytes));
-    }
-    std::fs::remove_dir_all(&homes).map_err(|e| failed("remove", &homes, &e))
 }
 
 fn drop_caches() -> Result<(), Failure> {
     let file = Path::new("/proc/sys/vm/drop_caches");
     // What is dirty is not dropped, so it is written out first.
-    let synced = std::process::Command::new("sync").status();
-    if !synced.is_ok_and(|status| status.success()) {
-        return Err(Failure::new("sync failed"));
-    }
+    must(&mut Command::new("sync"))?;
     std::fs::write(file, "3").map_err(|e| failed("write", file, &e))
+}
+
+/// Runs a command that only prepares something.
+fn must(command: &mut Command) -> Result<(), Failure> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .stdin(std::process::Stdio::null())
+        .output()
+        .map_err(|e| Failure::new(format!("cannot start {program}: {e}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(Failure::new(format!("{program} failed: {said}")))
 }
 
 fn failed(what: &str, path: &Path, e: &std::io::Error) -> Failure {

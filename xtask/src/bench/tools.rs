@@ -1,61 +1,111 @@
 //! The tools side by side: how each is asked for the same thing.
 
-use super::failed;
-use crate::{Failure, root};
+use super::{failed, must};
+use crate::{Failure, cargo, packages, root};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 const PASSWORD: &str = "bench-only-password-7f3a9c1e5b2d8046";
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tool {
+    /// With its defaults.
     Mainstay,
+    /// With `compression = "better"`.
+    Better,
     Restic,
     Borg,
+    Rustic,
+    /// `cp -a`: no backup, but what a restore could cost at the least.
+    Copy,
 }
 
-/// What each tool does in a round, in this order.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
-    First,
-    Unchanged,
-    Restore,
-    Check,
+/// A tool's place, and what it is to back up.
+#[derive(Clone, Copy)]
+pub(super) struct Job<'a> {
+    pub(super) source: &'a Path,
+    /// Everything that it keeps is below.
+    pub(super) home: &'a Path,
+    /// More of a service's definition.
+    pub(super) definition: &'a str,
 }
 
-impl Step {
-    pub(super) const ALL: [Step; 4] = [Step::First, Step::Unchanged, Step::Restore, Step::Check];
+impl<'a> Job<'a> {
+    pub(super) fn plain(source: &'a Path, home: &'a Path) -> Job<'a> {
+        Job { source, home, definition: "" }
+    }
 
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Step::First => "first backup",
-            Step::Unchanged => "unchanged backup",
-            Step::Restore => "restore",
-            Step::Check => "check every byte",
-        }
+    fn out(&self) -> PathBuf {
+        self.home.join("out")
     }
 }
 
+/// The tools that are here, with what each says of its version.
+pub(super) fn present() -> Result<Vec<(Tool, String)>, Failure> {
+    let mut present = Vec::new();
+    for tool in Tool::ALL {
+        if tool.is_ours() || tool.program_path().is_some() {
+            present.push((tool, tool.version()?));
+        }
+    }
+    Ok(present)
+}
+
+/// Where cargo puts rustic.
+fn peers() -> PathBuf {
+    root().join("target/peers")
+}
+
+/// Builds rustic, unless that was done before.
+pub(super) fn build_rustic() -> Result<(), Failure> {
+    println!("building rustic");
+    let done = cargo()
+        .args(["install", "rustic-rs", "--locked", "--no-default-features", "--quiet", "--root"])
+        .arg(peers())
+        .status();
+    if done.is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    Err(Failure::new("cargo cannot install rustic-rs"))
+}
+
 impl Tool {
-    pub(super) const ALL: [Tool; 3] = [Tool::Mainstay, Tool::Restic, Tool::Borg];
+    pub(super) const ALL: [Tool; 6] =
+        [Tool::Mainstay, Tool::Better, Tool::Restic, Tool::Borg, Tool::Rustic, Tool::Copy];
+    /// Those that make repositories, with their defaults.
+    pub(super) const BACKUP: [Tool; 4] = [Tool::Mainstay, Tool::Restic, Tool::Borg, Tool::Rustic];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Tool::Mainstay => "mainstay",
+            Tool::Better => "mainstay, better",
             Tool::Restic => "restic",
             Tool::Borg => "borg",
+            Tool::Rustic => "rustic",
+            Tool::Copy => "cp -a",
+        }
+    }
+
+    pub(super) fn is_ours(self) -> bool {
+        matches!(self, Tool::Mainstay | Tool::Better)
+    }
+
+    fn program_path(self) -> Option<PathBuf> {
+        let built = peers().join("bin/rustic");
+        match self {
+            Tool::Mainstay | Tool::Better => Some(root().join("target/release/mainstay")),
+            Tool::Rustic if built.exists() => Some(built),
+            Tool::Copy => packages::find("cp", &[]),
+            other => packages::find(other.name(), &[]),
         }
     }
 
     fn program(self) -> Command {
-        match self {
-            Tool::Mainstay => Command::new(root().join("target/release/mainstay")),
-            other => Command::new(other.name()),
-        }
+        Command::new(self.program_path().unwrap_or_else(|| self.name().into()))
     }
 
     /// The tool's own word for its version.
-    pub(super) fn version(self) -> Result<String, Failure> {
+    fn version(self) -> Result<String, Failure> {
         let word = if self == Tool::Restic { "version" } else { "--version" };
         let output = self
             .program()
@@ -63,15 +113,17 @@ impl Tool {
             .output()
             .map_err(|e| Failure::new(format!("cannot start {}: {e}", self.name())))?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let words: Vec<&str> = text.split_whitespace().take(2).collect();
-        Ok(words.join(" "))
+        let first = text.lines().next().unwrap_or_default();
+        let words: Vec<&str> = first.split_whitespace().take(4).collect();
+        let few = if self == Tool::Copy { words.len() } else { 2 };
+        Ok(words.into_iter().take(few).collect::<Vec<_>>().join(" "))
     }
 
     /// The tool with everything it keeps below `home`.
     fn at(self, home: &Path) -> Command {
         let mut command = self.program();
         match self {
-            Tool::Mainstay => {
+            Tool::Mainstay | Tool::Better => {
                 command.arg("--config").arg(home.join("mainstay.toml"));
             }
             Tool::Restic => {
@@ -87,115 +139,136 @@ impl Tool {
                     .env("BORG_PASSPHRASE", PASSWORD)
                     .env("BORG_BASE_DIR", home.join("base"));
             }
+            Tool::Rustic => {
+                command
+                    .env("RUSTIC_REPOSITORY", self.repository(home))
+                    .env("RUSTIC_PASSWORD", PASSWORD)
+                    .env("RUSTIC_CACHE_DIR", home.join("cache"))
+                    .env("RUSTIC_NO_PROGRESS", "true");
+            }
+            Tool::Copy => {}
         }
         command
     }
 
     /// Where its repository is.
     pub(super) fn repository(self, home: &Path) -> PathBuf {
-        match self {
-            Tool::Mainstay => home.join("vault/docs"),
-            _ => home.join("repository"),
-        }
+        if self.is_ours() { home.join("vault/data") } else { home.join("repository") }
     }
 
-    /// Makes an empty repository for the tree.
-    pub(super) fn init(self, source: &Path, home: &Path) -> Result<(), Failure> {
+    /// Makes an empty repository. Ours makes its own password, as it does for its users.
+    pub(super) fn init(self, job: Job<'_>) -> Result<(), Failure> {
+        let home = job.home;
         std::fs::create_dir_all(home).map_err(|e| failed("make", home, &e))?;
+        if self.is_ours() {
+            let config = home.join("mainstay.toml");
+            let mut text = configuration(job);
+            if self == Tool::Better {
+                text.push_str("compression = \"better\"\n");
+            }
+            std::fs::write(&config, text).map_err(|e| failed("write", &config, &e))?;
+        }
         let mut command = self.at(home);
         match self {
-            Tool::Mainstay => {
-                let password = home.join("password");
-                std::fs::write(&password, PASSWORD).map_err(|e| failed("write", &password, &e))?;
-                let config = home.join("mainstay.toml");
-                std::fs::write(&config, configuration(source, home))
-                    .map_err(|e| failed("write", &config, &e))?;
-                command.arg("init");
-            }
-            Tool::Restic => {
-                command.arg("init");
-            }
-            Tool::Borg => {
-                command.args(["init", "--encryption", "repokey"]);
-            }
-        }
-        let output = command
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|e| Failure::new(format!("cannot start {}: {e}", self.name())))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        Err(Failure::new(format!("{} init failed: {said}", self.name())))
+            Tool::Copy => return Ok(()),
+            Tool::Borg => command.args(["init", "--encryption", "repokey"]),
+            _ => command.arg("init"),
+        };
+        must(&mut command)
     }
 
-    /// The command of one step. All write to a fresh directory `out` when they restore.
-    pub(super) fn command(self, step: Step, source: &Path, home: &Path) -> Command {
-        let mut command = self.at(home);
-        let out = home.join("out");
-        match (self, step) {
-            (Tool::Mainstay, Step::First | Step::Unchanged) => {
-                command.args(["backup", "docs"]);
-            }
-            (Tool::Mainstay, Step::Restore) => {
-                command.args(["restore", "docs", "--target"]).arg(out);
-            }
-            (Tool::Mainstay, Step::Check) => {
-                command.args(["check", "docs", "--read-data"]);
-            }
-            (Tool::Restic, Step::First | Step::Unchanged) => {
-                command.arg("backup").arg(source);
-            }
-            (Tool::Restic, Step::Restore) => {
-                command.args(["restore", "latest", "--target"]).arg(out);
-            }
-            (Tool::Restic, Step::Check) => {
-                command.args(["check", "--read-data"]);
-            }
-            (Tool::Borg, Step::First) => {
-                command.args(["create", "--compression", "zstd,3", "::first"]).arg(source);
-            }
-            (Tool::Borg, Step::Unchanged) => {
-                command.args(["create", "--compression", "zstd,3", "::second"]).arg(source);
-            }
-            (Tool::Borg, Step::Restore) => {
-                // borg extracts into the working directory.
-                command.args(["extract", "::first"]).current_dir(make(&out));
-            }
-            (Tool::Borg, Step::Check) => {
-                command.args(["check", "--verify-data"]);
-            }
-        }
+    /// A backup; borg wants a new name for each.
+    pub(super) fn backup(self, job: Job<'_>, name: &str) -> Command {
+        let mut command = self.at(job.home);
+        match self {
+            Tool::Mainstay | Tool::Better => command.args(["backup", "data"]),
+            Tool::Restic | Tool::Rustic => command.arg("backup").arg(job.source),
+            Tool::Borg => command
+                .args(["create", "--compression", "zstd,3"])
+                .arg(format!("::{name}"))
+                .arg(job.source),
+            Tool::Copy => command.arg("-a").arg(job.source).arg(job.out()),
+        };
         command
     }
 
-    /// Where the tree is after a restore to `out`.
-    pub(super) fn restored(self, source: &Path, home: &Path) -> PathBuf {
-        let out = home.join("out");
-        let inside = source.strip_prefix("/").unwrap_or(source);
+    /// A backup that is told where the image was written to since the last one. Only ours can.
+    pub(super) fn backup_ranges(self, job: Job<'_>, ranges: &Path) -> Command {
+        let mut command = self.backup(job, "");
+        command.arg("--changed").arg(ranges).args(["--since", "latest"]);
+        command
+    }
+
+    /// A restore of the newest backup, to a directory that is not there. borg restores by name.
+    pub(super) fn restore(self, job: Job<'_>, name: &str) -> Command {
+        let mut command = self.at(job.home);
+        let out = job.out();
+        match self {
+            Tool::Mainstay | Tool::Better => command.args(["restore", "data", "--target"]).arg(out),
+            Tool::Restic => command.args(["restore", "latest", "--target"]).arg(out),
+            Tool::Rustic => command.args(["restore", "latest"]).arg(out),
+            Tool::Borg => {
+                // borg extracts into the working directory. If it cannot be made, the command
+                // cannot run.
+                std::fs::create_dir_all(&out).ok();
+                command.arg("extract").arg(format!("::{name}")).current_dir(out)
+            }
+            Tool::Copy => command.arg("-a").arg(job.source).arg(out),
+        };
+        command
+    }
+
+    /// Reads every byte of the repository.
+    pub(super) fn check(self, job: Job<'_>) -> Command {
+        let mut command = self.at(job.home);
+        match self {
+            Tool::Mainstay | Tool::Better => command.args(["check", "data", "--read-data"]),
+            Tool::Restic | Tool::Rustic => command.args(["check", "--read-data"]),
+            Tool::Borg => command.args(["check", "--verify-data"]),
+            Tool::Copy => command.arg("--version"),
+        };
+        command
+    }
+
+    /// Keeps the newest so many backups and frees the space of the others.
+    pub(super) fn thin(self, job: Job<'_>, keep: u64) -> Command {
+        let mut command = self.at(job.home);
+        let keep = keep.to_string();
+        match self {
+            Tool::Mainstay | Tool::Better => {
+                command.args(["forget", "data", "--yes", "--prune", "--keep-last", &keep])
+            }
+            Tool::Restic | Tool::Rustic => {
+                command.args(["forget", "--prune", "--keep-last", &keep])
+            }
+            Tool::Borg => command.args(["prune", "--keep-last", &keep]),
+            Tool::Copy => command.arg("--version"),
+        };
+        command
+    }
+
+    /// Where the tree is after a restore.
+    pub(super) fn restored(self, job: Job<'_>) -> PathBuf {
+        let out = job.out();
+        let inside = out.join(job.source.strip_prefix("/").unwrap_or(job.source));
         match self {
             // A single root is restored as the target itself.
-            Tool::Mainstay if !out.join(inside).exists() => out,
-            _ => out.join(inside),
+            Tool::Copy => out,
+            _ if self.is_ours() && !inside.exists() => out,
+            _ => inside,
         }
     }
 }
 
-/// The directory, made. If that fails, so does the command that is to run in it.
-fn make(directory: &Path) -> &Path {
-    std::fs::create_dir_all(directory).ok();
-    directory
-}
-
-fn configuration(source: &Path, home: &Path) -> String {
+fn configuration(job: Job<'_>) -> String {
     let text = |path: PathBuf| toml::Value::from(path.to_string_lossy().into_owned());
     format!(
         "[host]\nname = \"bench\"\nstate-dir = {}\n\n[vault]\nurl = {}\npassword-file = {}\n\n\
-         [service.docs]\nengine = \"files\"\npath = {}\n",
-        text(home.join("state")),
-        text(home.join("vault")),
-        text(home.join("password")),
-        text(source.to_path_buf()),
+         [service.data]\nengine = \"files\"\npath = {}\n{}",
+        text(job.home.join("state")),
+        text(job.home.join("vault")),
+        text(job.home.join("password")),
+        text(job.source.to_path_buf()),
+        job.definition,
     )
 }

@@ -1,23 +1,46 @@
-//! The tree that is measured: the same bytes on every machine.
-//!
-//! Mixed as servers are: many small text files, some that do not compress, a few large ones that
-//! share content, and a sparse one.
+//! Generated data, the same bytes on every machine; and what there is to say of trees.
 
 use super::failed;
 use crate::Failure;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// What was made.
+/// Regular files and their bytes.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Made {
-    pub(crate) files: u64,
-    pub(crate) bytes: u64,
+pub(super) struct Made {
+    pub(super) files: u64,
+    pub(super) bytes: u64,
 }
 
-/// Makes a tree of about this size: half in small files, half in large ones.
-pub(crate) fn make(top: &Path, bytes: u64) -> Result<Made, Failure> {
-    let mut random = Random(0x6d61_696e_7374_6179);
+impl std::fmt::Display for Made {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} files, {} MiB", self.files, self.bytes >> 20)
+    }
+}
+
+/// What is in a tree.
+pub(super) fn count(top: &Path) -> Result<Made, Failure> {
+    let list = |e| failed("list", top, &e);
+    let mut made = Made::default();
+    for entry in std::fs::read_dir(top).map_err(list)? {
+        let entry = entry.map_err(list)?;
+        let meta = entry.metadata().map_err(list)?;
+        let below = if meta.is_dir() {
+            count(&entry.path())?
+        } else {
+            Made { files: u64::from(meta.is_file()), bytes: meta.len() }
+        };
+        made.files += below.files;
+        made.bytes += below.bytes;
+    }
+    Ok(made)
+}
+
+/// Makes a tree of about this size, mixed as servers are: half in small text files, some of which do
+/// not compress, half in large ones that share content; and a sparse one.
+pub(super) fn make(top: &Path, bytes: u64) -> Result<Made, Failure> {
+    let mut random = Random::new();
     let mut made = Made::default();
     let mut buffer = Vec::new();
     while made.bytes < bytes / 2 {
@@ -25,7 +48,6 @@ pub(crate) fn make(top: &Path, bytes: u64) -> Result<Made, Failure> {
         let scale = 8 + random.below(11);
         let size = 256 + random.below(1 << scale);
         let directory = top.join(format!("d{:02}/s{:02}", made.files % 37, made.files % 23));
-        std::fs::create_dir_all(&directory).map_err(|e| failed("make", &directory, &e))?;
         buffer.clear();
         match random.below(4) {
             0 => random.noise(&mut buffer, size),
@@ -37,7 +59,6 @@ pub(crate) fn make(top: &Path, bytes: u64) -> Result<Made, Failure> {
     }
     let large = (bytes - made.bytes) / 8;
     let directory = top.join("large");
-    std::fs::create_dir_all(&directory).map_err(|e| failed("make", &directory, &e))?;
     let mut shared = Vec::new();
     random.noise(&mut shared, large / 2);
     for number in 0..8 {
@@ -64,40 +85,73 @@ pub(crate) fn make(top: &Path, bytes: u64) -> Result<Made, Failure> {
     Ok(made)
 }
 
-fn write(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    std::fs::File::create(file)
-        .and_then(|mut out| out.write_all(bytes))
-        .map_err(|e| failed("write", file, &e))
+/// Writes a file, and makes the directories above it.
+pub(super) fn write(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let create = || match std::fs::File::create(file) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(file.parent().unwrap_or(file))?;
+            std::fs::File::create(file)
+        }
+        created => created,
+    };
+    create().and_then(|mut out| out.write_all(bytes)).map_err(|e| failed("write", file, &e))
 }
 
-/// Compares two trees by names and bytes; the error says what the second one is.
-pub(crate) fn same(left: &Path, right: &Path) -> Result<(), String> {
-    let list = |top: &Path| -> Result<Vec<_>, String> {
-        let mut entries = std::fs::read_dir(top)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|e| format!("nothing readable at {}: {e}", top.display()))?;
-        entries.sort_by_key(std::fs::DirEntry::file_name);
-        Ok(entries)
+/// Compares two trees by names, kinds, link targets and bytes; the error says what the second is.
+pub(super) fn same(left: &Path, right: &Path) -> Result<(), String> {
+    let unreadable =
+        |path: &Path, e: std::io::Error| format!("what is not readable: {} ({e})", path.display());
+    let looks = |path: &Path| std::fs::symlink_metadata(path).map_err(|e| unreadable(path, e));
+    let (here, there) = (looks(left)?.file_type(), looks(right)?.file_type());
+    if here != there {
+        return Err(format!("another kind of file at {}", right.display()));
+    }
+    if here.is_symlink() {
+        if std::fs::read_link(left).ok() != std::fs::read_link(right).ok() {
+            return Err(format!("another link at {}", right.display()));
+        }
+        return Ok(());
+    }
+    if here.is_file() {
+        let equal = same_bytes(left, right).map_err(|e| unreadable(right, e))?;
+        return if equal { Ok(()) } else { Err(format!("other bytes in {}", right.display())) };
+    }
+    if !here.is_dir() {
+        return Ok(());
+    }
+    let list = |top: &Path| -> Result<Vec<std::ffi::OsString>, String> {
+        let mut names: Vec<std::ffi::OsString> = std::fs::read_dir(top)
+            .and_then(|entries| entries.map(|e| e.map(|e| e.file_name())).collect())
+            .map_err(|e| unreadable(top, e))?;
+        names.sort();
+        Ok(names)
     };
-    let (here, there) = (list(left)?, list(right)?);
-    let names = |entries: &[std::fs::DirEntry]| {
-        entries.iter().map(std::fs::DirEntry::file_name).collect::<Vec<_>>()
-    };
-    if names(&here) != names(&there) {
+    let (names, others) = (list(left)?, list(right)?);
+    if names != others {
         return Err(format!("other names below {}", right.display()));
     }
-    for (here, there) in here.iter().zip(&there) {
-        if here.path().is_dir() {
-            same(&here.path(), &there.path())?;
-        } else if std::fs::read(here.path()).ok() != std::fs::read(there.path()).ok() {
-            return Err(format!("other bytes in {}", there.path().display()));
+    names.iter().try_for_each(|name| same(&left.join(name), &right.join(name)))
+}
+
+fn same_bytes(left: &Path, right: &Path) -> std::io::Result<bool> {
+    let (left, right) = (std::fs::File::open(left)?, std::fs::File::open(right)?);
+    let (mut here, mut there) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    let mut at = 0;
+    loop {
+        let (read, other) = (left.read_at(&mut here, at)?, right.read_at(&mut there, at)?);
+        // A read of a regular file is short only at its end.
+        if read != other || here[..read] != there[..other] {
+            return Ok(false);
         }
+        if read == 0 {
+            return Ok(true);
+        }
+        at += read as u64;
     }
-    Ok(())
 }
 
 /// Bytes of all files below a directory.
-pub(crate) fn bytes_below(top: &Path) -> Result<u64, Failure> {
+pub(super) fn bytes_below(top: &Path) -> Result<u64, Failure> {
     let list = |e| failed("list", top, &e);
     let mut bytes = 0;
     for entry in std::fs::read_dir(top).map_err(list)? {
@@ -113,9 +167,13 @@ pub(crate) fn bytes_below(top: &Path) -> Result<u64, Failure> {
 }
 
 /// xorshift64*: small, and the same everywhere.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
+    pub(super) fn new() -> Random {
+        Random(0x6d61_696e_7374_6179)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -123,12 +181,12 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         (self.next() >> 11) % limit.max(1)
     }
 
     /// Bytes that no compressor can shorten.
-    fn noise(&mut self, into: &mut Vec<u8>, bytes: u64) {
+    pub(super) fn noise(&mut self, into: &mut Vec<u8>, bytes: u64) {
         let end = into.len() as u64 + bytes;
         while (into.len() as u64) < end {
             let word = self.next().to_le_bytes();
@@ -138,7 +196,7 @@ impl Random {
     }
 
     /// Text that compresses about three to one.
-    fn prose(&mut self, into: &mut Vec<u8>, bytes: u64) {
+    pub(super) fn prose(&mut self, into: &mut Vec<u8>, bytes: u64) {
         const SYLLABLES: [&str; 16] = [
             "ka", "lo", "mi", "ser", "vice", "stand", "by", "vault", "re", "cov", "er", "point",
             " the ", " of ", ", ", ".\n",
