@@ -151,7 +151,7 @@ impl Repository {
     /// with what is wrong with it (after every other place where it is stored was tried). Ends
     /// early only if `take` fails.
     pub fn read_pack(&self, read: &PackRead, take: &mut TakeBlob<'_>) -> Result<(), Error> {
-        let mut plain = Vec::new();
+        let mut plain = [Vec::new(), Vec::new()];
         let mut rest = read.blobs.as_slice();
         while !rest.is_empty() {
             let (request, after) = rest.split_at(first_request(rest));
@@ -164,19 +164,45 @@ impl Repository {
                 .files()
                 .read_pack_range(read.pack, u64::from(start), length as usize)
                 .unwrap_or_default();
-            for (id, at) in request {
-                let from = (at.offset - start) as usize;
-                let opened = match bytes.get_mut(from..from + at.length as usize) {
-                    Some(sealed) => self.open_blob(read.kind, id, at, sealed, &mut plain),
-                    None => Err(in_no_index(read.kind, id)),
-                };
-                match opened {
-                    Ok(()) => take(id, Ok(&plain))?,
-                    Err(_) => match self.load_blob(read.kind, id) {
-                        Ok(plain) => take(id, Ok(&plain))?,
-                        Err(e) => take(id, Err(e))?,
-                    },
-                }
+            for two in request.chunks(2) {
+                self.open_two(read.kind, start, two, &mut bytes, &mut plain, take)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens one or two blobs of what was read from `start` on, and hands them over. Two are
+    /// verified at once, which is faster.
+    fn open_two(
+        &self,
+        kind: BlobKind,
+        start: u32,
+        blobs: &[(BlobId, Location)],
+        bytes: &mut [u8],
+        plain: &mut [Vec<u8>; 2],
+        take: &mut TakeBlob<'_>,
+    ) -> Result<(), Error> {
+        plain.iter_mut().for_each(Vec::clear);
+        let mut opened = [Ok(()), Ok(())];
+        for (((id, at), plain), opened) in blobs.iter().zip(&mut *plain).zip(&mut opened) {
+            let from = (at.offset - start) as usize;
+            *opened = match bytes.get_mut(from..from + at.length as usize) {
+                Some(sealed) => self.unpack(kind, id, at, sealed, plain),
+                None => Err(in_no_index(kind, id)),
+            };
+        }
+        let [one, two] = &*plain;
+        let ids = match (&opened, blobs) {
+            ([Ok(()), Ok(())], [_, _]) => BlobId::of_two(one, two),
+            _ => [BlobId::of(one), BlobId::of(two)],
+        };
+        for ((((id, at), plain), opened), is) in blobs.iter().zip(&*plain).zip(opened).zip(ids) {
+            match opened.and_then(|()| verify(kind, id, at, is)) {
+                Ok(()) => take(id, Ok(plain))?,
+                Err(_) => match self.load_blob(kind, id) {
+                    Ok(plain) => take(id, Ok(&plain))?,
+                    Err(e) => take(id, Err(e))?,
+                },
             }
         }
         Ok(())
@@ -191,12 +217,20 @@ impl Repository {
         sealed: &mut [u8],
         plain: &mut Vec<u8>,
     ) -> Result<(), Error> {
-        let damaged = |what: String| {
-            Error::damaged(
-                format!("{kind} blob {id}"),
-                format!("{what} ({} at {})", FileKind::Pack.name(at.pack.0), at.offset),
-            )
-        };
+        self.unpack(kind, id, at, sealed, plain)?;
+        verify(kind, id, at, BlobId::of(plain))
+    }
+
+    /// Decrypts (where it stands) and decompresses a blob. What it is has to be verified.
+    pub(crate) fn unpack(
+        &self,
+        kind: BlobKind,
+        id: &BlobId,
+        at: &Location,
+        sealed: &mut [u8],
+        plain: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let damaged = |what: String| damaged(kind, id, at, &what);
         let opened = self.files().key.open_in_place(sealed).map_err(|e| damaged(e.to_string()))?;
         match at.plain_length {
             None => {
@@ -211,11 +245,23 @@ impl Repository {
                 decompressor.decompress(opened, length as usize, plain).map_err(damaged)
             })?,
         }
-        if BlobId::of(plain) != *id {
-            return Err(damaged("its bytes are not those it is named after".to_owned()));
-        }
         Ok(())
     }
+}
+
+/// Whether a blob is what it is named after.
+pub(crate) fn verify(kind: BlobKind, id: &BlobId, at: &Location, is: BlobId) -> Result<(), Error> {
+    if is == *id {
+        return Ok(());
+    }
+    Err(damaged(kind, id, at, "its bytes are not those it is named after"))
+}
+
+fn damaged(kind: BlobKind, id: &BlobId, at: &Location, what: &str) -> Error {
+    Error::damaged(
+        format!("{kind} blob {id}"),
+        format!("{what} ({} at {})", FileKind::Pack.name(at.pack.0), at.offset),
+    )
 }
 
 fn in_no_index(kind: BlobKind, id: &BlobId) -> Error {

@@ -2,8 +2,8 @@
 
 use crate::Error;
 use crate::format::crypto::MasterKey;
-use crate::format::id::sha256;
 use crate::format::{PackId, unpacked};
+use crate::sha256;
 use std::fmt;
 use std::sync::Arc;
 use storage::{ErrorKind, Key, Storage};
@@ -95,7 +95,7 @@ pub(crate) fn list(storage: &dyn Storage, kind: FileKind) -> Result<Vec<Listed>,
 /// The bytes of a file, which must be those that it is named after.
 pub(crate) fn read(storage: &dyn Storage, kind: FileKind, id: [u8; 32]) -> Result<Vec<u8>, Error> {
     let bytes = storage.read(&kind.key(id)?)?;
-    if sha256(&bytes) != id {
+    if sha256::sum(&bytes) != id {
         return Err(kind.damaged(id, "its bytes are not those it is named after"));
     }
     Ok(bytes)
@@ -131,7 +131,7 @@ impl Files {
             .map_err(|e| Error::Invalid(format!("new {kind} file: {e}")))?;
         let mut sealed = Vec::new();
         self.key.seal_into(&plain, &mut sealed);
-        let id = sha256(&sealed);
+        let id = sha256::sum(&sealed);
         put_or_nothing(&*self.storage, &kind.key(id)?, &sealed)?;
         Ok(id)
     }

@@ -2,8 +2,8 @@
 //! what deduplication and compression save. Each unique tree is read once.
 
 use crate::files::FileKind;
-use crate::format::id::sha256;
 use crate::format::pack::PackedBlob;
+use crate::sha256;
 use crate::{BlobId, BlobKind, Error, Node, NodeKind, Repository, Tree, TreeId, trees};
 use model::CancelToken;
 use serde::Serialize;
@@ -218,6 +218,6 @@ impl Raw {
 fn content_id(node: &Node) -> [u8; 32] {
     match node.content.as_slice() {
         [one] => one.0,
-        several => sha256(&several.iter().flat_map(|id| id.0).collect::<Vec<u8>>()),
+        several => sha256::sum(&several.iter().flat_map(|id| id.0).collect::<Vec<u8>>()),
     }
 }

@@ -159,7 +159,7 @@ fn stale_locks_are_removed_and_others_respected() {
 #[test]
 fn a_damaged_lock_excludes_everything_until_it_is_unlocked() {
     let files = files(Arc::new(Memory::new()));
-    let id = crate::format::id::sha256(b"no lock");
+    let id = crate::sha256::sum(b"no lock");
     files.storage.put(&FileKind::Lock.key(id).unwrap(), b"no lock").unwrap();
     let error = take(&files, LockKind::Shared, QUICK).unwrap_err();
     assert!(matches!(error, Error::Locked(_)));

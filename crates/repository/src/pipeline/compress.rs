@@ -36,14 +36,21 @@ const SAMPLES: usize = 4;
 const SAMPLE_BYTES: usize = 8 << 10;
 
 /// One thread's compressor.
-pub(super) struct BlobCompressor {
+pub struct BlobCompressor {
     full: Compressor<'static>,
     probe: Compressor<'static>,
     sample: Vec<u8>,
 }
 
+impl std::fmt::Debug for BlobCompressor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BlobCompressor").finish_non_exhaustive()
+    }
+}
+
 impl BlobCompressor {
-    pub(super) fn new(level: i32) -> Result<BlobCompressor, Error> {
+    /// For zstd's level.
+    pub fn new(level: i32) -> Result<BlobCompressor, Error> {
         let failed = |e| Error::Invalid(format!("zstd at level {level}: {e}"));
         Ok(BlobCompressor {
             full: Compressor::new(level).map_err(failed)?,
@@ -54,7 +61,7 @@ impl BlobCompressor {
 
     /// Compresses `plain` to `out[start..]`, which grows as needed and never shrinks. None: it is
     /// not worth it.
-    pub(super) fn compress(
+    pub fn compress(
         &mut self,
         plain: &[u8],
         out: &mut Vec<u8>,

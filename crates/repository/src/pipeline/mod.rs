@@ -20,7 +20,7 @@ mod upload;
 mod worker;
 
 pub(crate) use compress::BlobDecompressor;
-pub use compress::Compression;
+pub use compress::{BlobCompressor, Compression};
 pub use ticket::Ticket;
 
 use crate::buffers::Buffers;

@@ -71,6 +71,16 @@ impl<T> Queue<T> {
         }
     }
 
+    /// The next item if there is one already.
+    pub(super) fn pop_now(&self) -> Option<T> {
+        let mut state = self.lock();
+        let (item, bytes) = state.items.pop_front()?;
+        state.bytes -= bytes;
+        drop(state);
+        self.not_full.notify_all();
+        Some(item)
+    }
+
     /// Takes no more items, and gives back what nobody has taken out.
     pub(super) fn abort(&self) -> impl Iterator<Item = T> + use<T> {
         let items = {

@@ -18,28 +18,44 @@ pub(super) fn run(shared: &Shared) -> Result<(), Error> {
     let mut compressor = BlobCompressor::new(level)?;
     // Nonce, compressed blob and tag; only ever grows.
     let mut message = Vec::new();
-    while let Some(job) = shared.blobs.pop() {
-        let done = process(shared, job, &mut compressor, &mut message);
-        if let Err(e) = done {
-            shared.fail(e);
+    while let Some(first) = shared.blobs.pop() {
+        let mut jobs = [Some(first), shared.blobs.pop_now()];
+        let ids = hash(shared, &mut jobs);
+        for (job, id) in jobs.into_iter().zip(ids) {
+            let (Some(job), Some(id)) = (job, id) else { continue };
+            if let Err(e) = process(shared, job, id, &mut compressor, &mut message) {
+                shared.fail(e);
+            }
+            shared.blob_done();
         }
-        shared.blob_done();
     }
     Ok(())
+}
+
+/// The ids of one or two blobs; two at once, since that is faster. After a failure nothing is hashed
+/// any more.
+fn hash(shared: &Shared, jobs: &mut [Option<Job>; 2]) -> [Option<BlobId>; 2] {
+    if let Err(e) = shared.check() {
+        let failure = shared.fail(e);
+        for job in jobs.iter_mut().filter_map(Option::take) {
+            job.promise.fail(&failure);
+            shared.blob_done();
+        }
+    }
+    match jobs {
+        [Some(one), Some(two)] => BlobId::of_two(&one.plain, &two.plain).map(Some),
+        [one, two] => [one, two].map(|job| job.as_ref().map(|job| BlobId::of(&job.plain))),
+    }
 }
 
 fn process(
     shared: &Shared,
     job: Job,
+    id: BlobId,
     compressor: &mut BlobCompressor,
     message: &mut Vec<u8>,
 ) -> Result<(), Error> {
     let Job { kind, plain, promise } = job;
-    if let Err(e) = shared.check() {
-        promise.fail(&shared.fail(e));
-        return Ok(());
-    }
-    let id = BlobId::of(&plain);
     let new = reserve(shared, kind, id)?;
     promise.keep(id);
     if new {

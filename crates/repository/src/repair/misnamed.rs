@@ -3,8 +3,8 @@
 use super::{Repaired, Work};
 use crate::Error;
 use crate::files::FileKind;
-use crate::format::id::sha256;
 use crate::format::unpacked;
+use crate::sha256;
 use model::SnapshotId;
 use std::collections::{BTreeMap, BTreeSet};
 use storage::ErrorKind;
@@ -49,7 +49,7 @@ fn find(work: &Work<'_>) -> Result<BTreeMap<[u8; 32], Misnamed>, Error> {
             Err(e) if e.kind() == ErrorKind::NotFound => continue,
             Err(e) => return Err(e.into()),
         };
-        let right = sha256(&sealed);
+        let right = sha256::sum(&sealed);
         if right == file.id {
             continue;
         }
