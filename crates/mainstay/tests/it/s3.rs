@@ -147,6 +147,19 @@ fn a_bucket_that_cannot_hold_state_is_refused_by_name_and_reason() {
 }
 
 #[test]
+fn locks_that_do_not_hold_are_refused_by_init_and_told_by_doctor() {
+    let server = server(false);
+    let lock = "object-lock = \"governance\"\nobject-lock-days = 1\n";
+    let rig = rig(&server.endpoint(), lock);
+    let said = rig.run(&["init", "--no-recovery-key"]);
+    assert_ne!(said.code, 0, "{said:#?}");
+    said.complains("does not keep what is locked").complains("takes no locks").complains("Hint:");
+    let doctor = rig.run(&["doctor"]);
+    assert_ne!(doctor.code, 0, "{doctor:#?}");
+    assert!(format!("{}{}", doctor.out, doctor.err).contains("takes no locks"), "{doctor:#?}");
+}
+
+#[test]
 fn a_wrong_place_is_told_and_the_secret_is_not() {
     let server = server(false);
     let rig = rig(&server.endpoint(), "");

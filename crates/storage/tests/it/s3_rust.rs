@@ -9,6 +9,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use mainstay_storage::probe::{Retention, Verdict, compare_and_set, retention};
+use mainstay_storage::s3::Credentials;
 use mainstay_storage::{ErrorKind, Put, Storage};
 use model::{Classify, Secret};
 use s3s::auth::SimpleAuth;
@@ -101,7 +102,7 @@ fn conditions_pass_and_locks_are_found_to_be_forgotten() {
 fn a_signature_with_another_secret_is_refused_and_nothing_is_there() {
     let server = RustServer::start();
     let mut stranger = options(tuning());
-    stranger.s3.credentials = mainstay_storage::s3::Credentials::Key {
+    stranger.s3.credentials = Credentials::Key {
         id: "an-id".to_owned(),
         secret: Secret::new("another-secret".to_owned()),
         token: None,
@@ -152,4 +153,30 @@ fn a_server_over_tls_is_believed_by_its_certificate_only() {
         assert!(error.hint().unwrap().contains("ca-file"), "{error}");
         assert!(begun.elapsed() < tuning().give_up, "it is not tried again");
     }
+}
+
+#[test]
+fn the_key_may_be_in_a_credentials_file() {
+    let server = RustServer::start();
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("credentials");
+    let text = "[default]\naws_access_key_id = somebody\naws_secret_access_key = else\n\n\
+                [vault]\naws_access_key_id = an-id\naws_secret_access_key = a-secret-key\n";
+    std::fs::write(&file, text).unwrap();
+    let with = |path: &std::path::Path, profile: Option<&str>| {
+        let mut options = options(tuning());
+        let profile = profile.map(str::to_owned);
+        options.s3.credentials = Credentials::File { path: path.to_owned(), profile };
+        mainstay_storage::open(&format!("s3:{}/bucket/v", server.endpoint), &options)
+    };
+    let storage = with(&file, Some("vault")).unwrap();
+    storage.put(&key("data/1"), b"x").unwrap();
+    assert_eq!(storage.read(&key("data/1")).unwrap(), b"x");
+    let stranger = with(&file, None).unwrap();
+    assert_eq!(stranger.read(&key("data/1")).unwrap_err().kind(), ErrorKind::Permission);
+    let error = with(&file, Some("nobody")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.to_string().contains("profile nobody"), "{error}");
+    let error = with(&dir.path().join("gone"), None).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
 }
