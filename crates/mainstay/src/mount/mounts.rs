@@ -40,7 +40,8 @@ fn mounts() -> Vec<(PathBuf, String)> {
 
 fn parse(line: &[u8]) -> Option<(PathBuf, String)> {
     let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-    let dash = fields.iter().position(|field| *field == b"-")?;
+    // Six fields come first, then any number of others up to the dash.
+    let dash = 6 + fields.get(6..)?.iter().position(|field| *field == b"-")?;
     let (kind, source) = (fields.get(dash + 1)?, fields.get(dash + 2)?);
     if *kind != b"fuse" && !kind.starts_with(b"fuse.") {
         return None;
