@@ -232,6 +232,15 @@ fn locked_history_is_there_again_as_of_before_it_was_removed() {
     std::fs::write(&file, past).expect("a configuration");
     rig.run(&["snapshots", "docs"]).code(0);
     rig.run(&["check", "docs"]).code(0);
+    rig.run(&["ls", "docs"]).code(0).says("/tmp");
+    rig.run(&["stats", "docs"]).code(0);
+    rig.run(&["find", "docs", "c"]).code(0).says("deep/c");
+    rig.run(&["status"]).code(0);
+    rig.run(&["doctor"]).says("seen as it was, and only read");
+    let beside = rig.path("beside");
+    let to = beside.to_str().expect("a name");
+    rig.run(&["restore", "docs", "--target", to]).code(0);
+    assert_eq!(std::fs::read_to_string(beside.join("a")).expect("restored").len(), 5000);
     let refused = rig.run(&["backup", "docs"]);
     assert_ne!(refused.code, 0, "{refused:#?}");
     refused.complains("can only be read");
