@@ -16,7 +16,8 @@ use repository::{Kdf, Repository, Snapshot, Work};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use storage::{Key, Prefixed, Storage};
+use storage::probe::Proved;
+use storage::{ErrorKind, Key, Prefixed, Storage};
 
 /// Space that must stay free in the second vault.
 const SPACE_MARGIN: u64 = 64 << 20;
@@ -193,11 +194,17 @@ fn record(
     if !state.points.iter().any(|point| ids.contains_key(&point.snapshot)) {
         return Ok(None);
     }
-    let there = StateStore::new(to.storage().clone(), to.seal(), to.id(), site.name().clone());
+    // Nothing of the state is written to a place that was not tried.
+    let proved = Proved::new(to.storage().clone(), &site.dir().join("copy-proof"));
+    let there = StateStore::new(Arc::new(proved), to.seal(), to.id(), site.name().clone());
     match there.update(|copy| copy.mirror(state, ids)) {
         Ok(_) => Ok(None),
         Err(coordination::Error::Refused(refusal @ Refusal::HasMembers(_))) => {
             Ok(Some(refusal.to_string()))
+        }
+        // The snapshots are there, and a rescue needs no more.
+        Err(coordination::Error::Storage(e)) if e.kind() == ErrorKind::Unfit => {
+            Ok(Some(e.to_string()))
         }
         Err(e) => Err(e.into()),
     }

@@ -1,6 +1,7 @@
 //! The history goes to a second vault, which then stands by itself.
 
 use crate::rig::{Rig, Said, mainstay, run};
+use crate::vault_rig::VaultHost;
 use crate::world::wait_for;
 use serde_json::{Value, json};
 use std::fs;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
+use storage::doubles::{S3Kind, S3Server};
 
 /// Bytes that do not compress.
 fn noise(seed: u32, length: usize) -> Vec<u8> {
@@ -204,6 +206,59 @@ fn a_vault_that_is_in_use_keeps_its_own_state() {
     let committed: Vec<_> = points.iter().filter(|point| point["committed"] == true).collect();
     assert_eq!((points.len(), committed.len(), &committed[0]["head"]), (3, 1, &json!(true)));
     restic(&rig, &["check", "--read-data"]).code(0);
+}
+
+/// Whoever copies there can add, and needs to do nothing else.
+#[test]
+fn an_append_only_vault_host_takes_copies() {
+    let rig = host();
+    fs::create_dir(rig.path("second")).unwrap();
+    let words = ["--no-auth", "--append-only"];
+    let there = VaultHost::start(&rig.path(""), &rig.path("second"), &words);
+    rig.run(&["copy", "docs", "--to", &there.url, "--dry-run"]).code(0).says("would be made");
+    let said = rig.run(&["copy", "docs", "latest", "--to", &there.url]).code(0);
+    said.says("1 snapshot copied, 0 already there");
+    let done = rig.run(&["copy", "docs", "--to", &there.url, "--json"]).code(0).json();
+    assert_eq!(
+        (&done["copied"].as_array().unwrap().len(), &done["not-recorded"]),
+        (&1, &json!(null))
+    );
+    let again = rig.run(&["copy", "docs", "--to", &there.url, "--json"]).code(0).json();
+    assert_eq!(again["present"].as_array().unwrap().len(), 2);
+    drop(there);
+    restic(&rig, &["check", "--read-data"]).code(0);
+    elsewhere(&rig);
+    let points = points(&rig, "second.toml");
+    assert!(points.iter().all(|point| point["committed"] == true), "{points:?}");
+}
+
+/// A bucket in which one of two writers wins holds the points too; one that lets both win holds the
+/// snapshots, and says why not more.
+#[test]
+fn a_bucket_takes_copies_and_points_only_if_it_can() {
+    for (kind, recorded) in [(S3Kind::Honest, true), (S3Kind::Careless, false)] {
+        let rig = host();
+        let server = S3Server::start(kind).expect("the S3 server");
+        server.make_bucket("bucket", false).expect("a bucket");
+        let url = format!("s3:{}/bucket/second", server.endpoint());
+        let with_key = |mut command: Command| {
+            command.env("AWS_ACCESS_KEY_ID", "A").env("AWS_SECRET_ACCESS_KEY", "secret");
+            run(&mut command)
+        };
+        let said = with_key(rig.command(&["copy", "docs", "--to", &url])).code(0);
+        assert_eq!(said.err.contains("not recorded there"), !recorded, "{said:#?}");
+        with_key(rig.command(&["copy", "docs", "--to", &url])).code(0).says("2 already there");
+        let mut check = crate::rig::restic(&rig, "docs");
+        check.env("RESTIC_REPOSITORY", format!("{url}/docs"));
+        check.args(["check", "--read-data", "--no-cache"]);
+        with_key(check).code(0).says("no errors were found");
+        let password = rig.path("password").display().to_string();
+        let target = rig.path("rescued").display().to_string();
+        let words = ["rescue", "--vault", &url, "--password-file", &password];
+        let words = [&words[..], &["restore", "docs", "--target", &target]].concat();
+        with_key(rig.command(&words)).code(0);
+        assert_eq!(fs::read_to_string(rig.path("rescued/letter.txt")).unwrap(), "dear writer\n");
+    }
 }
 
 #[test]
