@@ -2,7 +2,7 @@
 
 use crate::{Error, ServiceSite};
 use jiff::Timestamp;
-use model::{ServiceState, SnapshotId};
+use model::{PointName, ServiceState, SnapshotId};
 use serde::Serialize;
 
 /// Which recovery point a command means.
@@ -55,9 +55,12 @@ fn named(site: &ServiceSite, state: &ServiceState, text: &str) -> Result<Snapsho
     if let Some(point) = state.points.iter().find(|p| p.name().as_str() == text) {
         return Ok(point.snapshot);
     }
-    let mut found: Vec<SnapshotId> =
-        site.repository()?.snapshots()?.into_iter().map(|(id, _)| id).collect();
-    found.retain(|id| id.to_string().starts_with(&text.to_ascii_lowercase()));
+    let prefix = text.to_ascii_lowercase();
+    let mut found = site.repository()?.snapshots()?;
+    found.retain(|(id, file)| {
+        id.to_string().starts_with(&prefix) || is_name_of(text, *id, &file.time)
+    });
+    let found: Vec<SnapshotId> = found.into_iter().map(|(id, _)| id).collect();
     match found.as_slice() {
         [one] => Ok(*one),
         [] => {
@@ -73,6 +76,13 @@ fn named(site: &ServiceSite, state: &ServiceState, text: &str) -> Result<Snapsho
             Err(error.hinting("Give more of its digits."))
         }
     }
+}
+
+/// Whether this is what lists call a snapshot that is no point: `20261121T010442Z-restic-1a2b3c4d`.
+fn is_name_of(text: &str, id: SnapshotId, time: &str) -> bool {
+    let engine = text.rsplit_once('-').and_then(|(rest, _)| rest.split_once('-')).map(|(_, e)| e);
+    let (Some(engine), Ok(time)) = (engine, time.parse()) else { return false };
+    PointName::of(time, engine, id).as_str() == text
 }
 
 /// A repository that has no state (made by plain restic, or its state objects are lost) still has

@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+mod adopting;
 mod backup_and_restore;
 mod browsing;
 mod cancel;

@@ -1,6 +1,5 @@
-//! A damaged vault, from the finding to the next whole point; and repositories of format 1.
+//! A damaged vault, from the finding to the next whole point.
 
-use crate::rig::{Rig, restic, run};
 use crate::world::{World, fill};
 use std::fs;
 use std::path::PathBuf;
@@ -114,54 +113,4 @@ fn a_point_without_its_snapshot_is_given_up() {
     assert_eq!(world.points("a").len(), 1);
     world.run("a", &["prune", "docs"]).code(0).says("freed");
     world.restic_check();
-}
-
-/// A repository that an old restic made is adopted, added to, and raised.
-#[test]
-fn a_repository_of_format_1_is_adopted_and_raised() {
-    let rig = Rig::new();
-    rig.write("docs/letter.txt", "dear reader\n".repeat(10_000));
-    rig.write("password", "secret\n");
-    let docs = rig.path("docs").display().to_string();
-    fs::create_dir_all(rig.path("vault/docs")).unwrap();
-    run(restic(&rig, "docs").args(["init", "--repository-version", "1"])).code(0);
-    run(restic(&rig, "docs").args(["backup", &docs])).code(0);
-    rig.configure(&format!("[service.docs]\nengine = \"files\"\npath = \"{docs}\"\n"));
-    rig.run(&["init"]).code(0);
-    rig.write("docs/second.txt", "the second\n".repeat(10_000));
-    rig.run(&["backup", "docs"]).code(0);
-    rig.run(&["check", "docs", "--read-data"]).code(0);
-    run(restic(&rig, "docs").args(["check", "--read-data"])).code(0);
-    let version = || {
-        let said = run(restic(&rig, "docs").args(["cat", "config"])).code(0).json();
-        said["version"].as_u64().unwrap()
-    };
-    assert_eq!(version(), 1);
-
-    rig.run(&["migrate", "docs", "--dry-run"]).code(0).says("would become format 2");
-    assert_eq!(version(), 1);
-    rig.run(&["migrate", "docs"]).code(0).says("format 1 has become format 2");
-    assert_eq!(version(), 2);
-    rig.run(&["migrate", "docs"]).code(0).says("format 2 already");
-    // Mixed from here on: compressed packs beside uncompressed ones, for both programs.
-    rig.write("docs/third.txt", "the third\n".repeat(10_000));
-    rig.run(&["backup", "docs"]).code(0);
-    run(restic(&rig, "docs").args(["backup", &docs])).code(0);
-    rig.run(&["forget", "docs", "--keep-last", "1", "--prune", "--max-unused", "0%"]).code(0);
-    rig.run(&["check", "docs", "--read-data"]).code(0);
-    run(restic(&rig, "docs").args(["check", "--read-data"])).code(0);
-    for (n, snapshot) in run(restic(&rig, "docs").args(["snapshots", "--json"]))
-        .code(0)
-        .json()
-        .as_array()
-        .unwrap()
-        .iter()
-        .enumerate()
-    {
-        let target = rig.path(format!("target-{n}")).display().to_string();
-        let id = snapshot["id"].as_str().unwrap();
-        rig.run(&["restore", "docs", "--snapshot", id, "--target", &target]).code(0);
-        let letter = fs::read(rig.path(format!("target-{n}/letter.txt"))).unwrap();
-        assert_eq!(letter, "dear reader\n".repeat(10_000).as_bytes());
-    }
 }

@@ -4,8 +4,9 @@
 
 use crate::prune::{ALL, forget, history, prune};
 use crate::rig::{self, check, noise, open, password, within};
+use mainstay_repository::format::config::Config;
 use mainstay_repository::repair::{self, Work};
-use mainstay_repository::{Error, Kdf, LockKind, Repository};
+use mainstay_repository::{Error, Kdf, LockKind, Repository, migrate};
 use model::progress::Silent;
 use model::{CancelToken, Secret, SnapshotId};
 use std::fs;
@@ -26,8 +27,16 @@ struct Past {
 }
 
 fn past() -> Past {
+    past_of(mainstay_repository::format::config::VERSION)
+}
+
+fn past_of(version: u32) -> Past {
     let memory = Arc::new(Memory::new());
     let repository = Repository::create(memory.clone(), &password(), Kdf::Fast).unwrap();
+    let config = Config { version, ..repository.config().clone() };
+    let sealed = repository.seal().seal(&config.encode().unwrap());
+    memory.put(&Key::new("config").unwrap(), &sealed).unwrap();
+    let repository = open(memory.clone());
     repository.add_key(&second(), Kdf::Fast).unwrap();
     let all = history(&repository, 4);
     let (gone, kept): (Vec<_>, Vec<_>) = all.into_iter().enumerate().partition(|(n, _)| n % 2 == 0);
@@ -220,16 +229,17 @@ const FAULTS: [How; 6] = [
 ];
 
 fn every_fault(work: impl Fn(&Past, &Repository) -> Result<(), Error> + Sync + Send + 'static) {
-    every_fault_in(past(), work);
+    every_fault_in(past(), &FAULTS, work);
 }
 
 fn every_fault_in(
     past: Past,
+    faults: &'static [How],
     work: impl Fn(&Past, &Repository) -> Result<(), Error> + Sync + Send + 'static,
 ) {
     within(Duration::from_secs(400), move || {
-        for (sample, how) in (1..).step_by(5).zip(FAULTS) {
-            at_every_call(&past, how, sample % RESTIC_JUDGES_ONE_IN, &work);
+        for (sample, how) in (1..).step_by(5).zip(faults) {
+            at_every_call(&past, *how, sample % RESTIC_JUDGES_ONE_IN, &work);
         }
         // Slow at every call at once.
         let inner = past.copy();
@@ -321,10 +331,30 @@ fn of_a_change_of_keys() {
     });
 }
 
+/// The one file without which there is nothing is replaced. A store that keeps half of what it is
+/// given instead of replacing a file in one step is no store; all else it must bear.
+#[test]
+fn of_a_migration() {
+    const WHOLE_FILES: [How; 5] = [
+        How::Before(ErrorKind::Unavailable),
+        How::After(ErrorKind::Unavailable),
+        How::Before(ErrorKind::NoSpace),
+        How::Wrong,
+        How::Hang,
+    ];
+    every_fault_in(past_of(1), &WHOLE_FILES, |_, repository| {
+        let cancel = CancelToken::new();
+        let lock = repository.lock(LockKind::Exclusive, Duration::ZERO, &cancel)?;
+        let migrated = migrate::migrate(repository, &lock, &Silent, &cancel)?;
+        assert_eq!(migrated.to, 2);
+        Ok(())
+    });
+}
+
 /// A repair that does not get to its end leaves nothing worse than it was.
 #[test]
 fn of_a_repair() {
-    every_fault_in(damaged_past(), |_, repository| {
+    every_fault_in(damaged_past(), &FAULTS, |_, repository| {
         let cancel = CancelToken::new();
         let lock = repository.lock(LockKind::Exclusive, Duration::ZERO, &cancel)?;
         let work =

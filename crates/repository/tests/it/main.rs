@@ -21,6 +21,7 @@ mod locks;
 mod log_store;
 mod manifest;
 mod memory_index;
+mod old_formats;
 mod prune;
 mod prune_plan;
 mod repairing;
