@@ -212,11 +212,11 @@ struct Copier<'a> {
     side: Side<'a>,
     progress: &'a dyn Progress,
     cancel: &'a CancelToken,
-    /// The tree of the last snapshot that is there, or will be.
+    /// The tree of the last snapshot that was copied now.
     base: Option<TreeId>,
     /// Trees that were copied with everything below.
     whole: HashSet<TreeId>,
-    /// The tree that was at the same place in a snapshot that is there: what is in both is there.
+    /// The tree that was at the same place in that snapshot: what is in both is there.
     bases: Mutex<HashMap<TreeId, TreeId>>,
     /// What could not be read, and why.
     bad: Mutex<HashMap<(BlobKind, BlobId), String>>,
@@ -260,7 +260,8 @@ impl<'a> Copier<'a> {
         let copy = copy_of(id, snapshot);
         let known = there.iter().find(|(there, other)| is_copy(*there, other, &copy));
         if let Some((known, _)) = known {
-            self.base = Some(tree);
+            // Nothing is concluded from it: what it needs may have been lost there since. So the
+            // first snapshot that is new is looked at as a whole, and stores that again.
             return Ok(Next::Present(*known));
         }
         let reasons = self.snapshot(tree, self.base)?;

@@ -544,6 +544,34 @@ fn others_look_only_if_they_may() {
     cat(tree.join("closed")).code(1).complains("Permission denied");
 }
 
+/// Of all services those are shown that can be.
+#[test]
+fn a_service_that_cannot_be_opened_takes_nothing_from_the_others() {
+    if !fuse() {
+        return;
+    }
+    let rig = host(|docs| fs::write(docs.join("letter"), "dear reader").unwrap());
+    let config = fs::read_to_string(rig.path("mainstay.toml")).unwrap();
+    let other = rig.write("other-password", "another\n");
+    let path = rig.path("docs");
+    let more = format!(
+        "[service.away]\nengine = \"files\"\npath = \"{}2\"\npassword-file = \"{}\"\n",
+        path.display(),
+        other.display()
+    );
+    rig.write("mainstay.toml", config + &more);
+    let mounted = Mounted::new(&rig, &[]);
+    let told = fs::read_to_string(&mounted.said).unwrap();
+    assert!(told.contains("away") && told.contains("repository"), "{told}");
+    let letter = mounted.tree(&rig, "latest").join("letter");
+    assert_eq!(fs::read_to_string(letter).unwrap(), "dear reader");
+    let away = fs::read_dir(mounted.place.join("away")).unwrap_err();
+    assert_eq!(away.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
+    drop(mounted);
+    let place = rig.path("mnt").display().to_string();
+    rig.run(&["mount", &place, "docs", "away"]).code(10);
+}
+
 #[test]
 fn what_cannot_be_mounted_is_refused() {
     let rig = host(|docs| fs::write(docs.join("letter"), "dear reader").unwrap());

@@ -2,10 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the unexpected")]
 
 use crate::prune::history;
-use crate::rig::{self, check, in_time, noise, open, password};
+use crate::rig::{self, Rig, check, in_time, noise, open, password};
+use crate::trees::archive;
 use mainstay_repository::copy::{self, Copied};
 use mainstay_repository::log::LogStore;
-use mainstay_repository::{BlobKind, Error, Kdf, LockKind, Repository};
+use mainstay_repository::{BlobKind, Error, Kdf, LockKind, Repository, TreeOptions, repair};
 use model::progress::Silent;
 use model::{CancelToken, Generation, Progress, Secret, SnapshotId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -291,6 +292,49 @@ fn wrong_bytes_from_the_source_never_arrive() {
             break;
         }
     }
+}
+
+/// What is there is looked for there, and not concluded from the snapshots that are there: one that
+/// lost something is made whole by the next snapshot that shares it.
+#[test]
+fn what_was_lost_there_is_stored_again() {
+    let (here, there) = (Rig::new(), Rig::new());
+    let source = here.dir.path().join("source");
+    fs::create_dir_all(source.join("a/deep")).unwrap();
+    fs::write(source.join("a/deep/stays"), noise(1, 300_000)).unwrap();
+    fs::write(source.join("changes"), b"before").unwrap();
+    let (_, old) = archive(&here, &source, None, &TreeOptions::default());
+    copy_all(&here.repository, &there.repository).unwrap();
+    let lost = rig::files_below(&there.path().join("data"));
+    for pack in lost {
+        fs::remove_file(there.path().join("data").join(pack)).unwrap();
+    }
+    let damaged = open(Arc::new(Local::open(there.path()).unwrap()));
+    let lock = damaged.lock(LockKind::Exclusive, Duration::ZERO, &CancelToken::new()).unwrap();
+    let (repository, cancel) = (&damaged, &CancelToken::new());
+    let work = repair::Work { repository, lock: &lock, dry_run: false, progress: &Silent, cancel };
+    repair::rebuild_index(&work, false).unwrap();
+    drop(lock);
+    assert!(!check(&damaged).errors.is_empty());
+
+    fs::write(source.join("changes"), b"after").unwrap();
+    archive(&here, &source, None, &TreeOptions::default());
+    let to = open(Arc::new(Local::open(there.path()).unwrap()));
+    // The old one first, so that the new one could be taken for a change of it.
+    let mut snapshots = here.repository.snapshots().unwrap();
+    snapshots.sort_by_key(|(id, _)| *id != old);
+    let lock = to.lock(LockKind::Shared, Duration::ZERO, cancel).unwrap();
+    let done =
+        copy::copy_snapshots(&here.repository, &to, &snapshots, &lock, &Silent, cancel).unwrap();
+    drop(lock);
+    assert_eq!((done.copied.len(), done.present.len(), done.failed.len()), (1, 1, 0));
+    // The new one is whole; of the old one only what they do not share is still missing.
+    let new = done.copied[0].1.to_string();
+    let path = source.join("a/deep/stays").display().to_string();
+    let dumped = rig::restic_output(&there.path(), &["dump", &new, &path]);
+    assert!(dumped.stdout == noise(1, 300_000), "{dumped:?}");
+    let words = ["restore", &new, "--target", &there.dir.path().join("out").display().to_string()];
+    there.restic(&words);
 }
 
 #[test]
