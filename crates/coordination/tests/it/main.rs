@@ -5,6 +5,7 @@
 
 mod contract;
 mod failures;
+mod fuzz;
 mod pauses;
 mod processes;
 mod simulation;

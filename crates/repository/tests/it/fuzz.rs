@@ -1,6 +1,11 @@
 //! Whatever bytes come, every decoder returns, and returns an error rather than nonsense.
 #![allow(clippy::unwrap_used, reason = "a test stops at the unexpected")]
 
+#[path = "../../../../fuzz/entries/repository.rs"]
+mod entries;
+#[path = "../../../../fuzz/entries/mutate.rs"]
+mod mutate;
+
 use mainstay_repository::format::config::Config;
 use mainstay_repository::format::crypto::MasterKey;
 use mainstay_repository::format::index::Index;
@@ -126,4 +131,12 @@ fn a_frame_that_would_fill_the_memory_is_refused() {
     let bomb = encoder.finish().unwrap();
     assert!(bomb.len() < 200_000, "{}", bomb.len());
     assert!(unpacked::decode(bomb).unwrap_err().to_string().contains("larger"));
+}
+
+/// What the fuzz targets do for as long as they are let, for a few seconds.
+#[test]
+fn changed_samples_of_every_kind_of_file() {
+    for (name, parser) in entries::ALL {
+        mutate::try_out(name, &mutate::seeds(name), parser);
+    }
 }

@@ -15,6 +15,8 @@ mod http;
 mod locks;
 mod multipart;
 mod options;
+#[cfg(feature = "doubles")]
+pub mod trial;
 mod trouble;
 mod versions;
 mod xml;

@@ -8,6 +8,8 @@ mod patient;
 mod put;
 mod route;
 mod tls;
+#[cfg(feature = "doubles")]
+pub mod trial;
 mod users;
 
 pub use crate::protocol::Rights;

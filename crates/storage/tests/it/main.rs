@@ -6,6 +6,7 @@
 mod contract;
 mod crash;
 mod doubles;
+mod fuzz;
 mod keys;
 mod local;
 mod probes;
