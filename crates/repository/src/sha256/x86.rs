@@ -35,6 +35,31 @@ struct Halves {
     cdgh: __m128i,
 }
 
+/// Four rounds of all messages, for each of these steps; and the words that are needed four steps
+/// later, in the place of those that are not needed any more.
+macro_rules! four_rounds {
+    ($lanes:ident, $words:ident, $halves:ident: $($step:literal)*) => {$(
+        let [k0, k1, k2, k3] = ROUNDS[$step];
+        let constants = _mm_set_epi32(k3, k2, k1, k0);
+        for lane in 0..$lanes {
+            let words = &mut $words[lane];
+            let sum = _mm_add_epi32(words[$step % 4], constants);
+            let Halves { abef, cdgh } = $halves[lane];
+            let first = _mm_sha256rnds2_epu32(cdgh, abef, sum);
+            let second = _mm_sha256rnds2_epu32(abef, first, _mm_shuffle_epi32(sum, 0x0e));
+            $halves[lane] = Halves { abef: second, cdgh: first };
+            if $step < 12 {
+                let last = words[($step + 3) % 4];
+                let partial = _mm_add_epi32(
+                    _mm_sha256msg1_epu32(words[$step % 4], words[($step + 1) % 4]),
+                    _mm_alignr_epi8(last, words[($step + 2) % 4], 4),
+                );
+                words[$step % 4] = _mm_sha256msg2_epu32(partial, last);
+            }
+        }
+    )*};
+}
+
 #[target_feature(enable = "sha,sse2,ssse3,sse4.1")]
 fn compress_here<const N: usize>(states: [&mut State; N], messages: [&[Block]; N]) {
     let mut halves: [Halves; N] = std::array::from_fn(|lane| {
@@ -47,25 +72,8 @@ fn compress_here<const N: usize>(states: [&mut State; N], messages: [&[Block]; N
         let before = halves;
         // The last four quarters of the schedule, sixteen words.
         let mut words: [[__m128i; 4]; N] = std::array::from_fn(|lane| load(&messages[lane][at]));
-        for (step, constants) in ROUNDS.iter().enumerate() {
-            let constants = _mm_set_epi32(constants[3], constants[2], constants[1], constants[0]);
-            for lane in 0..N {
-                let [w0, w1, w2, w3] = words[lane];
-                let sum = _mm_add_epi32(w0, constants);
-                let Halves { abef, cdgh } = halves[lane];
-                let first = _mm_sha256rnds2_epu32(cdgh, abef, sum);
-                let second = _mm_sha256rnds2_epu32(abef, first, _mm_shuffle_epi32(sum, 0x0e));
-                halves[lane] = Halves { abef: second, cdgh: first };
-                let next = if step < 12 {
-                    let partial =
-                        _mm_add_epi32(_mm_sha256msg1_epu32(w0, w1), _mm_alignr_epi8(w3, w2, 4));
-                    _mm_sha256msg2_epu32(partial, w3)
-                } else {
-                    w0
-                };
-                words[lane] = [w1, w2, w3, next];
-            }
-        }
+        // Written out: what is where in a loop, the compiler keeps in memory.
+        four_rounds!(N, words, halves: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
         for lane in 0..N {
             halves[lane].abef = _mm_add_epi32(halves[lane].abef, before[lane].abef);
             halves[lane].cdgh = _mm_add_epi32(halves[lane].cdgh, before[lane].cdgh);
