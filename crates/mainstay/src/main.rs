@@ -13,6 +13,7 @@ mod due;
 mod failure;
 mod files;
 mod init;
+mod memory;
 mod mount;
 mod rescue;
 mod signals;
@@ -24,6 +25,7 @@ mod units;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    memory::arrange();
     let code = std::panic::catch_unwind(cli::main).unwrap_or_else(|_| cli::bug());
     ExitCode::from(code)
 }

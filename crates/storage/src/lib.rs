@@ -102,6 +102,12 @@ pub trait Storage: Send + Sync + fmt::Debug {
         true
     }
 
+    /// Large objects that it takes to be written at once, to be as fast as it can be: one that is
+    /// far away needs more than one that is near.
+    fn writers(&self) -> usize {
+        5
+    }
+
     /// Whether nothing can be written here, because it shows the past.
     fn is_read_only(&self) -> bool {
         false

@@ -283,6 +283,11 @@ impl Storage for Local {
         self.root.display().to_string()
     }
 
+    fn writers(&self) -> usize {
+        // While one is made durable.
+        2
+    }
+
     fn read(&self, key: &Key) -> Result<Vec<u8>, Error> {
         let path = self.path(key);
         let read = || -> io::Result<Vec<u8>> {

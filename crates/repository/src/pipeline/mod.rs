@@ -40,13 +40,11 @@ use ticket::{Promise, ticket};
 /// No blob is larger.
 pub const MAX_BLOB_BYTES: usize = 1 << 30;
 /// Memory that blobs take which wait for a worker.
-const QUEUED_BYTES: usize = 24 << 20;
+const QUEUED_BYTES: usize = 12 << 20;
 /// Bytes of full packs that wait for an uploader: one pack, whatever its size.
 const QUEUED_PACK_BYTES: usize = 1;
 /// What a blob weighs in the queue besides its bytes.
 const BLOB_WEIGHT: usize = 512;
-/// Uploads at once: enough to hide the time that a storage takes to make things durable.
-const UPLOADERS: usize = 3;
 
 /// What a writer has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -158,7 +156,7 @@ impl BlobWriter {
             }),
             changed: Condvar::new(),
             buffers: Buffers::default(),
-            pack_buffers: packer::buffers(2),
+            pack_buffers: packer::buffers(1),
             stats: Counters::default(),
             began: Instant::now(),
         });
@@ -166,7 +164,7 @@ impl BlobWriter {
         for i in 0..parallel::cores() {
             writer.spawn(format!("blobs-{i}"), worker::run)?;
         }
-        for i in 0..UPLOADERS {
+        for i in 0..repository.files().storage.writers() {
             writer.spawn(format!("upload-{i}"), upload::run)?;
         }
         Ok(writer)

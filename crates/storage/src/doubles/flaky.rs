@@ -294,6 +294,10 @@ impl Storage for Flaky {
         self.inner.is_read_only()
     }
 
+    fn writers(&self) -> usize {
+        self.inner.writers()
+    }
+
     fn lock_again(&self, prefix: &str) -> Result<Option<u64>, Error> {
         self.inner.lock_again(prefix)
     }

@@ -106,6 +106,10 @@ impl Storage for Recording {
         self.inner.is_read_only()
     }
 
+    fn writers(&self) -> usize {
+        self.inner.writers()
+    }
+
     fn lock_again(&self, prefix: &str) -> Result<Option<u64>, Error> {
         self.inner.lock_again(prefix)
     }
