@@ -43,7 +43,7 @@ pub(crate) struct MountArgs {
     no_lock: bool,
 
     /// Memory for what was read.
-    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, default_value = "256 MiB")]
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, default_value = "128 MiB")]
     cache_size: u64,
 }
 

@@ -115,7 +115,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { cache_bytes: 256 << 20, points_age: Duration::from_secs(5) }
+        Options { cache_bytes: 128 << 20, points_age: Duration::from_secs(5) }
     }
 }
 
