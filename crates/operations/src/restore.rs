@@ -83,7 +83,7 @@ pub struct Done {
 /// Restores.
 pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error> {
     if params.dry_run {
-        let state = load(site)?;
+        let state = load(site, params, &*run.progress)?;
         let plan = Plan::make(site, &state, params, &dry_id()?)?;
         return Ok(plan.done(None, 0, 0, false, 0.0));
     }
@@ -103,10 +103,23 @@ fn dry_id() -> Result<OperationId, Error> {
     OperationId::new("dry-run").map_err(|e| Error::invalid(e.to_string()))
 }
 
-/// A state that is damaged must not stand between a person and their data: with a target of its
-/// own, a restore needs only the snapshots.
-fn load(site: &ServiceSite) -> Result<ServiceState, Error> {
-    Ok(site.load_state()?.state)
+/// A state that is damaged must not stand between people and their data: what is whole is taken out
+/// by the snapshots alone, to a place of its own.
+fn load(
+    site: &ServiceSite,
+    params: &Params,
+    progress: &dyn Progress,
+) -> Result<ServiceState, Error> {
+    match site.load_state() {
+        Err(e) if params.partial && params.target.is_some() && e.class() == Class::Corrupt => {
+            progress.warn(&format!(
+                "{e}; without it, the newest snapshot is the one with the newest time"
+            ));
+            let repository = site.repository()?.id().to_owned();
+            Ok(ServiceState::new(repository, site.name().clone()))
+        }
+        other => Ok(other?.state),
+    }
 }
 
 struct Plan {
@@ -259,7 +272,7 @@ fn of_the_copy(mut definition: Service, targets: &[PathBuf]) -> Service {
 
 fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Result<Done, Error> {
     let began = Instant::now();
-    let state = load(site)?;
+    let state = load(site, params, &*operation.report())?;
     let mut plan = Plan::make(site, &state, params, operation.id())?;
     let repository = site.repository()?;
     let engine = site.engine()?;

@@ -114,3 +114,55 @@ fn a_point_without_its_snapshot_is_given_up() {
     world.run("a", &["prune", "docs"]).code(0).says("freed");
     world.restic_check();
 }
+
+/// The file without which there is no way in, one of two keys, and what only coordinates: named, left
+/// as they are, and nothing that only coordinates stands between people and their data.
+#[test]
+fn whatever_else_is_damaged_is_named_and_left_for_somebody_to_decide() {
+    let (world, _) = damaged();
+    let vault = world.path("vault/docs");
+    let newest = |dir: &str| {
+        let files = fs::read_dir(vault.join(dir)).unwrap().map(|file| file.unwrap().path());
+        files.max().unwrap()
+    };
+    let cases = [
+        ("config", vault.join("config"), Some(false)),
+        // Whether the other key is for this password, or for recovery, is not known here.
+        ("key", newest("keys"), None),
+        ("state", newest("mainstay/state"), Some(true)),
+    ];
+    let good: Vec<Vec<u8>> = cases.iter().map(|(_, file, _)| fs::read(file).unwrap()).collect();
+    world.run("a", &["check", "docs"]).code(0);
+    for ((what, file, restores), good) in cases.iter().zip(&good) {
+        let mut flipped = good.clone();
+        flipped[good.len() / 2] ^= 0x40;
+        let swapped =
+            if *what == "config" { fs::read(newest("keys")) } else { fs::read(&cases[0].1) };
+        for bad in [good[..good.len() / 2].to_vec(), Vec::new(), flipped, swapped.unwrap()] {
+            let _ = fs::remove_file(file);
+            fs::write(file, &bad).unwrap();
+            let case = format!("{what}, {} bytes", bad.len());
+            let said = world.run("a", &["check", "docs", "--read-data"]);
+            let told = format!("{}{}", said.out, said.err);
+            assert!(said.code != 0 && told.contains(what), "{case}: {said:?}");
+
+            let target = world.path("target");
+            let words = ["restore", "docs", "--partial", "--target", target.to_str().unwrap()];
+            let said = world.run("a", &words);
+            if restores.unwrap_or(said.code == 0) {
+                assert_eq!(said.code, 0, "{case}: {said:?}");
+                assert_eq!(fs::read(target.join("precious")).unwrap().len(), 400_000);
+                fs::remove_dir_all(&target).unwrap();
+            } else {
+                assert!(said.code != 0 && !target.exists(), "{case}: {said:?}");
+            }
+            let said = world.run("a", &["repair", "all", "docs"]);
+            assert!(said.code != 0 || *what != "config", "{case}: {said:?}");
+            assert!(fs::read(file).unwrap() == bad, "{case}: somebody else has to decide");
+        }
+        let _ = fs::remove_file(file);
+        fs::write(file, good).unwrap();
+    }
+    world.run("a", &["check", "docs", "--read-data"]).code(0);
+    world.restic_check();
+}
