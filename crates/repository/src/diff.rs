@@ -3,7 +3,6 @@
 //! Two directories with the same tree id are the same, so only directories that differ are read:
 //! the cost follows the change and not the size of what was captured.
 
-use crate::format::pack::PackedBlob;
 use crate::reader::{SnapshotReader, load_tree};
 use crate::{BlobId, BlobKind, Error, Node, NodeKind, Repository, TreeId, trees};
 use model::CancelToken;
@@ -285,20 +284,13 @@ impl Side {
         self.data_blobs = blobs.data.len() as u64;
         self.tree_blobs = blobs.trees.len() as u64;
         for id in &blobs.data {
-            self.bytes += plain_bytes(repository, BlobKind::Data, id)?;
+            self.bytes += repository.locate(BlobKind::Data, id)?.plain_bytes();
         }
         for id in &blobs.trees {
-            self.bytes += plain_bytes(repository, BlobKind::Tree, &(*id).into())?;
+            self.bytes += repository.locate(BlobKind::Tree, &(*id).into())?.plain_bytes();
         }
         Ok(())
     }
-}
-
-/// How long a blob is, as the index says.
-fn plain_bytes(repository: &Repository, kind: BlobKind, id: &BlobId) -> Result<u64, Error> {
-    let at = repository.locate(kind, id)?;
-    let (offset, length, plain_length) = (at.offset, at.length, at.plain_length);
-    Ok(PackedBlob { kind, id: *id, offset, length, plain_length }.plain_bytes())
 }
 
 fn subtree(node: Option<&Node>) -> Option<TreeId> {

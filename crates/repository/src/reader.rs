@@ -187,10 +187,7 @@ pub(crate) fn decode_tree(id: TreeId, bytes: &[u8]) -> Result<Tree, Error> {
 
 /// How long the plain bytes of a data blob are.
 pub(crate) fn blob_length(repository: &Repository, id: &BlobId) -> Result<u64, Error> {
-    let location = repository.locate(BlobKind::Data, id)?;
-    let sealed = u64::from(location.length);
-    let overhead = crate::format::crypto::OVERHEAD_BYTES as u64;
-    Ok(location.plain_length.map_or(sealed.saturating_sub(overhead), u64::from))
+    Ok(repository.locate(BlobKind::Data, id)?.plain_bytes())
 }
 
 /// The node at a path below a tree; none if there is none.

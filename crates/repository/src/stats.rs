@@ -2,7 +2,6 @@
 //! what deduplication and compression save. Each unique tree is read once.
 
 use crate::files::FileKind;
-use crate::format::pack::PackedBlob;
 use crate::sha256;
 use crate::{BlobId, BlobKind, Error, Node, NodeKind, Repository, Tree, TreeId, trees};
 use model::CancelToken;
@@ -199,8 +198,7 @@ impl Contents {
 impl Raw {
     fn add(&mut self, repository: &Repository, kind: BlobKind, id: &BlobId) -> Result<(), Error> {
         let at = repository.locate(kind, id)?;
-        let (offset, length, plain_length) = (at.offset, at.length, at.plain_length);
-        let plain = PackedBlob { kind, id: *id, offset, length, plain_length }.plain_bytes();
+        let plain = at.plain_bytes();
         match kind {
             BlobKind::Data => {
                 self.data_blobs += 1;
@@ -209,7 +207,7 @@ impl Raw {
             BlobKind::Tree => self.tree_blobs += 1,
         }
         self.plain_bytes += plain;
-        self.stored_bytes += u64::from(length);
+        self.stored_bytes += u64::from(at.length);
         Ok(())
     }
 }

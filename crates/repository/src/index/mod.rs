@@ -5,6 +5,7 @@ mod table;
 
 pub(crate) use live::Live;
 
+use crate::format::crypto::OVERHEAD_BYTES;
 use crate::format::index::IndexedPack;
 use crate::format::{BlobId, BlobKind, PackId};
 use table::{Entry, Table};
@@ -20,6 +21,14 @@ pub struct Location {
     pub length: u32,
     /// How long the plain blob is, if it is compressed.
     pub plain_length: Option<u32>,
+}
+
+impl Location {
+    /// How long the plain blob is. (Nothing for a sealed length that no blob can have.)
+    pub fn plain_bytes(&self) -> u64 {
+        let sealed = u64::from(self.length);
+        self.plain_length.map_or(sealed.saturating_sub(OVERHEAD_BYTES as u64), u64::from)
+    }
 }
 
 /// All blobs of a repository by kind and id.
