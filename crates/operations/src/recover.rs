@@ -71,7 +71,7 @@ pub(crate) fn sweep_locked(site: &ServiceSite, run: &Run) -> Result<Vec<String>,
 /// the service is back by now, and the vault may be what is missing.
 fn unlock(site: &ServiceSite) {
     if let Ok(repository) = site.repository() {
-        let _ = repository.unlock(false);
+        let _ = repository.remove_stale_locks();
     }
 }
 

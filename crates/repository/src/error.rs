@@ -17,6 +17,14 @@ pub enum Error {
     /// Somebody holds a lock that excludes ours.
     #[error("the repository is locked: {0}")]
     Locked(String),
+    /// There is a lock, but what it says cannot be read. Waiting does not help.
+    #[error("{lock} cannot be read, so nobody knows who has the repository: {what}")]
+    UnreadableLock {
+        /// Which lock file.
+        lock: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// Stored bytes are not what was written.
     #[error("{object} is damaged: {what}")]
     Damaged {
@@ -94,7 +102,8 @@ impl Classify for Error {
             Error::NoRepository(_) => Class::NoRepository,
             Error::WrongPassword(_) => Class::WrongPassword,
             Error::Locked(_) => Class::Locked,
-            Error::Damaged { .. } => Class::Corrupt,
+            // Not `Locked`: whoever tries again later would do so for ever, and nobody would know.
+            Error::Damaged { .. } | Error::UnreadableLock { .. } => Class::Corrupt,
             Error::Missing(_) | Error::Invalid(_) | Error::Unsupported(_) => Class::Invalid,
             Error::Exists(_) | Error::Conflict { .. } => Class::Refused,
             Error::Storage(e) => e.class(),
@@ -118,6 +127,10 @@ impl Classify for Error {
             Error::WrongPassword(_) => "Look whether the password file is this repository's.",
             Error::Locked(_) => {
                 "Wait for the holder to finish; `mainstay unlock` removes the locks of those that are gone."
+            }
+            Error::UnreadableLock { .. } => {
+                "Make sure that nobody works on this repository, restic neither, and remove the lock with \
+                 `mainstay unlock`."
             }
             Error::Damaged { .. } => {
                 "Run `mainstay check --read-data` to see all that is damaged, and then `mainstay repair`."

@@ -9,12 +9,18 @@
 //! refreshed for half an hour. Stale locks that are in the way are removed. The second rule trusts
 //! the clocks of two machines not to be apart by much; so a holder does not trust that its lock is
 //! there but looks ([`RepositoryLock::still_held`]) before it commits anything.
+//!
+//! A lock that cannot be read may be anybody's. Waiting for its holder is waiting for ever, so it is
+//! an error at once, which names it, and only who asks for that removes it ([`Repository::unlock`]).
+//! The one exception is an empty file, which a holder can only leave by dying before it had the
+//! lock, on a storage that shows files before they are whole. It is in the way of nobody but who
+//! wants to be alone.
 
 mod work;
 
 pub use work::{TABLE, Work};
 
-use crate::files::{FileKind, Files};
+use crate::files::{FileKind, Files, Listed};
 use crate::format::LockId;
 use crate::format::lock::Lock;
 use crate::{Error, Repository, host};
@@ -59,6 +65,12 @@ impl Timing {
         settle: Duration::from_millis(200),
     };
 }
+
+/// A lock that cannot be read may be one that is being written, where a storage shows that: so it
+/// is read this many times, with the protocol's pause in between.
+const LOOKS: u32 = 3;
+/// No lock is this large. One that is larger is not read.
+const MAX_LOCK_BYTES: u64 = 64 << 10;
 
 /// How often somebody who waits for a lock tries again, at least and at most.
 const TRY_AGAIN: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)];
@@ -143,9 +155,11 @@ pub struct Standing {
     pub holder: String,
     /// It excludes everybody.
     pub exclusive: bool,
-    /// Its holder is gone by the rules of the protocol, or it cannot be read: no living holder
-    /// leaves one like that.
+    /// Its holder is gone by the rules of the protocol, or its bytes are not a lock: no living
+    /// holder leaves one like that.
     pub stale: bool,
+    /// It says whose it is.
+    pub readable: bool,
 }
 
 impl Repository {
@@ -179,25 +193,41 @@ impl Repository {
                 holder: describe(&lock),
                 exclusive: lock.exclusive,
                 stale: is_stale(&lock, Timing::PROTOCOL.stale),
+                readable: true,
             },
-            Found::Damaged(e) => {
-                Standing { id, holder: e.to_string(), exclusive: true, stale: true }
-            }
+            Found::Empty => unreadable(id, "it is empty", true),
+            Found::Unreadable(what) => unreadable(id, &what, true),
+            Found::Withheld(what) => unreadable(id, &what, false),
         };
-        Ok(others(self.files(), None)?.into_iter().map(standing).collect())
+        let found = others(self.files(), None, Timing::PROTOCOL)?;
+        Ok(found.into_iter().map(standing).collect())
     }
 
-    /// Removes locks whose holders are gone, and with `all` every lock. Returns what was removed,
-    /// in words. With `all` a holder that lives notices, and commits nothing more; what it has
-    /// under way at this instant may still be harmed.
+    /// Removes locks whose holders are gone and those that cannot be read, and with `all` every
+    /// lock. Returns what was removed, in words. A holder that lives all the same notices, and
+    /// commits nothing more; what it has under way at this instant may still be harmed.
     pub fn unlock(&self, all: bool) -> Result<Vec<String>, Error> {
+        self.remove_locks(|lock| all || lock.stale)
+    }
+
+    /// Removes locks whose holders are known to be gone: what may be done unasked.
+    pub fn remove_stale_locks(&self) -> Result<Vec<String>, Error> {
+        self.remove_locks(|lock| lock.stale && lock.readable)
+    }
+
+    fn remove_locks(&self, which: impl Fn(&Standing) -> bool) -> Result<Vec<String>, Error> {
         let mut removed = Vec::new();
-        for lock in self.locks()?.into_iter().filter(|lock| all || lock.stale) {
+        for lock in self.locks()?.into_iter().filter(which) {
             self.files().delete(FileKind::Lock, lock.id.0)?;
             removed.push(lock.holder);
         }
         Ok(removed)
     }
+}
+
+fn unreadable(id: LockId, what: &str, stale: bool) -> Standing {
+    let holder = format!("unknown: {} cannot be read: {what}", FileKind::Lock.name(id.0));
+    Standing { id, holder, exclusive: true, stale, readable: false }
 }
 
 /// The locks that an open repository has taken, so that whatever it writes can ask for them.
@@ -387,42 +417,83 @@ fn lapsed(why: &str) -> Error {
 /// A lock file as found.
 enum Found {
     Lock(Lock),
-    Damaged(Error),
+    /// There is nothing in it.
+    Empty,
+    /// What is in it is no lock of this repository, for this reason.
+    Unreadable(String),
+    /// The storage does not give it to us, for this reason. It may be anything.
+    Withheld(String),
 }
 
 /// All locks but `own`.
-fn others(files: &Files, own: Option<LockId>) -> Result<Vec<(LockId, Found)>, Error> {
+fn others(
+    files: &Files,
+    own: Option<LockId>,
+    timing: Timing,
+) -> Result<Vec<(LockId, Found)>, Error> {
     let mut found = Vec::new();
     for file in files.list(FileKind::Lock)? {
         let id = LockId(file.id);
         if Some(id) == own {
             continue;
         }
-        let lock = files
-            .read_json(FileKind::Lock, file.id)
-            .and_then(|json| Lock::decode(&json).map_err(|e| FileKind::Lock.damaged(file.id, e)));
-        match lock {
-            Ok(lock) => found.push((id, Found::Lock(lock))),
-            // Released since it was listed.
-            Err(Error::Storage(e)) if e.kind() == ErrorKind::NotFound => {}
-            Err(e @ Error::Damaged { .. }) => found.push((id, Found::Damaged(e))),
-            Err(e) => return Err(e),
+        let mut look = find(files, file)?;
+        for _ in 1..LOOKS {
+            if let None | Some(Found::Lock(_)) = look {
+                break;
+            }
+            std::thread::sleep(timing.settle);
+            look = find(files, file)?;
         }
+        found.extend(look.map(|look| (id, look)));
     }
     Ok(found)
 }
 
-/// What excludes a lock of this kind, in words. Stale locks are removed.
+/// One lock, unless it was released since it was listed.
+fn find(files: &Files, listed: Listed) -> Result<Option<Found>, Error> {
+    let id = listed.id;
+    if listed.size_bytes > MAX_LOCK_BYTES {
+        return Ok(Some(Found::Unreadable("it is too large for a lock".to_owned())));
+    }
+    let lock = files
+        .read_json(FileKind::Lock, id)
+        .and_then(|json| Lock::decode(&json).map_err(|e| FileKind::Lock.damaged(id, e)));
+    let what = match lock {
+        Ok(lock) => return Ok(Some(Found::Lock(lock))),
+        Err(Error::Damaged { what, .. }) => what,
+        Err(Error::Storage(e)) => match e.kind() {
+            ErrorKind::NotFound => return Ok(None),
+            ErrorKind::Permission => return Ok(Some(Found::Withheld(e.to_string()))),
+            _ => return Err(e.into()),
+        },
+        Err(e) => return Err(e),
+    };
+    match files.storage.size(&FileKind::Lock.key(id)?) {
+        Ok(0) => Ok(Some(Found::Empty)),
+        Ok(_) => Ok(Some(Found::Unreadable(what))),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// What excludes a lock of this kind, in words. Stale locks are removed. One that cannot be read is
+/// an error: what it excludes is not known, and waiting does not tell.
 fn conflict(
     files: &Files,
     kind: LockKind,
     own: Option<LockId>,
     timing: Timing,
 ) -> Result<Option<String>, Error> {
-    for (id, found) in others(files, own)? {
+    let unreadable = |id: LockId, what: String| {
+        Err(Error::UnreadableLock { lock: FileKind::Lock.name(id.0), what })
+    };
+    for (id, found) in others(files, own, timing)? {
         match found {
-            // It is not known what it excludes, so it excludes everything.
-            Found::Damaged(e) => return Ok(Some(e.to_string())),
+            // Whoever writes it still will find ours when it looks again.
+            Found::Empty if kind == LockKind::Shared => {}
+            Found::Empty => return unreadable(id, "it is empty".to_owned()),
+            Found::Unreadable(what) | Found::Withheld(what) => return unreadable(id, what),
             Found::Lock(lock) if kind == LockKind::Shared && !lock.exclusive => {}
             Found::Lock(lock) if is_stale(&lock, timing.stale) => {
                 files.delete(FileKind::Lock, id.0)?;

@@ -15,8 +15,9 @@ Examples:
 /// Remove locks of a repository whose holders are gone.
 ///
 /// A holder is gone if it was a process of this host that has ended, or if it has not refreshed its
-/// lock for half an hour. Locks of restic count as well as our own. With --remove-all every lock
-/// goes, after asking: only if you know that nobody works there.
+/// lock for half an hour. Locks of restic count as well as our own. A lock file whose bytes are no
+/// lock is removed too: other commands stop at it, since it may be anybody's. With --remove-all every
+/// lock goes, after asking: only if you know that nobody works there.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct UnlockArgs {

@@ -17,6 +17,7 @@ mod history;
 mod images;
 mod keys;
 mod kills;
+mod locks;
 mod mounting;
 mod newcomer;
 mod points;

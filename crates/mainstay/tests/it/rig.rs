@@ -125,14 +125,20 @@ impl Rig {
 
 /// The real restic, on the repository of a service.
 pub(crate) fn restic(rig: &Rig, service: &str) -> Command {
+    let mut command = restic_at(&rig.path("vault").join(service), &rig.path("password"));
+    command.env("HOME", rig.path("home")).env("RESTIC_CACHE_DIR", rig.path("restic-cache"));
+    command
+}
+
+/// The real restic, on a repository anywhere.
+pub(crate) fn restic_at(repository: &Path, password_file: &Path) -> Command {
     let mut command = Command::new("restic");
     command
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("HOME", rig.path("home"))
-        .env("RESTIC_CACHE_DIR", rig.path("restic-cache"))
-        .env("RESTIC_REPOSITORY", rig.path("vault").join(service))
-        .env("RESTIC_PASSWORD_FILE", rig.path("password"))
+        .env("HOME", "/nonexistent")
+        .env("RESTIC_REPOSITORY", repository)
+        .env("RESTIC_PASSWORD_FILE", password_file)
         .stdin(Stdio::null());
     command
 }

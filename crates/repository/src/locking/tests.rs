@@ -157,13 +157,60 @@ fn stale_locks_are_removed_and_others_respected() {
 }
 
 #[test]
-fn a_damaged_lock_excludes_everything_until_it_is_unlocked() {
-    let files = files(Arc::new(Memory::new()));
-    let id = crate::sha256::sum(b"no lock");
-    files.storage.put(&FileKind::Lock.key(id).unwrap(), b"no lock").unwrap();
+fn a_lock_that_becomes_readable_counts_and_one_that_does_not_ends_the_wait() {
+    let flaky = Arc::new(Flaky::new(Arc::new(Memory::new())));
+    let files = files(flaky.clone());
+    foreign(&files, |_| {});
+    // As one that is being written where that can be seen.
+    flaky.plan(Fault { times: LOOKS - 1, ..Fault::next(Verb::Read, How::Wrong) });
     let error = take(&files, LockKind::Shared, QUICK).unwrap_err();
-    assert!(matches!(error, Error::Locked(_)));
-    assert!(error.to_string().contains(&hex::encode(id)), "{error}");
+    assert!(matches!(error, Error::Locked(_)), "{error}");
+    assert_eq!(flaky.fired(), LOOKS - 1);
+    let [id] = locks(&files).try_into().unwrap();
+    let key = FileKind::Lock.key(id).unwrap();
+    let whole = files.storage.read(&key).unwrap();
+    files.storage.put(&key, &whole[..40]).unwrap();
+    for kind in [LockKind::Shared, LockKind::Exclusive] {
+        let hour = Duration::from_secs(3600);
+        let error = lock(&files, kind, hour, &CancelToken::new(), QUICK).unwrap_err();
+        assert!(matches!(error, Error::UnreadableLock { .. }), "{error}");
+        assert!(error.to_string().contains(&hex::encode(id)), "{error}");
+    }
+}
+
+#[test]
+fn an_empty_lock_is_nobodys_but_bars_who_wants_to_be_alone() {
+    let files = files(Arc::new(Memory::new()));
+    files.storage.put(&FileKind::Lock.key([7; 32]).unwrap(), b"").unwrap();
+    take(&files, LockKind::Shared, QUICK).unwrap();
+    let error = take(&files, LockKind::Exclusive, QUICK).unwrap_err();
+    assert!(error.to_string().contains(&hex::encode([7; 32])), "{error}");
+}
+
+#[test]
+fn a_lock_that_the_storage_withholds_is_removed_only_with_all() {
+    let memory = Arc::new(Memory::new());
+    let flaky = Arc::new(Flaky::new(memory.clone()));
+    let files = files(flaky.clone());
+    foreign(&files, |_| {});
+    flaky.plan(Fault::every(Verb::Read, How::Before(ErrorKind::Permission)).on("locks"));
+    let error = take(&files, LockKind::Shared, QUICK).unwrap_err();
+    assert!(matches!(error, Error::UnreadableLock { .. }), "{error}");
+    let [(_, found)] = others(&files, None, QUICK).unwrap().try_into().ok().unwrap();
+    assert!(matches!(found, Found::Withheld(_)));
+}
+
+#[test]
+fn what_is_too_large_for_a_lock_is_not_read() {
+    let memory = Arc::new(Memory::new());
+    let flaky = Arc::new(Flaky::new(memory.clone()));
+    let files = files(flaky.clone());
+    let large = vec![0; 1 << 20];
+    files.storage.put(&FileKind::Lock.key([7; 32]).unwrap(), &large).unwrap();
+    flaky.plan(Fault::every(Verb::Read, How::Before(ErrorKind::Failed)));
+    let error = take(&files, LockKind::Shared, QUICK).unwrap_err();
+    assert!(error.to_string().contains("too large"), "{error}");
+    assert_eq!(flaky.fired(), 0);
 }
 
 #[test]

@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the unexpected")]
 
 use crate::rig::{self, Rig, check, noise};
-use mainstay_repository::{BlobWriter, Compression, Error, Repository};
+use mainstay_repository::{BlobWriter, Compression, Error, LockKind, Repository};
 use model::{CancelToken, Class, Classify, SnapshotId};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use storage::Local;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,6 +238,65 @@ fn a_damaged_config_is_named() {
         }
         victim.heal();
     }
+}
+
+/// The locks of two holders that live, one of them damaged.
+fn a_damaged_lock(damage: Damage) {
+    let rig = Rig::light();
+    let held = [LockKind::Shared, LockKind::Shared].map(|kind| rig.lock(kind));
+    let dir = rig.path().join("locks");
+    let files: Vec<_> = rig::files_below(&dir).into_iter().map(|file| dir.join(file)).collect();
+    damage.inflict(&files[0], &files[1]);
+    let bad = match damage {
+        Damage::Deleted => vec![],
+        Damage::Duplicated => vec![Damage::twin(&files[0])],
+        Damage::Swapped => files.clone(),
+        _ => vec![files[0].clone()],
+    };
+    // As another process, and with patience that must not be needed.
+    let other = rig::open(Arc::new(Local::open(rig.path()).unwrap()));
+    let lock = |kind, secs| other.lock(kind, Duration::from_secs(secs), &CancelToken::new());
+    for kind in [LockKind::Shared, LockKind::Exclusive] {
+        let stops = !bad.is_empty() && (damage, kind) != (Damage::Emptied, LockKind::Shared);
+        match lock(kind, if stops { 3600 } else { 0 }).map(drop) {
+            Ok(()) => {
+                assert!(!stops && kind == LockKind::Shared, "{damage:?}: {kind} passed it over")
+            }
+            Err(Error::Locked(_)) => assert!(!stops && kind == LockKind::Exclusive, "{damage:?}"),
+            Err(e) => {
+                assert!(stops && bad.iter().any(|bad| e.to_string().contains(name(bad))), "{e}");
+                assert_eq!(e.class(), Class::Corrupt, "{damage:?}: nobody is told to wait");
+                assert!(e.hint().unwrap().contains("mainstay unlock"), "{damage:?}");
+            }
+        }
+    }
+    let standing = other.locks().unwrap();
+    assert_eq!(standing.iter().filter(|lock| !lock.readable).count(), bad.len(), "{damage:?}");
+    // Unasked nobody removes it; asked it is gone, and no other.
+    assert!(other.remove_stale_locks().unwrap().is_empty(), "{damage:?}");
+    let removed = other.unlock(false).unwrap();
+    assert_eq!(removed.len(), bad.len(), "{damage:?}: {removed:?}");
+    assert!(bad.iter().all(|bad| removed.iter().any(|line| line.contains(name(bad)))));
+    for bad in bad {
+        assert!(!bad.exists(), "{damage:?}");
+    }
+    lock(LockKind::Shared, 0).unwrap();
+    let lost = held.iter().filter(|lock| lock.still_held().is_err()).count();
+    assert_eq!(lost, files.iter().filter(|file| !file.exists()).count(), "{damage:?}");
+    drop(held);
+    lock(LockKind::Exclusive, 0).unwrap();
+}
+
+/// It is an error that names it, and no reason to wait; `unlock` removes it.
+#[test]
+fn a_damaged_lock_stops_whom_it_may_exclude_and_can_be_removed() {
+    rig::in_time(|| {
+        std::thread::scope(|scope| {
+            for damage in ALL.into_iter().chain([Damage::Duplicated, Damage::Swapped]) {
+                scope.spawn(move || a_damaged_lock(damage));
+            }
+        });
+    });
 }
 
 #[test]

@@ -18,7 +18,7 @@ use storage::doubles::{Fault, Flaky, How, Memory, Verb};
 use storage::{ErrorKind, Key, Storage};
 
 /// A repository with a past, in memory, and what must be readable whatever happens.
-struct Past {
+pub(crate) struct Past {
     memory: Arc<Memory>,
     kept: Vec<(SnapshotId, Vec<u8>)>,
     gone: Vec<SnapshotId>,
@@ -26,7 +26,7 @@ struct Past {
     damaged: bool,
 }
 
-fn past() -> Past {
+pub(crate) fn past() -> Past {
     past_of(mainstay_repository::format::config::VERSION)
 }
 
@@ -71,7 +71,7 @@ fn damaged_past() -> Past {
 }
 
 /// A password whose key nothing here touches.
-fn second() -> Secret {
+pub(crate) fn second() -> Secret {
     Secret::new("second".to_owned())
 }
 
@@ -81,13 +81,13 @@ fn changed() -> Secret {
 }
 
 impl Past {
-    fn copy(&self) -> Arc<Memory> {
+    pub(crate) fn copy(&self) -> Arc<Memory> {
         copy(&self.memory)
     }
 
     /// By our check, and by restic's if it is asked.
     #[track_caller]
-    fn is_whole(&self, storage: &Arc<Memory>, ask_restic: bool, what: &str) {
+    pub(crate) fn is_whole(&self, storage: &Arc<Memory>, ask_restic: bool, what: &str) {
         let fresh = Repository::open(storage.clone(), &second()).unwrap();
         fresh.unlock(true).unwrap();
         for (id, content) in &self.kept {
@@ -107,7 +107,7 @@ impl Past {
     }
 }
 
-fn copy(memory: &Memory) -> Arc<Memory> {
+pub(crate) fn copy(memory: &Memory) -> Arc<Memory> {
     let copy = Arc::new(Memory::new());
     for (key, bytes) in memory.objects() {
         copy.put(&key, &bytes).unwrap();
@@ -135,7 +135,7 @@ fn reopen(storage: Arc<dyn Storage>) -> Repository {
 }
 
 /// restic takes a second for each: it judges one in so many, others for each kind of fault.
-const RESTIC_JUDGES_ONE_IN: u32 = 12;
+pub(crate) const RESTIC_JUDGES_ONE_IN: u32 = 12;
 
 /// The n-th call of the work goes wrong, for every n.
 fn at_every_call(
@@ -219,7 +219,7 @@ fn hang(
     })
 }
 
-const FAULTS: [How; 6] = [
+pub(crate) const FAULTS: [How; 6] = [
     How::Before(ErrorKind::Unavailable),
     How::After(ErrorKind::Unavailable),
     How::Before(ErrorKind::NoSpace),

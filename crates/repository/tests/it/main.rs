@@ -9,6 +9,7 @@ mod chunks;
 mod copying;
 mod damage;
 mod faults;
+mod faults_of_a_source;
 mod format;
 mod fuzz;
 mod golden;
