@@ -2,7 +2,7 @@
 
 use crate::files::FileKind;
 use crate::format::{BlobId, BlobKind, PackId};
-use crate::index::Location;
+use crate::index::{IndexSize, Location};
 use crate::pipeline::BlobDecompressor;
 use crate::{Error, Repository};
 use std::cell::RefCell;
@@ -42,6 +42,14 @@ impl Repository {
     /// Brings the index up to date with what others have added and removed.
     pub fn refresh_index(&self) -> Result<(), Error> {
         self.index().refresh(self.files())
+    }
+
+    /// How large the index is, which is loaded if need be.
+    pub fn index_size(&self) -> Result<IndexSize, Error> {
+        self.index().with(self.files(), |index| IndexSize {
+            blobs: index.len(),
+            memory_bytes: index.memory_bytes(),
+        })
     }
 
     /// Fails unless every pack that the index names is there and long enough. Asked before anything

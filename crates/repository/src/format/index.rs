@@ -3,7 +3,11 @@
 use super::crypto::OVERHEAD_BYTES;
 use super::pack::{MAX_LENGTH, PackedBlob};
 use super::{BlobId, BlobKind, FormatError, IndexId, PackId};
+use serde::de::{
+    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Index files are finished at this many blobs.
 pub const MAX_BLOBS: usize = 50_000;
@@ -26,9 +30,9 @@ pub struct IndexedPack {
     pub blobs: Vec<PackedBlob>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct IndexJson {
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     supersedes: Vec<IndexId>,
     packs: Vec<PackJson>,
 }
@@ -58,37 +62,26 @@ fn is_zero(number: &u32) -> bool {
 impl Index {
     /// Reads the JSON: the object of today, or the bare list of packs of restic's first years.
     pub fn decode(json: &[u8]) -> Result<Index, FormatError> {
-        let index = if json.first() == Some(&b'[') {
-            IndexJson { supersedes: Vec::new(), packs: serde_json::from_slice(json)? }
+        let mut packs = Vec::new();
+        let supersedes = Index::decode_each(json, &mut |pack| packs.push(pack))?;
+        Ok(Index { supersedes, packs })
+    }
+
+    /// Reads the JSON and hands over each pack as it comes, so that not all of them are held at
+    /// once. Returns the older index files that this one replaces. What was handed over before an
+    /// error counts for nothing.
+    pub fn decode_each(
+        json: &[u8],
+        take: &mut dyn FnMut(IndexedPack),
+    ) -> Result<Vec<IndexId>, FormatError> {
+        let mut from = serde_json::Deserializer::from_slice(json);
+        let supersedes = if json.first() == Some(&b'[') {
+            Packs(take).deserialize(&mut from).map(|()| Vec::new())
         } else {
-            serde_json::from_slice(json)?
-        };
-        let mut packs = Vec::with_capacity(index.packs.len());
-        for pack in index.packs {
-            let mut blobs = Vec::with_capacity(pack.blobs.len());
-            for blob in pack.blobs {
-                let sealed = blob.length as usize;
-                let lengths = [blob.length, blob.uncompressed_length];
-                if sealed < OVERHEAD_BYTES
-                    || lengths.iter().any(|length| *length > MAX_LENGTH)
-                    || blob.offset.checked_add(blob.length).is_none()
-                {
-                    return Err(FormatError(format!(
-                        "places blob {} at {} with {} bytes",
-                        blob.id, blob.offset, blob.length
-                    )));
-                }
-                blobs.push(PackedBlob {
-                    kind: blob.kind,
-                    id: blob.id,
-                    offset: blob.offset,
-                    length: blob.length,
-                    plain_length: Some(blob.uncompressed_length).filter(|length| *length != 0),
-                });
-            }
-            packs.push(IndexedPack { id: pack.id, blobs });
-        }
-        Ok(Index { supersedes: index.supersedes, packs })
+            from.deserialize_map(Object(take))
+        }?;
+        from.end()?;
+        Ok(supersedes)
     }
 
     /// The JSON.
@@ -109,5 +102,94 @@ impl Index {
         });
         let json = IndexJson { supersedes: self.supersedes.clone(), packs: packs.collect() };
         Ok(serde_json::to_vec(&json)?)
+    }
+}
+
+/// The object of an index file.
+struct Object<'a>(&'a mut dyn FnMut(IndexedPack));
+
+impl<'de> Visitor<'de> for Object<'_> {
+    type Value = Vec<IndexId>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an index")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<IndexId>, A::Error> {
+        #[derive(Deserialize)]
+        #[serde(field_identifier, rename_all = "lowercase")]
+        enum Name {
+            Supersedes,
+            Packs,
+            #[serde(other)]
+            Other,
+        }
+        let (mut supersedes, mut packs) = (None, None);
+        while let Some(name) = map.next_key()? {
+            match name {
+                Name::Supersedes if supersedes.is_some() => {
+                    return Err(A::Error::duplicate_field("supersedes"));
+                }
+                Name::Packs if packs.is_some() => return Err(A::Error::duplicate_field("packs")),
+                Name::Supersedes => supersedes = Some(map.next_value()?),
+                Name::Packs => packs = Some(map.next_value_seed(Packs(self.0))?),
+                Name::Other => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        packs.ok_or_else(|| A::Error::missing_field("packs"))?;
+        Ok(supersedes.unwrap_or_default())
+    }
+}
+
+/// The list of packs.
+struct Packs<'a>(&'a mut dyn FnMut(IndexedPack));
+
+impl<'de> DeserializeSeed<'de> for Packs<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Packs<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of packs")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut packs: A) -> Result<(), A::Error> {
+        while let Some(pack) = packs.next_element::<PackJson>()? {
+            (self.0)(pack.judged().map_err(A::Error::custom)?);
+        }
+        Ok(())
+    }
+}
+
+impl PackJson {
+    /// Refuses places that no blob can have.
+    fn judged(self) -> Result<IndexedPack, FormatError> {
+        let mut blobs = Vec::with_capacity(self.blobs.len());
+        for blob in self.blobs {
+            let lengths = [blob.length, blob.uncompressed_length];
+            if (blob.length as usize) < OVERHEAD_BYTES
+                || lengths.iter().any(|length| *length > MAX_LENGTH)
+                || blob.offset.checked_add(blob.length).is_none()
+            {
+                return Err(FormatError(format!(
+                    "places blob {} at {} with {} bytes",
+                    blob.id, blob.offset, blob.length
+                )));
+            }
+            blobs.push(PackedBlob {
+                kind: blob.kind,
+                id: blob.id,
+                offset: blob.offset,
+                length: blob.length,
+                plain_length: Some(blob.uncompressed_length).filter(|length| *length != 0),
+            });
+        }
+        Ok(IndexedPack { id: self.id, blobs })
     }
 }

@@ -10,6 +10,8 @@ use std::io::Read;
 const COMPRESSED: u8 = 2;
 /// Larger files are refused: an index of 50,000 blobs has about 8 MB.
 const MAX_PLAIN_BYTES: u64 = 256 << 20;
+/// As much memory is taken before anything is decompressed, at most.
+const BELIEVED_BYTES: usize = 16 << 20;
 /// These files are small and read often by machines with little memory.
 const LEVEL: i32 = 3;
 
@@ -31,9 +33,11 @@ pub fn decode(bytes: Vec<u8>) -> Result<Vec<u8>, FormatError> {
     match bytes.split_first() {
         Some((b'{' | b'[', _)) => Ok(bytes),
         Some((&COMPRESSED, frame)) => {
-            let mut json = Vec::new();
             // Decoded as a stream, so that memory grows with what is really there and not with
-            // what a header promises.
+            // what a header promises, which is believed a little, to save growing.
+            let promised = zstd::zstd_safe::get_frame_content_size(frame).ok().flatten();
+            let promised = usize::try_from(promised.unwrap_or(0)).unwrap_or(usize::MAX);
+            let mut json = Vec::with_capacity(promised.min(BELIEVED_BYTES));
             let bad = |e| FormatError(format!("cannot be decompressed: {e}"));
             let decoder = zstd::Decoder::with_buffer(frame).map_err(bad)?;
             decoder.take(MAX_PLAIN_BYTES + 1).read_to_end(&mut json).map_err(bad)?;

@@ -1,6 +1,6 @@
 //! The index of an open repository: loaded when first needed, added to while in use.
 
-use super::BlobIndex;
+use super::{BlobIndex, Gathered};
 use crate::Error;
 use crate::files::{FileKind, Files};
 use crate::format::IndexId;
@@ -8,6 +8,9 @@ use crate::format::index::{Index, IndexedPack};
 use crate::parallel;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+/// Index files that are read at once, at most: each takes some 15 MB while it is.
+const READERS: usize = 8;
 
 /// A blob index and the index files it was made of.
 #[derive(Debug, Default)]
@@ -45,38 +48,38 @@ impl Live {
     /// what a prune has removed.
     pub(crate) fn refresh(&self, files: &Files) -> Result<(), Error> {
         let _one_at_a_time = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut superseded = BTreeSet::new();
         loop {
             let known = self.read().files.clone();
             let listed: BTreeSet<IndexId> =
                 files.list(FileKind::Index)?.into_iter().map(|file| IndexId(file.id)).collect();
             let kept = known.as_ref().filter(|known| known.is_subset(&listed));
-            let missing: Vec<IndexId> = match kept {
-                Some(known) => listed.difference(known).copied().collect(),
-                None => listed.iter().copied().collect(),
-            };
+            let new = |id: &IndexId| !kept.is_some_and(|known| known.contains(id));
+            let missing: Vec<IndexId> = listed.iter().copied().filter(new).collect();
             if missing.is_empty() && kept.is_some() {
                 return Ok(());
             }
             let whole = kept.is_none();
-            let loaded = read(files, &missing)?;
+            let wanted: Vec<IndexId> =
+                missing.iter().copied().filter(|id| !superseded.contains(id)).collect();
+            let (gathered, replaced) = read(files, &wanted)?;
+            // Only indexes of restic's first years replace others that are still there.
+            if wanted.iter().any(|id| replaced.contains(id)) {
+                superseded.extend(replaced);
+                continue;
+            }
+            let gathered = gathered.sorted();
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            if state.files != known {
+                // A writer of this process has added its file meanwhile; it may be among those that
+                // were read, or not be listed.
+                continue;
+            }
             if whole {
-                if state.files != known {
-                    // A writer of this process has added its file meanwhile; it may not be listed.
-                    continue;
-                }
                 *state = State { index: BlobIndex::default(), files: Some(BTreeSet::new()) };
             }
             let State { index, files: Some(present) } = &mut *state else { continue };
-            let superseded: BTreeSet<IndexId> =
-                loaded.iter().flat_map(|(_, index)| index.supersedes.iter().copied()).collect();
-            let mut packs = Vec::new();
-            for (id, file) in loaded {
-                if !present.contains(&id) && !superseded.contains(&id) {
-                    packs.extend(file.packs);
-                }
-            }
-            index.add(&packs);
+            index.absorb(gathered);
             present.extend(listed);
             return Ok(());
         }
@@ -104,10 +107,11 @@ impl Live {
     }
 }
 
-/// Reads index files, several at once.
-fn read(files: &Files, ids: &[IndexId]) -> Result<Vec<(IndexId, Index)>, Error> {
-    let loaded = Mutex::new(Vec::new());
-    parallel::for_each(ids, parallel::readers(), |id| {
+/// Reads index files, several at once. Returns what they say, and which others they replace.
+fn read(files: &Files, ids: &[IndexId]) -> Result<(Gathered, BTreeSet<IndexId>), Error> {
+    let gathered = Mutex::new(Gathered::default());
+    let replaced = Mutex::new(BTreeSet::new());
+    parallel::for_each(ids, parallel::readers().min(READERS), |id| {
         let json = match files.read_json(FileKind::Index, id.0) {
             Ok(json) => json,
             // Replaced by a prune since it was listed. Its successor is read by the next refresh,
@@ -115,9 +119,12 @@ fn read(files: &Files, ids: &[IndexId]) -> Result<Vec<(IndexId, Index)>, Error> 
             Err(Error::Storage(e)) if e.kind() == storage::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(e),
         };
-        let index = Index::decode(&json).map_err(|e| FileKind::Index.damaged(id.0, e))?;
-        loaded.lock().unwrap_or_else(PoisonError::into_inner).push((*id, index));
+        let mut take = |pack| gathered.lock().unwrap_or_else(PoisonError::into_inner).push(&pack);
+        let supersedes =
+            Index::decode_each(&json, &mut take).map_err(|e| FileKind::Index.damaged(id.0, e))?;
+        replaced.lock().unwrap_or_else(PoisonError::into_inner).extend(supersedes);
         Ok(())
     })?;
-    Ok(loaded.into_inner().unwrap_or_else(PoisonError::into_inner))
+    let gathered = gathered.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok((gathered, replaced.into_inner().unwrap_or_else(PoisonError::into_inner)))
 }

@@ -8,7 +8,7 @@ pub(crate) use live::Live;
 use crate::format::crypto::OVERHEAD_BYTES;
 use crate::format::index::IndexedPack;
 use crate::format::{BlobId, BlobKind, PackId};
-use table::{Entry, Table};
+use table::{Entry, Sorted, Table};
 
 /// Where a blob is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,53 @@ impl Location {
     }
 }
 
+/// How large an index is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexSize {
+    /// Blobs in it; one that is stored twice counts twice.
+    pub blobs: usize,
+    /// What they take in memory, packs included.
+    pub memory_bytes: usize,
+}
+
+/// What is to be added, as it comes: no more memory than it will take in the index.
+#[derive(Debug, Default)]
+struct Gathered {
+    data: Vec<Entry>,
+    trees: Vec<Entry>,
+    packs: Vec<(PackId, u32)>,
+}
+
+impl Gathered {
+    fn push(&mut self, pack: &IndexedPack) {
+        let number = self.packs.len();
+        let end = pack.blobs.iter().map(|blob| blob.offset.saturating_add(blob.length)).max();
+        self.packs.push((pack.id, end.unwrap_or(0)));
+        for blob in &pack.blobs {
+            let entries = match blob.kind {
+                BlobKind::Data => &mut self.data,
+                BlobKind::Tree => &mut self.trees,
+            };
+            entries.extend(Entry::new(number, blob));
+        }
+    }
+
+    /// The long part of the work, before anybody has to wait for it.
+    fn sorted(mut self) -> Absorbable {
+        self.packs.shrink_to_fit();
+        let (data, trees) = (Sorted::new(self.data), Sorted::new(self.trees));
+        Absorbable { data, trees, packs: self.packs }
+    }
+}
+
+/// What is to be added, in order.
+#[derive(Debug)]
+struct Absorbable {
+    data: Sorted,
+    trees: Sorted,
+    packs: Vec<(PackId, u32)>,
+}
+
 /// All blobs of a repository by kind and id.
 #[derive(Debug, Default)]
 pub struct BlobIndex {
@@ -43,23 +90,23 @@ pub struct BlobIndex {
 impl BlobIndex {
     /// Adds packs.
     pub fn add(&mut self, packs: &[IndexedPack]) {
-        let mut data = Vec::new();
-        let mut trees = Vec::new();
-        self.packs.reserve_exact(packs.len());
+        let mut gathered = Gathered::default();
         for pack in packs {
-            let number = self.packs.len();
-            let end = pack.blobs.iter().map(|blob| blob.offset.saturating_add(blob.length)).max();
-            self.packs.push((pack.id, end.unwrap_or(0)));
-            for blob in &pack.blobs {
-                let entries = match blob.kind {
-                    BlobKind::Data => &mut data,
-                    BlobKind::Tree => &mut trees,
-                };
-                entries.extend(Entry::new(number, blob));
-            }
+            gathered.push(pack);
         }
-        self.data.add(data);
-        self.trees.add(trees);
+        self.absorb(gathered.sorted());
+    }
+
+    fn absorb(&mut self, new: Absorbable) {
+        let before = self.packs.len();
+        if before == 0 {
+            self.packs = new.packs;
+        } else {
+            self.packs.reserve_exact(new.packs.len());
+            self.packs.extend(new.packs);
+        }
+        self.data.add(new.data.renumbered(before));
+        self.trees.add(new.trees.renumbered(before));
     }
 
     /// Whether a blob is there.

@@ -1,11 +1,14 @@
 //! A set of entries in a few sorted runs, each much longer than the next: little more memory than
-//! the entries themselves, and adding many costs little more than sorting them.
+//! the entries themselves, and adding many costs little more than sorting them. All sorting and
+//! merging is done in place: of ten million entries a second copy would be half a gigabyte.
 //!
 //! Ids are SHA-256 sums, so they are spread evenly: a directory by their first bits leads to the
 //! few entries that begin with the same.
 
 use crate::format::BlobId;
 use crate::format::pack::{MAX_LENGTH, PackedBlob};
+use crate::parallel;
+use std::sync::{Mutex, PoisonError};
 
 /// One place of a blob, in 47 bytes, since there may be many millions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +35,22 @@ impl Entry {
         bits = bits << LENGTH_BITS | u128::from(plain);
         let [_, place @ ..] = bits.to_be_bytes();
         Some(Entry { id: blob.id.0, place })
+    }
+
+    /// Raises the number of its pack. False if that is too large then.
+    fn renumber(&mut self, by: usize) -> bool {
+        let mut bytes = [0; 16];
+        bytes[1..].copy_from_slice(&self.place);
+        let bits = u128::from_be_bytes(bytes);
+        let shift = 32 + 2 * LENGTH_BITS;
+        let pack = (bits >> shift) + by as u128;
+        if pack >= MAX_PACKS as u128 {
+            return false;
+        }
+        let rest = bits & ((1 << shift) - 1);
+        let [_, place @ ..] = (pack << shift | rest).to_be_bytes();
+        self.place = place;
+        true
     }
 
     /// Number of its pack, and where in it the blob is: offset, length, plain length.
@@ -81,18 +100,19 @@ impl Table {
         self.runs.iter().map(bytes).sum()
     }
 
-    pub(super) fn add(&mut self, mut entries: Vec<Entry>) {
+    pub(super) fn add(&mut self, entries: Sorted) {
+        let Sorted(mut entries) = entries;
         if entries.is_empty() {
             return;
         }
         while let Some(last) = self.runs.pop_if(|last| last.entries.len() < RATIO * entries.len()) {
-            let mut merged = last.entries;
-            merged.reserve_exact(entries.len());
-            merged.append(&mut entries);
-            entries = merged;
+            let Run { entries: others, starts, .. } = last;
+            drop(starts);
+            entries = match others.len() < entries.len() {
+                true => merge(entries, &others),
+                false => merge(others, &entries),
+            };
         }
-        // A stable sort finds the runs that it is made of.
-        entries.sort();
         entries.dedup();
         entries.shrink_to_fit();
         self.runs.push(Run::new(entries));
@@ -104,6 +124,75 @@ impl Table {
         found.settle();
         found
     }
+}
+
+/// Entries in order, each once.
+#[derive(Debug)]
+pub(super) struct Sorted(Vec<Entry>);
+
+impl Sorted {
+    pub(super) fn new(mut entries: Vec<Entry>) -> Sorted {
+        sort(&mut entries, parallel::cores());
+        entries.dedup();
+        Sorted(entries)
+    }
+
+    /// With the numbers of all packs higher by `by`, which changes no order. Entries whose pack's
+    /// number is too large then are left out.
+    pub(super) fn renumbered(mut self, by: usize) -> Sorted {
+        if by > 0 {
+            self.0.retain_mut(|entry| entry.renumber(by));
+        }
+        self
+    }
+}
+
+/// Fewer entries than this are not worth another thread.
+const SORTED_ALONE: usize = 1 << 15;
+
+/// In place, on this many threads.
+fn sort(entries: &mut [Entry], threads: usize) {
+    if threads < 2 || entries.len() < SORTED_ALONE {
+        return entries.sort_unstable();
+    }
+    let middle = entries.len() / 2;
+    let (low, _, high) = entries.select_nth_unstable(middle);
+    let (low_threads, high_threads) = (threads / 2, threads - threads / 2);
+    let low = Mutex::new(Some(low));
+    let take = || low.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let one = || {
+        if let Some(low) = take() {
+            sort(low, low_threads);
+        }
+    };
+    std::thread::scope(|scope| {
+        let started = std::thread::Builder::new().spawn_scoped(scope, one);
+        sort(high, high_threads);
+        // This thread does it all if the system grants no other.
+        if started.is_err() {
+            one();
+        }
+    });
+}
+
+/// Merges sorted entries into sorted ones, from the end, so that none needs another place.
+fn merge(mut into: Vec<Entry>, from: &[Entry]) -> Vec<Entry> {
+    let (mut left, mut right) = (into.len(), from.len());
+    into.reserve_exact(right);
+    into.extend_from_slice(from);
+    let mut end = into.len();
+    // What is left when one side has ended lies where it belongs, or is copied there.
+    while right > 0 {
+        end -= 1;
+        if left > 0 && into[left - 1] > from[right - 1] {
+            left -= 1;
+            into[end] = into[left];
+        } else {
+            right -= 1;
+            into[end] = from[right];
+        }
+    }
+    into
 }
 
 impl Run {

@@ -21,6 +21,7 @@ mod layers;
 mod locks;
 mod log_store;
 mod manifest;
+mod many_chunks;
 mod memory_index;
 mod old_formats;
 mod prune;
