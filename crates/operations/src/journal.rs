@@ -161,7 +161,6 @@ impl Journal {
     pub(crate) fn reopen(dir: &Path) -> Result<Journal, Error> {
         let path = dir.join("journal");
         let entries = read(dir)?;
-        let whole: u64 = entries.len() as u64;
         let file = File::options()
             .read(true)
             .append(true)
@@ -169,13 +168,7 @@ impl Journal {
             .map_err(|e| Error::io("open", &path, e))?;
         // Cuts off a torn last line, so that what is appended begins on a line of its own.
         let text = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
-        let end = text
-            .iter()
-            .enumerate()
-            .filter(|(_, byte)| **byte == b'\n')
-            .take(usize::try_from(whole).unwrap_or(usize::MAX))
-            .last()
-            .map_or(0, |(at, _)| at as u64 + 1);
+        let end = whole(&text).len() as u64;
         file.set_len(end).map_err(|e| Error::io("truncate", &path, e))?;
         Ok(Journal { file, path, entries, length: end })
     }
@@ -213,20 +206,25 @@ pub(crate) fn read(dir: &Path) -> Result<Vec<Entry>, Error> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(Error::io("read", &path, e)),
     };
-    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    let lines = bytes[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    parse(&bytes).map_err(|(number, e)| {
+        let what = format!("line {number} of the journal {} is damaged", path.display());
+        Error::new(model::Class::Corrupt, what).because(e)
+    })
+}
+
+/// The whole lines in the bytes of a journal, or the number of one that is damaged, and why.
+pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, (usize, serde_json::Error)> {
+    let lines = whole(bytes).split(|byte| *byte == b'\n').enumerate();
     lines
-        .enumerate()
-        .map(|(number, line)| {
-            serde_json::from_slice(line).map_err(|e| {
-                Error::new(
-                    model::Class::Corrupt,
-                    format!("line {} of the journal {} is damaged", number + 1, path.display()),
-                )
-                .because(e)
-            })
-        })
+        .filter(|(_, line)| !line.is_empty())
+        .map(|(number, line)| serde_json::from_slice(line).map_err(|e| (number + 1, e)))
         .collect()
+}
+
+/// The bytes without a torn last line.
+fn whole(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    &bytes[..end]
 }
 
 /// What a list of entries says of one step.

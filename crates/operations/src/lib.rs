@@ -42,10 +42,11 @@ pub mod wal;
 pub mod which;
 
 pub use error::Error;
-pub use journal::{Entry, Event, Kind, Outcome};
+pub use journal::{Entry, Event, Kind, Outcome, parse as parse_journal};
 pub use lock::Holder;
 pub use member::{AppliedHere, MemberRecord};
 pub use operation::{Run, look};
+pub use placing::decode_meta;
 pub use report::Numbers;
 pub use site::{ServiceSite, Site};
 pub use which::Which;

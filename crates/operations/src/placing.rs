@@ -57,28 +57,34 @@ pub(crate) fn meta(site: &ServiceSite, snapshot: SnapshotId) -> Result<SnapshotM
     if reader.node(crate::backup::META_PATH.as_bytes())?.is_some() {
         let mut text = Vec::new();
         reader.dump(crate::backup::META_PATH.as_bytes(), &mut text)?;
-        let meta: SnapshotMeta = serde_json::from_slice(&text).map_err(|e| {
-            let what = format!("{} of snapshot {snapshot} is not valid", crate::backup::META_PATH);
-            Error::new(Class::Corrupt, what).because(e)
-        })?;
-        if meta.format != 1 {
-            return Err(Error::invalid(format!(
-                "snapshot {snapshot} has description format {}; this version of mainstay knows 1",
-                meta.format
-            )));
-        }
-        // Targets are made of these; none may lead out of the place that was named.
-        let odd = |root: &&Root| {
-            !root.in_snapshot.starts_with('/')
-                || root.in_snapshot.split('/').any(|part| part == ".." || part == ".")
-        };
-        if let Some(root) = meta.roots.iter().find(odd) {
-            let what = format!("snapshot {snapshot} names a root {:?}", root.in_snapshot);
-            return Err(Error::new(Class::Corrupt, what));
-        }
-        return Ok(meta);
+        return decode_meta(snapshot, &text);
     }
     by_paths(site, snapshot, &reader)
+}
+
+/// The description that a snapshot holds of itself, of a format that is known, and with no root that
+/// leads anywhere else.
+pub fn decode_meta(snapshot: SnapshotId, text: &[u8]) -> Result<SnapshotMeta, Error> {
+    let meta: SnapshotMeta = serde_json::from_slice(text).map_err(|e| {
+        let what = format!("{} of snapshot {snapshot} is not valid", crate::backup::META_PATH);
+        Error::new(Class::Corrupt, what).because(e)
+    })?;
+    if meta.format != 1 {
+        return Err(Error::invalid(format!(
+            "snapshot {snapshot} has description format {}; this version of mainstay knows 1",
+            meta.format
+        )));
+    }
+    // Targets are made of these; none may lead out of the place that was named.
+    let odd = |root: &&Root| {
+        !root.in_snapshot.starts_with('/')
+            || root.in_snapshot.split('/').any(|part| part == ".." || part == ".")
+    };
+    if let Some(root) = meta.roots.iter().find(odd) {
+        let what = format!("snapshot {snapshot} names a root {:?}", root.in_snapshot);
+        return Err(Error::new(Class::Corrupt, what));
+    }
+    Ok(meta)
 }
 
 /// What a snapshot's own list of paths says, where there is no description.

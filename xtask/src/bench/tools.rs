@@ -192,6 +192,45 @@ impl Tool {
         command
     }
 
+    /// On the repository of ours at this home, whoever it is.
+    fn at_ours(self, home: &Path) -> Command {
+        match self {
+            Tool::Restic => {
+                let mut command = self.program();
+                command
+                    .arg("--repo")
+                    .arg(Tool::Mainstay.repository(home))
+                    .arg("--password-file")
+                    .arg(home.join("password"))
+                    .env("RESTIC_CACHE_DIR", home.join("cache"));
+                command
+            }
+            _ => self.at(home),
+        }
+    }
+
+    /// Something that needs the whole index of a repository of ours, and little else.
+    pub(super) fn open(self, job: Job<'_>) -> Command {
+        let mut command = self.at_ours(job.home);
+        match self {
+            Tool::Restic => command.args(["stats", "--mode", "raw-data"]),
+            _ => command.args(["stats", "data"]),
+        };
+        command
+    }
+
+    /// A backup into a repository of ours, whoever makes it.
+    pub(super) fn backup_into_ours(self, job: Job<'_>) -> Command {
+        match self {
+            Tool::Restic => {
+                let mut command = self.at_ours(job.home);
+                command.arg("backup").arg(job.source);
+                command
+            }
+            _ => self.backup(job, ""),
+        }
+    }
+
     /// A backup that is told where the image was written to since the last one. Only ours can.
     pub(super) fn backup_ranges(self, job: Job<'_>, ranges: &Path) -> Command {
         let mut command = self.backup(job, "");

@@ -4,14 +4,17 @@
 //! asked once, before the first request; a plain restic server is used for the files of a
 //! repository, and refused for everything else.
 
+mod body;
 mod connect;
 mod exchange;
 mod plain;
+#[cfg(feature = "doubles")]
+pub mod trial;
 mod trust;
 mod url;
 
 use crate::key::check_prefix;
-use crate::protocol::{Capabilities, File, Item, Leftovers, PROTOCOL, SHA256, VERSION};
+use crate::protocol::{Capabilities, File, PROTOCOL, SHA256, VERSION};
 use crate::{Entry, Error, ErrorKind, Key, Put, Storage};
 use exchange::{Answer, Ask, Exchange};
 use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderName, IF_NONE_MATCH, RANGE};
@@ -132,15 +135,9 @@ impl Rest {
         if answer.status != StatusCode::OK {
             return Err(self.refused(&answer, &self.shown));
         }
-        let told: Capabilities = serde_json::from_slice(&answer.body).map_err(|e| {
-            let message = format!("its answer to the probe makes no sense: {e}");
-            Error::new(ErrorKind::Failed, &self.shown, message)
-        })?;
-        if told.protocol != 1 || !told.put_if_absent {
-            let message = "it cannot create an object only where there is none";
-            return Err(Error::new(ErrorKind::Invalid, &self.shown, message));
-        }
-        Ok(Some(told))
+        body::capabilities(&answer.body)
+            .map(Some)
+            .map_err(|(kind, message)| Error::new(kind, &self.shown, message))
     }
 
     /// Asks in our dialect, and believes only who answers in it.
@@ -319,17 +316,8 @@ impl Storage for Rest {
         if answer.status != StatusCode::OK {
             return Err(self.refused(&answer, &object));
         }
-        let wrong = |what: String| Error::new(ErrorKind::Failed, &object, what);
-        let items: Vec<Item> = serde_json::from_slice(&answer.body)
-            .map_err(|e| wrong(format!("its listing makes no sense: {e}")))?;
-        let mut entries = Vec::with_capacity(items.len());
-        for Item { name, size } in items {
-            let key = Key::new(format!("{}{name}", below(prefix)))
-                .map_err(|e| wrong(format!("its listing makes no sense: {e}")))?;
-            entries.push(Entry { key, size_bytes: size });
-        }
-        entries.sort();
-        Ok(entries)
+        body::listing(prefix, &answer.body)
+            .map_err(|message| Error::new(ErrorKind::Failed, object, message))
     }
 
     fn delete(&self, key: &Key) -> Result<(), Error> {
@@ -362,9 +350,8 @@ impl Storage for Rest {
         if answer.status != StatusCode::OK {
             return Err(self.refused(&answer, &object));
         }
-        let told: Leftovers = serde_json::from_slice(&answer.body)
-            .map_err(|e| Error::new(ErrorKind::Failed, object, e))?;
-        Ok(told.removed)
+        body::leftovers(&answer.body)
+            .map_err(|message| Error::new(ErrorKind::Failed, object, message))
     }
 
     /// A vault host makes one name once, and says that it is one; whoever does not say so is

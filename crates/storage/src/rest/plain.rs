@@ -1,8 +1,8 @@
 //! A plain restic server: the files of a repository, and nothing else.
 
 use super::exchange::Ask;
-use super::{Rest, below};
-use crate::protocol::{File, Item, Kind, RESTIC_V2, is_name, named_key};
+use super::{Rest, below, body};
+use crate::protocol::{File, Kind, RESTIC_V2};
 use crate::{Entry, Error, ErrorKind, Key, Storage};
 use hyper::header::{ACCEPT, CONTENT_TYPE};
 use hyper::{Method, StatusCode};
@@ -84,18 +84,6 @@ impl Rest {
         if !is_v2 {
             return Err(wrong("the server lists no sizes (it speaks version 1)".to_owned()));
         }
-        let items: Vec<Item> = serde_json::from_slice(&answer.body)
-            .map_err(|e| wrong(format!("its listing makes no sense: {e}")))?;
-        let mut entries = Vec::with_capacity(items.len());
-        for Item { name, size } in items {
-            // Other files in there are not the repository's.
-            if !is_name(&name) {
-                continue;
-            }
-            let key = Key::new(named_key(repository, kind, &name))
-                .map_err(|e| wrong(format!("its listing makes no sense: {e}")))?;
-            entries.push(Entry { key, size_bytes: size });
-        }
-        Ok(entries)
+        body::plain_listing(repository, kind, &answer.body).map_err(wrong)
     }
 }

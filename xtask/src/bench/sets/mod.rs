@@ -1,5 +1,6 @@
 //! What is measured: one file for each kind of data.
 
+mod chunks;
 mod database;
 mod image;
 mod noise;
@@ -26,11 +27,13 @@ pub(super) enum Set {
     Tiny,
     /// A hundred snapshots, of which half go
     Prune,
+    /// A repository of ten million chunks
+    Chunks,
 }
 
 impl Set {
-    pub(super) const ALL: [Set; 6] =
-        [Set::Usr, Set::Image, Set::Database, Set::Noise, Set::Tiny, Set::Prune];
+    pub(super) const ALL: [Set; 7] =
+        [Set::Usr, Set::Image, Set::Database, Set::Noise, Set::Tiny, Set::Prune, Set::Chunks];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -40,6 +43,7 @@ impl Set {
             Set::Noise => "noise",
             Set::Tiny => "tiny",
             Set::Prune => "prune",
+            Set::Chunks => "chunks",
         }
     }
 
@@ -51,6 +55,7 @@ impl Set {
             Set::Noise => noise::run(bench),
             Set::Tiny => tiny::run(bench),
             Set::Prune => prune::run(bench),
+            Set::Chunks => chunks::run(bench),
         };
         bench.remove("homes")?;
         bench.remove("source")?;
