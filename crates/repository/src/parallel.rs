@@ -1,6 +1,5 @@
 //! Runs one function over many items on a few threads.
 
-use crate::Error;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -16,11 +15,11 @@ pub(crate) fn readers() -> usize {
 
 /// Calls `work` for every item, on up to `threads` threads and in no order. The first error ends it
 /// and is returned.
-pub(crate) fn for_each<T: Sync>(
+pub(crate) fn for_each<T: Sync, E: Send>(
     items: &[T],
     threads: usize,
-    work: impl Fn(&T) -> Result<(), Error> + Sync,
-) -> Result<(), Error> {
+    work: impl Fn(&T) -> Result<(), E> + Sync,
+) -> Result<(), E> {
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
     let failure = Mutex::new(None);

@@ -267,7 +267,7 @@ impl Repository {
     pub fn snapshots(&self) -> Result<Vec<(SnapshotId, Snapshot)>, Error> {
         let ids = self.snapshot_ids()?;
         let loaded = Mutex::new(Vec::with_capacity(ids.len()));
-        parallel::for_each(&ids, parallel::readers(), |id| {
+        parallel::for_each(&ids, parallel::readers(), |id| -> Result<(), Error> {
             let snapshot = match self.snapshot(*id) {
                 // Removed by somebody else since it was listed.
                 Err(Error::Missing(_)) => return Ok(()),

@@ -43,7 +43,7 @@ pub fn scrub(
     let full = || found.lock().unwrap_or_else(PoisonError::into_inner).len() >= limit;
     let check = |batch: &mut Vec<(Vec<u8>, Node)>| {
         progress.expect(batch.len() as u64, batch.iter().map(|(_, node)| node.size).sum());
-        parallel::for_each(batch, parallel::readers(), |(path, node)| {
+        parallel::for_each(batch, parallel::readers(), |(path, node)| -> Result<(), Error> {
             if !full()
                 && let Some(what) = judge.look(path, node)?
             {

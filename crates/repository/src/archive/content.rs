@@ -22,38 +22,20 @@ const ONE_BLOB_BYTES: u64 = crate::chunker::MIN_BYTES as u64;
 #[derive(Debug, Default)]
 pub(super) struct Content {
     known: Vec<BlobId>,
-    pending: VecDeque<Pending>,
+    pending: VecDeque<Ticket>,
     pub(super) size: u64,
-}
-
-#[derive(Debug)]
-enum Pending {
-    Ticket(Ticket),
-    /// Known, behind one that is not.
-    Id(BlobId),
-}
-
-impl Pending {
-    fn wait(self) -> Result<BlobId, Error> {
-        match self {
-            Pending::Ticket(ticket) => ticket.wait(),
-            Pending::Id(id) => Ok(id),
-        }
-    }
 }
 
 impl Content {
     pub(super) fn push(&mut self, writer: &BlobWriter, bytes: Vec<u8>) -> Result<(), Error> {
         self.size += bytes.len() as u64;
-        self.pending.push_back(Pending::Ticket(writer.save(BlobKind::Data, bytes)?));
+        self.pending.push_back(writer.save(BlobKind::Data, bytes)?);
         self.settle(MAX_TICKETS)
     }
 
-    /// Adds a blob that is stored, or in the writer's hands.
-    pub(super) fn push_known(&mut self, id: BlobId, bytes: u64) -> Result<(), Error> {
-        self.size += bytes;
-        self.pending.push_back(Pending::Id(id));
-        self.settle(MAX_TICKETS)
+    /// Of blobs that are stored, or in the writer's hands.
+    pub(super) fn of_known(known: Vec<BlobId>, size: u64) -> Content {
+        Content { known, pending: VecDeque::new(), size }
     }
 
     /// Waits until no more than so many are pending.

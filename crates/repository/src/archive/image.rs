@@ -2,12 +2,14 @@
 //! read when somebody knows where that is.
 
 use super::content::{Content, Failure, Intake};
-use crate::{BlobId, BlobKind, Error, Node, NodeKind, Ranges, reader};
+use crate::{BlobId, Error, Node, NodeKind, Ranges, parallel, reader};
 use rustix::fs::{Advice, SeekFrom};
 use rustix::io::Errno;
 use std::fs::File;
 use std::num::NonZeroU64;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// How an image is read.
 #[derive(Clone, Copy)]
@@ -25,8 +27,21 @@ struct Known<'a> {
     changed: &'a Ranges,
 }
 
+/// A chunk that is to be read.
+struct Unread {
+    at: usize,
+    range: Range<u64>,
+}
+
+/// Chunks that one thread reads and hashes together: two at once are hashed faster than one after
+/// the other.
+const TOGETHER: usize = 2;
+
 impl Intake<'_> {
     /// Saves an image of `size` bytes. One that became shorter ends where it ends.
+    ///
+    /// Who reads a chunk hashes it, too, while it is in the processor's cache: of most chunks of an
+    /// image that was saved before nothing more is needed.
     pub(super) fn image(
         &self,
         file: &File,
@@ -42,36 +57,81 @@ impl Intake<'_> {
             // A hint; who cannot take it reads as before.
             let _ = rustix::fs::fadvise(file, 0, None, Advice::Sequential);
         }
-        let mut content = Content::default();
-        let mut holes = Holes { file, data_from: 0, zeros: None };
+        let zeros = OnceLock::new();
+        let mut holes = Holes { file, data_from: 0 };
+        let (mut ids, mut unread) = (Vec::new(), Vec::new());
         for (at, start) in (0..size).step_by(usize::try_from(chunk).unwrap_or(1)).enumerate() {
+            let range = start..start.saturating_add(chunk).min(size);
+            let length = range.end - range.start;
+            if let Some(id) = known.as_ref().and_then(|known| known.id(at, &range)) {
+                ids.push(*id);
+            } else if length == chunk && holes.holds(&range)? {
+                ids.push(self.zeros(&zeros, chunk)?);
+            } else {
+                ids.push(NOT_READ);
+                unread.push(Unread { at, range });
+                continue;
+            }
+            (self.advance)(length);
+        }
+        let ids = Mutex::new(ids);
+        let end = AtomicU64::new(size);
+        let groups: Vec<&[Unread]> = unread.chunks(TOGETHER).collect();
+        parallel::for_each(&groups, parallel::cores(), |group| -> Result<(), Failure> {
             if self.cancel.is_cancelled() {
                 return Err(Error::Cancelled.into());
             }
-            let range = start..start.saturating_add(chunk).min(size);
-            let length = range.end - range.start;
-            (self.advance)(length);
-            if let Some(id) = known.as_ref().and_then(|known| known.id(at, &range)) {
-                content.push_known(*id, length)?;
-            } else if length == chunk && holes.holds(&range)? {
-                let id = match holes.zeros {
-                    Some(id) => id,
-                    None => self.zeros(chunk)?,
-                };
-                holes.zeros = Some(id);
-                content.push_known(id, length)?;
-            } else {
-                let bytes = self.read_at(file, start, length)?;
-                let short = (bytes.len() as u64) < length;
-                if !bytes.is_empty() {
-                    content.push(self.writer, bytes)?;
-                }
-                if short {
-                    break;
+            let read = self.read_and_save(file, group, chunk, &zeros, &end)?;
+            let mut ids = ids.lock().unwrap_or_else(PoisonError::into_inner);
+            for (unread, id) in group.iter().zip(read) {
+                if let Some(slot) = ids.get_mut(unread.at) {
+                    *slot = id;
                 }
             }
+            Ok(())
+        })?;
+        let mut ids = ids.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let end = end.into_inner();
+        ids.truncate(usize::try_from(end.div_ceil(chunk)).unwrap_or(usize::MAX));
+        Ok(Content::of_known(ids, end))
+    }
+
+    /// Reads a few chunks, saves what is new, and says their ids. Where one ends early, so does the
+    /// image.
+    fn read_and_save(
+        &self,
+        file: &File,
+        group: &[Unread],
+        chunk: u64,
+        zeros: &OnceLock<BlobId>,
+        end: &AtomicU64,
+    ) -> Result<[BlobId; TOGETHER], Failure> {
+        let mut read: [Vec<u8>; TOGETHER] = [(); TOGETHER].map(|()| self.writer.buffers().take());
+        for (bytes, Unread { range, .. }) in read.iter_mut().zip(group) {
+            let length = range.end - range.start;
+            read_at(file, range.start, length, bytes)?;
+            if (bytes.len() as u64) < length {
+                end.fetch_min(range.start + bytes.len() as u64, Ordering::Relaxed);
+            }
+            (self.advance)(length);
         }
-        Ok(content)
+        let [one, two] = &read;
+        let mut ids = [NOT_READ; TOGETHER];
+        if is_zero(one) || is_zero(two) {
+            for (id, bytes) in ids.iter_mut().zip(&read) {
+                let whole = bytes.len() as u64 == chunk && is_zero(bytes);
+                *id = if whole { self.zeros(zeros, chunk)? } else { BlobId::of(bytes) };
+            }
+        } else {
+            ids = BlobId::of_two(one, two);
+        }
+        for (id, mut bytes) in ids.iter().zip(read) {
+            if !bytes.is_empty() && zeros.get() != Some(id) {
+                self.writer.save_hashed(*id, &mut bytes)?;
+            }
+            self.writer.buffers().give(bytes);
+        }
+        Ok(ids)
     }
 
     /// What the parent has of the image; nothing if it is not all there, or was cut otherwise.
@@ -98,27 +158,41 @@ impl Intake<'_> {
     }
 
     /// The id of a chunk of zeros, which is saved.
-    fn zeros(&self, chunk: u64) -> Result<BlobId, Error> {
-        let bytes = vec![0; usize::try_from(chunk).unwrap_or_default()];
-        self.writer.save(BlobKind::Data, bytes)?.wait()
-    }
-
-    fn read_at(&self, file: &File, start: u64, length: u64) -> Result<Vec<u8>, Failure> {
-        let length = usize::try_from(length).unwrap_or_default();
-        let mut bytes = self.writer.buffers().take();
-        bytes.reserve_exact(length);
-        while bytes.len() < length {
-            let at = start + bytes.len() as u64;
-            match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut bytes), at) {
-                Ok(0) => break,
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(e) => return Err(Failure::Source(e.into())),
-            }
+    fn zeros(&self, zeros: &OnceLock<BlobId>, chunk: u64) -> Result<BlobId, Error> {
+        if let Some(id) = zeros.get() {
+            return Ok(*id);
         }
-        // The buffer may have had room for more than the chunk.
-        bytes.truncate(length);
-        Ok(bytes)
+        let mut bytes = vec![0; usize::try_from(chunk).unwrap_or_default()];
+        let id = BlobId::of(&bytes);
+        self.writer.save_hashed(id, &mut bytes)?;
+        Ok(*zeros.get_or_init(|| id))
     }
+}
+
+/// Stands where an id will be.
+const NOT_READ: BlobId = BlobId([0; 32]);
+
+/// Reads so many bytes, or as many as there are.
+fn read_at(file: &File, start: u64, length: u64, bytes: &mut Vec<u8>) -> Result<(), Failure> {
+    let length = usize::try_from(length).unwrap_or_default();
+    bytes.reserve_exact(length);
+    while bytes.len() < length {
+        let at = start + bytes.len() as u64;
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(bytes), at) {
+            Ok(0) => break,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => return Err(Failure::Source(e.into())),
+        }
+    }
+    // The buffer may have had room for more than the chunk.
+    bytes.truncate(length);
+    Ok(())
+}
+
+/// Whether there is nothing but zeros. A block at a time, which is compared at the memory's speed.
+fn is_zero(bytes: &[u8]) -> bool {
+    const BLOCK: [u8; 4096] = [0; 4096];
+    bytes.chunks(BLOCK.len()).all(|part| *part == BLOCK[..part.len()])
 }
 
 impl Known<'_> {
@@ -136,8 +210,6 @@ struct Holes<'a> {
     file: &'a File,
     /// Nothing but a hole lies between the last place that was asked for and this one.
     data_from: u64,
-    /// The id of a chunk of zeros.
-    zeros: Option<BlobId>,
 }
 
 impl Holes<'_> {

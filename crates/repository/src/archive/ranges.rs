@@ -7,11 +7,6 @@ use std::ops::Range;
 pub struct Ranges(Vec<Range<u64>>);
 
 impl Ranges {
-    /// How many bytes they are.
-    pub fn bytes(&self) -> u64 {
-        self.0.iter().map(|range| range.end - range.start).sum()
-    }
-
     /// Whether one of them has a byte of this range.
     pub fn meet(&self, range: &Range<u64>) -> bool {
         let first = self.0.partition_point(|own| own.end <= range.start);

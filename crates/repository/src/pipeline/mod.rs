@@ -123,7 +123,16 @@ struct InFlight {
 struct Job {
     kind: BlobKind,
     plain: Vec<u8>,
-    promise: Promise,
+    stage: Stage,
+}
+
+/// How far a blob has come.
+#[derive(Debug)]
+enum Stage {
+    /// To be hashed; somebody waits for its id.
+    Unknown(Promise),
+    /// It has this id, and is to be stored by whoever holds this.
+    Reserved(BlobId),
 }
 
 impl BlobWriter {
@@ -192,18 +201,34 @@ impl BlobWriter {
         if plain.len() > MAX_BLOB_BYTES {
             return Err(Error::Invalid(format!("a {kind} blob of {} bytes", plain.len())));
         }
+        self.shared.check()?;
+        let (promise, ticket) = ticket();
+        self.push(Job { kind, plain, stage: Stage::Unknown(promise) })?;
+        Ok(ticket)
+    }
+
+    /// Takes a data blob that has this id, if it is not stored and not in hand, and leaves an empty
+    /// buffer of the pool for it. For callers who hash by themselves, while what they read is close.
+    pub(crate) fn save_hashed(&self, id: BlobId, plain: &mut Vec<u8>) -> Result<(), Error> {
         let shared = &*self.shared;
         shared.check()?;
-        let (promise, ticket) = ticket();
-        let weight = plain.capacity() + BLOB_WEIGHT;
+        if !worker::reserve(shared, BlobKind::Data, id)? {
+            return Ok(());
+        }
+        let plain = std::mem::replace(plain, shared.buffers.take());
+        self.push(Job { kind: BlobKind::Data, plain, stage: Stage::Reserved(id) })
+    }
+
+    fn push(&self, job: Job) -> Result<(), Error> {
+        let shared = &*self.shared;
+        let weight = job.plain.capacity() + BLOB_WEIGHT;
         shared.lock().blobs += 1;
-        let job = Job { kind, plain, promise };
         if shared.blobs.push(job, weight, || shared.cancel.is_cancelled()).is_err() {
             shared.blob_done();
             shared.check()?;
             return Err(Error::Invalid("the writer takes no more blobs".to_owned()));
         }
-        Ok(ticket)
+        Ok(())
     }
 
     /// Whether a blob need not be saved: it is in the repository, or in hand.
@@ -291,7 +316,7 @@ impl Shared {
     fn fail(&self, error: Error) -> Arc<Error> {
         let failure = self.lock().failure.get_or_insert_with(|| Arc::new(error)).clone();
         for job in self.blobs.abort() {
-            job.promise.fail(&failure);
+            job.fail(&failure);
         }
         drop(self.packs.abort());
         self.changed.notify_all();
@@ -351,6 +376,15 @@ impl Shared {
 
     fn lock(&self) -> MutexGuard<'_, InFlight> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Job {
+    /// Tells whoever waits for it.
+    fn fail(self, failure: &Arc<Error>) {
+        if let Stage::Unknown(promise) = self.stage {
+            promise.fail(failure);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a worker does with a blob.
 
 use super::compress::BlobCompressor;
-use super::{Compression, Job, Shared};
+use super::{Compression, Job, Shared, Stage};
 use crate::Error;
 use crate::format::crypto::{NONCE_BYTES, OVERHEAD_BYTES, TAG_BYTES};
 use crate::format::{BlobId, BlobKind};
@@ -19,12 +19,21 @@ pub(super) fn run(shared: &Shared) -> Result<(), Error> {
     // Nonce, compressed blob and tag; only ever grows.
     let mut message = Vec::new();
     while let Some(first) = shared.blobs.pop() {
-        let mut jobs = [Some(first), shared.blobs.pop_now()];
-        let ids = hash(shared, &mut jobs);
+        let second = match first.stage {
+            Stage::Unknown(_) => shared.blobs.pop_now(),
+            Stage::Reserved(_) => None,
+        };
+        let jobs = [Some(first), second];
+        let ids = hash(&jobs);
         for (job, id) in jobs.into_iter().zip(ids) {
             let (Some(job), Some(id)) = (job, id) else { continue };
-            if let Err(e) = process(shared, job, id, &mut compressor, &mut message) {
-                shared.fail(e);
+            match shared.check() {
+                Ok(()) => {
+                    if let Err(e) = process(shared, job, id, &mut compressor, &mut message) {
+                        shared.fail(e);
+                    }
+                }
+                Err(e) => job.fail(&shared.fail(e)),
             }
             shared.blob_done();
         }
@@ -32,19 +41,18 @@ pub(super) fn run(shared: &Shared) -> Result<(), Error> {
     Ok(())
 }
 
-/// The ids of one or two blobs; two at once, since that is faster. After a failure nothing is hashed
-/// any more.
-fn hash(shared: &Shared, jobs: &mut [Option<Job>; 2]) -> [Option<BlobId>; 2] {
-    if let Err(e) = shared.check() {
-        let failure = shared.fail(e);
-        for job in jobs.iter_mut().filter_map(Option::take) {
-            job.promise.fail(&failure);
-            shared.blob_done();
-        }
-    }
+/// The ids of one or two blobs; two at once, since that is faster.
+fn hash(jobs: &[Option<Job>; 2]) -> [Option<BlobId>; 2] {
+    let id = |job: &Job| match job.stage {
+        Stage::Unknown(_) => BlobId::of(&job.plain),
+        Stage::Reserved(id) => id,
+    };
     match jobs {
-        [Some(one), Some(two)] => BlobId::of_two(&one.plain, &two.plain).map(Some),
-        [one, two] => [one, two].map(|job| job.as_ref().map(|job| BlobId::of(&job.plain))),
+        [
+            Some(Job { plain: one, stage: Stage::Unknown(_), .. }),
+            Some(Job { plain: two, stage: Stage::Unknown(_), .. }),
+        ] => BlobId::of_two(one, two).map(Some),
+        [one, two] => [one.as_ref().map(id), two.as_ref().map(id)],
     }
 }
 
@@ -55,32 +63,37 @@ fn process(
     compressor: &mut BlobCompressor,
     message: &mut Vec<u8>,
 ) -> Result<(), Error> {
-    let Job { kind, plain, promise } = job;
-    let new = reserve(shared, kind, id)?;
-    promise.keep(id);
+    let Job { kind, plain, stage } = job;
+    let new = match stage {
+        Stage::Unknown(promise) => {
+            let new = reserve(shared, kind, id)?;
+            promise.keep(id);
+            new
+        }
+        Stage::Reserved(_) => true,
+    };
     if new {
         pack(shared, kind, id, &plain, compressor, message)?;
         shared.stats.new_blobs.fetch_add(1, Ordering::Relaxed);
         shared.stats.new_plain_bytes.fetch_add(plain.len() as u64, Ordering::Relaxed);
-    } else {
-        shared.stats.known_blobs.fetch_add(1, Ordering::Relaxed);
     }
     shared.buffers.give(plain);
     Ok(())
 }
 
 /// Whether this blob is to be stored, by us and nobody else.
-fn reserve(shared: &Shared, kind: BlobKind, id: BlobId) -> Result<bool, Error> {
+pub(super) fn reserve(shared: &Shared, kind: BlobKind, id: BlobId) -> Result<bool, Error> {
     // First the set, then the index: a blob goes the other way, into the index before it leaves
     // the set, so that it cannot be missed in both.
-    if !shared.seen().insert((kind, id)) {
-        return Ok(false);
-    }
-    if shared.repository.contains(kind, &id)? {
+    let mut new = shared.seen().insert((kind, id));
+    if new && shared.repository.contains(kind, &id)? {
         shared.seen().remove(&(kind, id));
-        return Ok(false);
+        new = false;
     }
-    Ok(true)
+    if !new {
+        shared.stats.known_blobs.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(new)
 }
 
 fn pack(

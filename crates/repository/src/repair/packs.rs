@@ -29,7 +29,7 @@ pub fn repair_packs(work: &Work<'_>, only: &[PackId]) -> Result<Repaired, Error>
     work.progress.phase("reading packs");
     work.progress.expect(stored.len() as u64, stored.iter().map(|(_, size)| size).sum());
     let damaged: Mutex<BTreeMap<PackId, u64>> = Mutex::default();
-    parallel::for_each(&stored, parallel::cores() + 1, |(id, size)| {
+    parallel::for_each(&stored, parallel::cores() + 1, |(id, size)| -> Result<(), Error> {
         work.check()?;
         if !is_whole(work, *id)? {
             damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(*id, *size);

@@ -56,7 +56,7 @@ impl<'a> Filler<'a> {
         let missing: Mutex<Vec<(usize, Missing)>> = Mutex::default();
         let slices: Vec<(usize, &[Job])> =
             batch.jobs.chunks(64).enumerate().map(|(i, jobs)| (i * 64, jobs)).collect();
-        parallel::for_each(&slices, parallel::readers(), |(first, jobs)| {
+        parallel::for_each(&slices, parallel::readers(), |(first, jobs)| -> Result<(), Error> {
             let mut handles = Handles::new(self.site, &self.site.base);
             let mut old = self.old.map(|old| (old, old_handles(self.site, old)));
             for (i, job) in jobs.iter().enumerate() {
@@ -119,7 +119,7 @@ impl<'a> Filler<'a> {
             files.map(|(file, _)| *file).min()
         };
         reads.sort_by_cached_key(first_file);
-        parallel::for_each(&reads, parallel::readers(), |read| {
+        parallel::for_each(&reads, parallel::readers(), |read| -> Result<(), Error> {
             let mut handles = Handles::new(self.site, &self.site.base);
             self.repository.read_pack(read, &mut |id, bytes| {
                 self.check()?;

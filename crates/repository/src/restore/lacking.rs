@@ -129,7 +129,7 @@ fn unreadable(
     let reads = repository.plan_reads(BlobKind::Data, known)?;
     progress.expect(0, reads.iter().map(crate::PackRead::bytes).sum());
     let bad = Mutex::new(bad);
-    parallel::for_each(&reads, parallel::readers(), |read| {
+    parallel::for_each(&reads, parallel::readers(), |read| -> Result<(), Error> {
         repository.read_pack(read, &mut |id, bytes| {
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled);
