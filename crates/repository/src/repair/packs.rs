@@ -2,9 +2,9 @@
 
 use super::{Repaired, Work, header};
 use crate::files::FileKind;
-use crate::format::PackId;
 use crate::format::index::Index;
 use crate::format::pack::PackedBlob;
+use crate::format::{IndexId, PackId};
 use crate::index::Location;
 use crate::prune::{IndexWriter, Wanted, copy_blobs};
 use crate::{Error, parallel};
@@ -74,13 +74,14 @@ pub fn repair_packs(work: &Work<'_>, only: &[PackId]) -> Result<Repaired, Error>
         writer.add(pack)?;
     }
     let affected = |packs: &Vec<PackId>| packs.iter().any(|pack| dropped.contains(pack));
-    let old: Vec<_> =
+    let old: Vec<IndexId> =
         indexes.files.iter().filter(|(_, packs)| affected(packs)).map(|(id, _)| *id).collect();
     for id in &old {
-        writer.carry_over(crate::format::IndexId(*id), &dropped)?;
+        writer.carry_over(*id, &dropped)?;
     }
     writer.finish()?;
-    work.remove(FileKind::Index, old)?;
+    // Those that others replace first: without the others they would count again.
+    work.remove(FileKind::Index, indexes.superseded.iter().chain(&old).map(|id| id.0))?;
     work.repository.index().unload();
     work.remove(FileKind::Pack, dropped.iter().map(|id| id.0))?;
     Ok(repaired)
@@ -129,24 +130,35 @@ fn tell(repaired: &mut Repaired, id: PackId, good: usize, bad: &[String]) {
 
 /// What the index files say.
 struct Indexes {
-    files: BTreeMap<[u8; 32], Vec<PackId>>,
+    /// Those that count, with the packs that they name.
+    files: BTreeMap<IndexId, Vec<PackId>>,
+    /// Those that others replace.
+    superseded: Vec<IndexId>,
+    /// Where blobs may be, by whichever of them says so.
     blobs: HashMap<PackId, Vec<PackedBlob>>,
 }
 
 impl Indexes {
     fn read(work: &Work<'_>) -> Result<Indexes, Error> {
         let files = work.repository.files();
-        let mut indexes = Indexes { files: BTreeMap::new(), blobs: HashMap::new() };
+        let mut indexes =
+            Indexes { files: BTreeMap::new(), superseded: Vec::new(), blobs: HashMap::new() };
+        let mut superseded = HashSet::new();
         for file in files.list(FileKind::Index)? {
             let index = work.twice(|| {
                 let json = files.read_json(FileKind::Index, file.id)?;
                 Index::decode(&json).map_err(|e| FileKind::Index.damaged(file.id, e))
             })?;
-            indexes.files.insert(file.id, index.packs.iter().map(|pack| pack.id).collect());
+            superseded.extend(index.supersedes);
+            let packs = index.packs.iter().map(|pack| pack.id).collect();
+            indexes.files.insert(IndexId(file.id), packs);
             for pack in index.packs {
                 indexes.blobs.entry(pack.id).or_default().extend(pack.blobs);
             }
         }
+        indexes.superseded =
+            superseded.into_iter().filter(|id| indexes.files.contains_key(id)).collect();
+        indexes.files.retain(|id, _| !indexes.superseded.contains(id));
         Ok(indexes)
     }
 }

@@ -3,15 +3,16 @@
 //! A file that lacks any of its bytes is left out, never cut short: what is in the new snapshot is
 //! as it was. The new one is marked, and no point: it becomes history only by somebody's decision.
 
-use super::{Repaired, Work, misnamed};
+use super::{Repaired, Work, header, misnamed};
 use crate::files::FileKind;
 use crate::format::PackId;
-use crate::index::Location;
+use crate::index::{BlobIndex, Location};
 use crate::{
     BlobId, BlobKind, BlobWriter, Compression, Error, Node, NodeKind, Snapshot, Tree, TreeId,
 };
 use model::SnapshotId;
 use std::collections::{HashMap, HashSet};
+use storage::ErrorKind;
 
 /// The tags of a snapshot that stands for a damaged one.
 const TAGS: [&str; 2] = ["mainstay:repaired", "mainstay:incomplete"];
@@ -20,15 +21,18 @@ const TAGS: [&str; 2] = ["mainstay:repaired", "mainstay:incomplete"];
 /// damaged ones stay, for whoever called to remove.
 ///
 /// Goes by the index and the packs that are there; bytes that are damaged within a pack are found
-/// by `repair_packs`, which comes before.
+/// by `repair_packs`, which comes before. An index that lacks packs that are there is an error as soon
+/// as anything seems to be lost: it may be in one of those.
 pub fn repair_snapshots(work: &Work<'_>) -> Result<Repaired, Error> {
     work.begin()?;
     work.repository.refresh_index()?;
-    let stored: HashSet<PackId> =
-        work.repository.files().list(FileKind::Pack)?.into_iter().map(|f| PackId(f.id)).collect();
+    let listed = work.repository.files().list(FileKind::Pack)?;
+    let stored: HashMap<PackId, u64> =
+        listed.into_iter().map(|file| (PackId(file.id), file.size_bytes)).collect();
     let mut repair = Repair {
         work,
         stored,
+        indexed: false,
         writer: None,
         trees: HashMap::new(),
         blobs: HashMap::new(),
@@ -73,7 +77,10 @@ enum Left {
 
 struct Repair<'a> {
     work: &'a Work<'a>,
-    stored: HashSet<PackId>,
+    /// The packs that are there, with their sizes.
+    stored: HashMap<PackId, u64>,
+    /// It is known that the index names all of them.
+    indexed: bool,
     /// Made when there is something to write.
     writer: Option<BlobWriter>,
     trees: HashMap<TreeId, Left>,
@@ -85,6 +92,11 @@ impl Repair<'_> {
     fn snapshot(&mut self, id: SnapshotId, old: &Snapshot, root: TreeId) -> Result<(), Error> {
         let left = match self.tree(root, b"/", 0)? {
             Left::Whole => return Ok(()),
+            _ if !self.indexed => {
+                self.require_index()?;
+                self.indexed = true;
+                return self.snapshot(id, old, root);
+            }
             Left::Nothing => {
                 self.repaired.lost.push(format!("snapshot {id}: its root directory"));
                 self.repaired.damaged_snapshots.push(id);
@@ -105,6 +117,32 @@ impl Repair<'_> {
         new.other.insert("original".to_owned(), serde_json::Value::String(id.to_string()));
         let new = self.work.repository.save_snapshot(self.work.lock, &new)?;
         self.repaired.replaced.push((new, id));
+        Ok(())
+    }
+
+    /// Fails if a pack is there that the index does not name. One whose header cannot be read helps
+    /// nobody.
+    fn require_index(&self) -> Result<(), Error> {
+        let named: HashSet<PackId> = {
+            let repository = self.work.repository;
+            let packs = |index: &BlobIndex| index.packs().map(|(id, _)| id).collect();
+            repository.index().with(repository.files(), packs)?
+        };
+        for (id, size) in self.stored.iter().filter(|(id, _)| !named.contains(id)) {
+            self.work.check()?;
+            match self.work.twice(|| header(self.work.repository, *id, *size)) {
+                Ok(_) => {
+                    let what = format!(
+                        "it does not name pack {id}, which may have what seems to be lost; repair it \
+                         first"
+                    );
+                    return Err(Error::damaged("the index", what));
+                }
+                Err(Error::Damaged { .. }) => {}
+                Err(Error::Storage(e)) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
         Ok(())
     }
 
@@ -200,11 +238,11 @@ impl Repair<'_> {
     /// A pack that the listing lacks is asked for before it counts as gone.
     fn any_is_stored(&mut self, places: &[Location]) -> Result<bool, Error> {
         for at in places {
-            if self.stored.contains(&at.pack) {
+            if self.stored.contains_key(&at.pack) {
                 return Ok(true);
             }
-            if self.work.stored_size(at.pack)?.is_some() {
-                self.stored.insert(at.pack);
+            if let Some(size) = self.work.stored_size(at.pack)? {
+                self.stored.insert(at.pack, size);
                 return Ok(true);
             }
         }

@@ -3,6 +3,7 @@
 //! one instant. Each is judged by restic, too.
 #![allow(clippy::unwrap_used, reason = "a test stops at the unexpected")]
 
+use crate::damage::Damage;
 use crate::prune::{ALL, forget, prune};
 use crate::rig::{self, Rig, check, noise, open, restic};
 use crate::trees::{archive, assert_same, rich_tree};
@@ -310,6 +311,37 @@ fn superseded_indexes_do_not_count() {
         .collect();
     assert_eq!(left, [new]);
     is_sound(&rig);
+}
+
+/// Once the index that replaces it is gone, an old one would count again, with packs that are not
+/// there: what is backed up then would be taken to be in them.
+#[test]
+fn a_repair_of_packs_brings_no_superseded_index_back() {
+    let (rig, _) = by_restic(2);
+    let (packs, _) = take_indexes(&rig);
+    let gone = json!({"id": "ab".repeat(32), "blobs": [{"id": "cd".repeat(32), "type": "data",
+        "offset": 0, "length": 40}]});
+    let old = put_index(&rig, &json!({ "packs": [gone] }));
+    put_index(&rig, &json!({ "supersedes": [old], "packs": packs }));
+    let data = rig.path().join("data");
+    let victim = data.join(&rig::files_below(&data)[0]);
+    Damage::Flipped(20).inflict(&victim, &victim);
+    let rig = reopen(rig);
+    let (lock, cancel) = (rig.lock(LockKind::Exclusive), CancelToken::new());
+    let work = Work {
+        repository: &rig.repository,
+        lock: &lock,
+        dry_run: false,
+        progress: &Silent,
+        cancel: &cancel,
+    };
+    let repaired = repair::repair_packs(&work, &[]).unwrap();
+    assert!(repaired.done[0].contains("is damaged"), "{repaired:?}");
+    drop(lock);
+    let rig = reopen(rig);
+    assert!(!rig.path().join("index").join(&old).exists(), "it counts again");
+    let errors = check(&rig.repository).errors;
+    assert!(!errors.iter().any(|error| error.contains(&"ab".repeat(32))), "{errors:?}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use mainstay_repository::restore::{self, Options};
 use mainstay_repository::{Error, LockKind, Repository};
 use model::progress::Silent;
 use model::{CancelToken, SnapshotId};
+use sha2::Digest;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -261,6 +262,43 @@ fn a_repaired_snapshot_has_whole_files_only_and_says_so() {
     // The source still has it: the next backup brings the bytes back.
     let again = archive(&rig, &rig.dir.path().join("source"));
     assert!(restore::lacking(&fresh(&rig), again, &path, &Silent, &cancel).unwrap().is_nothing());
+}
+
+/// What is missed only because an index was lost is in the packs still.
+#[test]
+fn snapshots_are_not_judged_by_an_index_that_lacks_packs() {
+    let victim = Victim::new();
+    for lost in [victim.files("index"), victim.files("index").split_off(1)] {
+        for file in &lost {
+            fs::remove_file(file).unwrap();
+        }
+        let files = rig::files_below(&victim.rig.path().join("snapshots"));
+        for dry_run in [true, false] {
+            let repaired = repair(&victim.open().unwrap(), Part::Snapshots, dry_run);
+            let told = repaired.expect_err("judged by half an index").to_string();
+            assert!(told.contains("index") && told.contains("pack"), "{told}");
+        }
+        assert_eq!(files, rig::files_below(&victim.rig.path().join("snapshots")));
+        let repository = victim.open().unwrap();
+        repair(&repository, Part::Index, false).unwrap();
+        assert_eq!(repair(&repository, Part::Snapshots, false).unwrap(), Repaired::default());
+        assert_eq!(readable(&victim).len(), 2);
+        victim.heal();
+    }
+}
+
+/// A pack that nobody can read does not keep what is lost from being given up.
+#[test]
+fn a_pack_without_a_header_hides_nothing() {
+    let (rig, id, victim) = half_lost();
+    let unreadable = [7; 100];
+    let name = hex::encode(sha2::Sha256::digest(unreadable));
+    let dir = rig.path().join("data").join(&name[..2]);
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join(&name), unreadable).unwrap();
+    fs::remove_file(&victim).unwrap();
+    let repaired = repair(&fresh(&rig), Part::Snapshots, true).unwrap();
+    assert_eq!(repaired.damaged_snapshots, [id]);
 }
 
 #[test]
