@@ -334,6 +334,9 @@ fn perform_with(
         site.witness().see(&versioned)?;
         Ok(())
     })?;
+    if !point.incomplete {
+        crate::MemberRecord::change(site, |record| record.restored = None)?;
+    }
     drop(lock);
     resumed?;
     Ok(BackedUp {
@@ -483,15 +486,41 @@ fn known_ranges(
             "Its definition needs `path`, a file, and `chunk-size`; see docs/guide/files.md.",
         ));
     }
+    let whole = "Back it up without ranges, and then tell what changes after that point.";
+    // Whoever lists ranges has begun the list at one point. What is the newest now may be another:
+    // the backup that the list was begun at may have failed, or be incomplete.
+    if matches!(changed.since, Which::Latest) {
+        let error = Error::invalid("`latest` does not say since when the ranges are");
+        return Err(error.hinting("Name the point that the list begins at, as its backup told it."));
+    }
     let since = which::resolve(site, state, &changed.since)?;
-    match state.head {
-        Some(head) if head.snapshot == since => Ok(()),
-        _ => Err(Error::refused(format!(
+    let head = state.head.filter(|head| head.snapshot == since);
+    let Some(point) = head.and_then(|head| state.point(head.snapshot)) else {
+        return Err(Error::refused(format!(
             "the ranges are those since {}, which is not the newest point of {name}",
             since.short()
         ))
-        .hinting("Back it up without them, and then tell what changes after that point.")),
+        .hinting(whole));
+    };
+    // A list is of one file. Another member's was another one, and what a restore has put here
+    // differs from the head without having been written to.
+    if (&point.member, point.generation) != (site.member(), state.generation) {
+        return Err(Error::refused(format!(
+            "the newest point of {name} was made by {} at generation {}, before {} took over",
+            point.member,
+            point.generation,
+            site.member()
+        ))
+        .hinting(whole));
     }
+    if let Some(restored) = crate::MemberRecord::load(site)?.restored {
+        return Err(Error::refused(format!(
+            "{} was restored here since the newest point of {name} was made",
+            restored.short()
+        ))
+        .hinting(whole));
+    }
+    Ok(())
 }
 
 fn check_space(site: &ServiceSite, first: bool, size: Option<u64>) -> Result<(), Error> {

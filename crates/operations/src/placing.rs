@@ -459,6 +459,7 @@ fn record(site: &ServiceSite, placing: &Placing, loaded: bool) -> Result<(), Err
     MemberRecord::change(site, |record| {
         record.applying = None;
         record.unloaded = (!loaded).then_some(placing.snapshot);
+        record.restored = (!standby).then_some(placing.snapshot);
         record.applied = standby.then_some(AppliedHere {
             snapshot: placing.snapshot,
             source_time: placing.source_time,

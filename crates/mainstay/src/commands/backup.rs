@@ -34,7 +34,8 @@ pub(crate) struct BackupArgs {
     #[arg(long, value_name = "FILE", requires = "since", conflicts_with_all = ["all", "dry_run"])]
     changed: Option<PathBuf>,
 
-    /// The point after which the ranges of `--changed` were written to; it must be the head.
+    /// The point that the ranges of `--changed` begin at, by its name or id (not `latest`). It must
+    /// be the head, made by this member, with nothing restored since.
     #[arg(long, value_name = "POINT", requires = "changed")]
     since: Option<String>,
 }
