@@ -89,39 +89,45 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Bytes that can still be stored, where that can be known.
     fn free_bytes(&self) -> Result<Option<u64>, Error>;
 
+    /// The storage behind this one, if it passes calls on: what it does not say of itself below is
+    /// asked of that. (One that changes keys on the way has to pass on by itself what takes a key.)
+    fn inner(&self) -> Option<&dyn Storage> {
+        None
+    }
+
     /// Removes what writers that died left behind below `prefix`, if nothing was written to it for
     /// a day; says how many. Nothing of it was ever listed. A writer that is merely that slow has
     /// its put fail.
-    fn remove_leftovers(&self, _prefix: &str) -> Result<u64, Error> {
-        Ok(0)
+    fn remove_leftovers(&self, prefix: &str) -> Result<u64, Error> {
+        self.inner().map_or(Ok(0), |inner| inner.remove_leftovers(prefix))
     }
 
     /// Whether `put_if_absent` has to be tried on this very place before anything relies on it
     /// (`probe`). Only a place whose kind makes it true by itself needs no proof.
     fn needs_proof(&self) -> bool {
-        true
+        self.inner().is_none_or(|inner| inner.needs_proof())
     }
 
     /// Large objects that it takes to be written at once, to be as fast as it can be: one that is
     /// far away needs more than one that is near.
     fn writers(&self) -> usize {
-        5
+        self.inner().map_or(5, |inner| inner.writers())
     }
 
     /// Whether nothing can be written here, because it shows the past.
     fn is_read_only(&self) -> bool {
-        false
+        self.inner().is_some_and(|inner| inner.is_read_only())
     }
 
     /// Locks what is to be locked below `prefix` for the whole time from now on; says how many
     /// objects, or nothing where nothing is locked. A lock ends so long after its object was
     /// written, also where what was written later relies on that object.
-    fn lock_again(&self, _prefix: &str) -> Result<Option<u64>, Error> {
-        Ok(None)
+    fn lock_again(&self, prefix: &str) -> Result<Option<u64>, Error> {
+        self.inner().map_or(Ok(None), |inner| inner.lock_again(prefix))
     }
 
     /// Locks an object against removal and tries to remove it.
-    fn probe_retention(&self, _key: &Key) -> Result<probe::Retention, Error> {
-        Ok(probe::Retention::None)
+    fn probe_retention(&self, key: &Key) -> Result<probe::Retention, Error> {
+        self.inner().map_or(Ok(probe::Retention::None), |inner| inner.probe_retention(key))
     }
 }

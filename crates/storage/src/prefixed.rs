@@ -57,16 +57,13 @@ impl Storage for Prefixed {
 
     fn list(&self, prefix: &str) -> Result<Vec<Entry>, Error> {
         let full = self.full_prefix(prefix);
-        let strip = self.prefix.as_str().len() + 1;
-        let entries = self.inner.list(&full)?;
-        entries
-            .into_iter()
-            .map(|entry| {
-                let key = Key::new(&entry.key.as_str()[strip..])
-                    .map_err(|e| Error::new(ErrorKind::Failed, &entry.key, e))?;
-                Ok(Entry { key, size_bytes: entry.size_bytes })
-            })
-            .collect()
+        let below = format!("{}/", self.prefix);
+        let ours = |entry: Entry| {
+            let key = entry.key.as_str().strip_prefix(&below).unwrap_or_default();
+            let key = Key::new(key).map_err(|e| Error::new(ErrorKind::Failed, &entry.key, e))?;
+            Ok(Entry { key, size_bytes: entry.size_bytes })
+        };
+        self.inner.list(&full)?.into_iter().map(ours).collect()
     }
 
     fn delete(&self, key: &Key) -> Result<(), Error> {
@@ -81,16 +78,8 @@ impl Storage for Prefixed {
         self.inner.remove_leftovers(&self.full_prefix(prefix))
     }
 
-    fn needs_proof(&self) -> bool {
-        self.inner.needs_proof()
-    }
-
-    fn is_read_only(&self) -> bool {
-        self.inner.is_read_only()
-    }
-
-    fn writers(&self) -> usize {
-        self.inner.writers()
+    fn inner(&self) -> Option<&dyn Storage> {
+        Some(&*self.inner)
     }
 
     fn lock_again(&self, prefix: &str) -> Result<Option<u64>, Error> {

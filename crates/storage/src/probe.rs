@@ -259,31 +259,11 @@ impl Storage for Proved {
         self.inner.free_bytes()
     }
 
-    fn remove_leftovers(&self, prefix: &str) -> Result<u64, Error> {
-        self.inner.remove_leftovers(prefix)
-    }
-
     fn first_parts(&self) -> Result<Vec<String>, Error> {
         self.inner.first_parts()
     }
 
-    fn needs_proof(&self) -> bool {
-        self.inner.needs_proof()
-    }
-
-    fn is_read_only(&self) -> bool {
-        self.inner.is_read_only()
-    }
-
-    fn writers(&self) -> usize {
-        self.inner.writers()
-    }
-
-    fn lock_again(&self, prefix: &str) -> Result<Option<u64>, Error> {
-        self.inner.lock_again(prefix)
-    }
-
-    fn probe_retention(&self, key: &Key) -> Result<Retention, Error> {
-        self.inner.probe_retention(key)
+    fn inner(&self) -> Option<&dyn Storage> {
+        Some(&*self.inner)
     }
 }

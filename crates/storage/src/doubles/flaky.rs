@@ -1,7 +1,6 @@
 //! A storage that fails where a test tells it to.
 
 use super::Verb;
-use crate::probe::Retention;
 use crate::{Entry, Error, ErrorKind, Key, Put, Storage};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -282,27 +281,7 @@ impl Storage for Flaky {
         self.run(Verb::FreeBytes, "", || self.inner.free_bytes())
     }
 
-    fn remove_leftovers(&self, prefix: &str) -> Result<u64, Error> {
-        self.inner.remove_leftovers(prefix)
-    }
-
-    fn needs_proof(&self) -> bool {
-        self.inner.needs_proof()
-    }
-
-    fn is_read_only(&self) -> bool {
-        self.inner.is_read_only()
-    }
-
-    fn writers(&self) -> usize {
-        self.inner.writers()
-    }
-
-    fn lock_again(&self, prefix: &str) -> Result<Option<u64>, Error> {
-        self.inner.lock_again(prefix)
-    }
-
-    fn probe_retention(&self, key: &Key) -> Result<Retention, Error> {
-        self.inner.probe_retention(key)
+    fn inner(&self) -> Option<&dyn Storage> {
+        Some(&*self.inner)
     }
 }
