@@ -15,19 +15,16 @@ use content::{Failure, Intake};
 pub use ranges::Ranges;
 
 use meta::Owners;
-use model::{CancelToken, Progress};
+use model::config::CHUNK_BYTES;
+use model::{CancelToken, Progress, size};
 use std::fs;
 use std::io::Read;
 use std::num::NonZeroU64;
-use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use walk::{Root, Run, Walk};
-
-/// Sizes that fixed chunks may have.
-const CHUNK_BYTES: RangeInclusive<u64> = 4 << 10..=8 << 20;
 
 /// How a tree is read. See `engines::TreeOptions`, which `operations` translates into this.
 #[derive(Clone, Debug, Default)]
@@ -190,7 +187,8 @@ impl Archiver {
         let absolute = std::path::absolute(source).map_err(failed)?;
         let kind = fs::metadata(source).map_err(failed)?.file_type();
         if options.chunk_bytes.is_some_and(|bytes| !CHUNK_BYTES.contains(&bytes.get())) {
-            return Err(Error::Invalid("chunks have between 4 KiB and 8 MiB".to_owned()));
+            let [least, most] = [CHUNK_BYTES.start(), CHUNK_BYTES.end()].map(|n| size::human(*n));
+            return Err(Error::Invalid(format!("chunks have between {least} and {most}")));
         }
         if options.changed.is_some() && !kind.is_file() {
             let what = format!("{} is not a file, and has no ranges", source.display());
