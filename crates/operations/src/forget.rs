@@ -10,22 +10,18 @@
 //! a snapshot without its point is listed as uncommitted until it is gone, and can be restored.
 
 use crate::journal::{Kind, Outcome};
-use crate::operation::{Operation, Run};
+use crate::operation::{Operation, PATIENCE, Run};
 use crate::recover::Left;
 use crate::{Error, ServiceSite, Which, prune, which};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use model::config::Keep;
 use model::retention::{self, Policy};
-use model::{OperationId, PointName, Progress, ServiceState, SnapshotId};
+use model::{OperationId, PointName, ServiceState, SnapshotId};
 use repository::prune::{Figures, Options};
 use repository::{RepositoryLock, Work};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
-
-/// How long another holder of the repository is waited for, if nobody says otherwise.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is asked for.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -114,8 +110,7 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
         return Ok(Done { operation: None, plan: plan(site, params)?, pruned: None });
     }
     let mut operation = Operation::begin(site, Kind::Forget, params, run)?;
-    let patience = run.wait.unwrap_or(PATIENCE);
-    let result = perform(site, &mut operation, params, patience);
+    let result = perform(site, &mut operation, params);
     operation.end(site, Kind::Forget, result, |done: &Done| {
         let (gone, kept) = (done.plan.remove.len(), done.plan.keep.len());
         let damaged = done.pruned.as_ref().is_some_and(|pruned| !pruned.damaged.is_empty());
@@ -124,15 +119,8 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
     })
 }
 
-fn perform(
-    site: &ServiceSite,
-    operation: &mut Operation,
-    params: &Params,
-    patience: Duration,
-) -> Result<Done, Error> {
-    operation.report().phase("opening the vault");
-    let repository = site.repository()?;
-    let lock = repository.lock_for(Work::Forget, patience, operation.cancel())?;
+fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Result<Done, Error> {
+    let (_, lock) = operation.open_for(site, Work::Forget)?;
     // Anew, under the lock: a backup or a refresh may have ended since it was looked at.
     let mut plan = judge(site, &site.load_state()?.state, params)?;
     if let Some(agreed) = &params.agreed {
@@ -246,7 +234,7 @@ fn by_policy(site: &ServiceSite, state: &ServiceState, params: &Params) -> Resul
 fn by_name(site: &ServiceSite, state: &ServiceState, params: &Params) -> Result<Plan, Error> {
     let mut going: BTreeMap<SnapshotId, Judged> = BTreeMap::new();
     for name in &params.points {
-        let id = which::resolve(site, state, &Which::Named(name.clone()))?;
+        let id = which::resolve(site, state, &Which::of(name))?;
         if let Some(why) = state.needed(id) {
             return Err(Error::refused(format!("{name} cannot be forgotten: {why}")));
         }

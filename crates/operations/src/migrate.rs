@@ -7,10 +7,6 @@ use model::{OperationId, Progress};
 use repository::Work;
 use repository::migrate::{self, Migrated};
 use serde::Serialize;
-use std::time::Duration;
-
-/// How long another holder of the repository is waited for, if nobody says otherwise.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What came of it.
 #[derive(Clone, Debug, Serialize)]
@@ -30,21 +26,15 @@ pub fn run(site: &ServiceSite, dry_run: bool, run: &Run) -> Result<Done, Error> 
     if dry_run {
         return Ok(Done { operation: None, from, to: migrate::VERSION });
     }
-    let patience = run.wait.unwrap_or(PATIENCE);
     let mut operation = Operation::begin(site, Kind::Migrate, &(), run)?;
-    let result = perform(site, &mut operation, patience);
+    let result = perform(site, &mut operation);
     operation.end(site, Kind::Migrate, result, |done: &Done| {
         (Outcome::Done, format!("format {} is format {}", done.from, done.to))
     })
 }
 
-fn perform(
-    site: &ServiceSite,
-    operation: &mut Operation,
-    patience: Duration,
-) -> Result<Done, Error> {
-    let repository = site.repository()?;
-    let lock = repository.lock_for(Work::Migrate, patience, operation.cancel())?;
+fn perform(site: &ServiceSite, operation: &mut Operation) -> Result<Done, Error> {
+    let (repository, lock) = operation.open_for(site, Work::Migrate)?;
     let Migrated { from, to } = operation.step("migrate", (), |operation| {
         let (progress, cancel) = (operation.report(), operation.cancel().clone());
         progress.phase("checking before the format is changed");

@@ -6,6 +6,7 @@ use crate::report::Report;
 use crate::{Error, ServiceSite, hooks, journal, recover};
 use jiff::Timestamp;
 use model::{CancelToken, Class, Classify, OperationId, Progress};
+use repository::{Repository, RepositoryLock, Work};
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 use serde_json::Value;
@@ -14,6 +15,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+/// How long another holder of the repository is waited for, if nobody says otherwise.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a caller brings to an operation.
 #[derive(Clone)]
@@ -39,6 +43,7 @@ pub(crate) struct Operation {
     journal: Journal,
     report: Arc<Report>,
     cancel: CancelToken,
+    patience: Duration,
     watch: CancelWatch,
     _alive: File,
     _lock: MemberLock,
@@ -87,6 +92,7 @@ impl Operation {
             journal,
             report,
             cancel: run.cancel.clone(),
+            patience: run.wait.unwrap_or(PATIENCE),
             watch,
             _alive: alive,
             _lock: lock,
@@ -116,6 +122,19 @@ impl Operation {
     /// Its progress.
     pub(crate) fn report(&self) -> Arc<Report> {
         self.report.clone()
+    }
+
+    /// Opens the service's repository and takes the lock that this work needs. Another holder is
+    /// waited for as long as the caller said.
+    pub(crate) fn open_for<'s>(
+        &self,
+        site: &'s ServiceSite,
+        work: Work,
+    ) -> Result<(&'s Repository, RepositoryLock), Error> {
+        self.report.phase("opening the vault");
+        let repository = site.repository()?;
+        let lock = repository.lock_for(work, self.patience, &self.cancel)?;
+        Ok((repository, lock))
     }
 
     /// What an engine is given.

@@ -10,10 +10,6 @@ use repository::prune::{Figures, Options};
 use repository::{RepositoryLock, Work};
 use serde::Serialize;
 use std::collections::BTreeSet;
-use std::time::Duration;
-
-/// How long another holder of the repository is waited for, if nobody says otherwise.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What was removed, or would be.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -96,8 +92,7 @@ pub fn plan(site: &ServiceSite, options: &Options, run: &Run) -> Result<Pruned, 
 /// Prunes.
 pub fn run(site: &ServiceSite, options: &Options, run: &Run) -> Result<Pruned, Error> {
     let mut operation = Operation::begin(site, Kind::Prune, &(), run)?;
-    let patience = run.wait.unwrap_or(PATIENCE);
-    let result = perform(site, &mut operation, options, patience);
+    let result = perform(site, &mut operation, options);
     operation.end(site, Kind::Prune, result, |pruned: &Pruned| {
         let outcome = if pruned.damaged.is_empty() { Outcome::Done } else { Outcome::Incomplete };
         (outcome, format!("{} freed", model::size::human(pruned.freed_bytes)))
@@ -108,11 +103,8 @@ fn perform(
     site: &ServiceSite,
     operation: &mut Operation,
     options: &Options,
-    patience: Duration,
 ) -> Result<Pruned, Error> {
-    operation.report().phase("opening the vault");
-    let repository = site.repository()?;
-    let lock = repository.lock_for(Work::Prune, patience, operation.cancel())?;
+    let (_, lock) = operation.open_for(site, Work::Prune)?;
     let pruned = operation.step("prune", (), |operation| {
         let (progress, cancel) = (operation.report(), operation.cancel().clone());
         under_lock(site, &lock, options, &*progress, &cancel)

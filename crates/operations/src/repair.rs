@@ -11,15 +11,11 @@
 use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
 use crate::{Error, ServiceSite};
-use model::{OperationId, Progress, SnapshotId};
+use model::{OperationId, SnapshotId};
 use repository::repair::{self, Repaired};
 use repository::{RepositoryLock, Work};
 use serde::Serialize;
 use std::collections::BTreeSet;
-use std::time::Duration;
-
-/// How long another holder of the repository is waited for, if nobody says otherwise.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -92,9 +88,8 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
     if params.dry_run {
         return plan(site, params, run);
     }
-    let patience = run.wait.unwrap_or(PATIENCE);
     let mut operation = Operation::begin(site, Kind::Repair, params, run)?;
-    let result = perform(site, &mut operation, params, patience);
+    let result = perform(site, &mut operation, params);
     operation.end(site, Kind::Repair, result, |done: &Done| {
         let message = match done.is_nothing() {
             true => "nothing to repair".to_owned(),
@@ -134,15 +129,8 @@ fn plan(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error> {
     Ok(done)
 }
 
-fn perform(
-    site: &ServiceSite,
-    operation: &mut Operation,
-    params: &Params,
-    patience: Duration,
-) -> Result<Done, Error> {
-    operation.report().phase("opening the vault");
-    let repository = site.repository()?;
-    let lock = repository.lock_for(Work::Repair, patience, operation.cancel())?;
+fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Result<Done, Error> {
+    let (repository, lock) = operation.open_for(site, Work::Repair)?;
     let mut done = Done { operation: Some(operation.id().clone()), ..Done::default() };
     let mut step = |operation: &mut Operation, name: &str, what: &RepairStep<'_>| {
         operation.step(name, (), |operation| {

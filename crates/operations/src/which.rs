@@ -17,6 +17,16 @@ pub enum Which {
     At(Timestamp),
 }
 
+impl Which {
+    /// What people write for a point: its name, an id, the beginning of one, or `latest`.
+    pub fn of(text: &str) -> Which {
+        match text {
+            "latest" => Which::Latest,
+            name => Which::Named(name.to_owned()),
+        }
+    }
+}
+
 /// The snapshot that is meant. Committed points are looked at first; only an explicit name reaches
 /// a snapshot that no commit made history (one that plain restic wrote).
 pub fn resolve(

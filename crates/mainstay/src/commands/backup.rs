@@ -1,12 +1,11 @@
 use super::common::Services;
-use super::pin::named;
 use crate::app::App;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::ui::words::{count, shown};
 use crate::units;
 use model::Role;
-use operations::ServiceSite;
 use operations::backup::{self, BackedUp, Changed, Done, Params, Plan};
+use operations::{ServiceSite, Which};
 use repository::Ranges;
 use serde_json::{Value, json};
 use std::fs;
@@ -44,7 +43,7 @@ pub(crate) fn run(app: &App, args: &BackupArgs) -> Outcome {
     let names = args.services.of(&app.site()?);
     let changed = match (&args.changed, &args.since) {
         (Some(file), Some(since)) => {
-            Some(Changed { since: named(since), ranges: read_ranges(file)? })
+            Some(Changed { since: Which::of(since), ranges: read_ranges(file)? })
         }
         _ => None,
     };

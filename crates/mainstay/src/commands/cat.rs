@@ -131,11 +131,7 @@ fn tree(service: &ServiceSite, what: &str) -> Result<Vec<u8>, Failure> {
 }
 
 fn point_of(service: &ServiceSite, point: &str) -> Result<model::SnapshotId, Failure> {
-    let which = match point {
-        "latest" => Which::Latest,
-        name => Which::Named(name.to_owned()),
-    };
-    Ok(which::resolve(service, &service.load_state()?.state, &which)?)
+    Ok(which::resolve(service, &service.load_state()?.state, &Which::of(point))?)
 }
 
 /// The sealed text of a state object, opened. It is not judged: a state that is refused elsewhere

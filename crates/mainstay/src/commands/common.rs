@@ -49,7 +49,7 @@ impl Point {
     /// As operations know it.
     pub(crate) fn which(&self) -> Which {
         match (&self.snapshot, self.at) {
-            (Some(name), _) if name != "latest" => Which::Named(name.clone()),
+            (Some(name), _) => Which::of(name),
             (_, Some(time)) => Which::At(time),
             _ => Which::Latest,
         }
@@ -119,11 +119,7 @@ pub(crate) fn snapshots(
         None => {
             let mut files = Vec::new();
             for name in names {
-                let which = match name.as_str() {
-                    "latest" => Which::Latest,
-                    name => Which::Named(name.to_owned()),
-                };
-                let id = which::resolve(service, &state, &which)?;
+                let id = which::resolve(service, &state, &Which::of(name))?;
                 if !files.iter().any(|(known, _)| *known == id) {
                     files.push((id, repository.snapshot(id)?));
                 }

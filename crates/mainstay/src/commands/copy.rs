@@ -1,4 +1,3 @@
-use super::pin::named;
 use crate::app::App;
 use crate::config;
 use crate::failure::{Exit, Failure, Outcome};
@@ -74,7 +73,7 @@ pub(crate) fn run(app: &App, args: &CopyArgs) -> Outcome {
     };
     let to = open_there(app, args, there.as_ref())?;
     let password = password_there(&service, args, there.as_ref())?;
-    let points: Vec<Which> = args.points.iter().map(|point| named(point)).collect();
+    let points: Vec<Which> = args.points.iter().map(|point| Which::of(point)).collect();
     let kdf = password::kdf(&password);
     let params = Params { to, password, kdf, points, dry_run: args.dry_run };
     let done = copy::run(&service, &params, &app.run())?;

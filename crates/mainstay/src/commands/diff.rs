@@ -92,11 +92,7 @@ pub(crate) fn run(app: &App, args: &DiffArgs) -> Outcome {
 
 /// A snapshot's id, and the snapshot open.
 fn reader(service: &ServiceSite, point: &str) -> Result<(String, SnapshotReader), Failure> {
-    let which = match point {
-        "latest" => Which::Latest,
-        name => Which::Named(name.to_owned()),
-    };
-    let id = which::resolve(service, &service.load_state()?.state, &which)?;
+    let id = which::resolve(service, &service.load_state()?.state, &Which::of(point))?;
     Ok((id.to_string(), open(service, &Which::Named(id.to_string()))?))
 }
 

@@ -2,7 +2,7 @@ use super::common::{NamedSnapshot, snapshots};
 use super::ls::{self, Line};
 use crate::app::App;
 use crate::failure::{Exit, Failure, Outcome};
-use crate::ui::words::shown;
+use crate::ui::words::{count, shown};
 use crate::units;
 use jiff::Timestamp;
 use model::ServiceName;
@@ -107,7 +107,8 @@ pub(crate) fn run(app: &App, args: &FindArgs) -> Outcome {
             "damaged": damaged,
         }))?;
     } else if hits == 0 {
-        app.out.say(format_args!("nothing found in {} points", points.len()))?;
+        let points = count(points.len() as u64, "point", "points");
+        app.out.say(format_args!("nothing found in {points}"))?;
     }
     Ok(if hits > 0 && damaged.is_empty() { Exit::DONE } else { Exit::NOT_WELL })
 }

@@ -48,10 +48,7 @@ pub(crate) struct Line {
 
 pub(crate) fn run(app: &App, args: &LsArgs) -> Outcome {
     let service = app.service(&args.service.service)?;
-    let which = match &args.service.point {
-        Some(point) if point != "latest" => Which::Named(point.clone()),
-        _ => Which::Latest,
-    };
+    let which = args.service.point.as_deref().map_or(Which::Latest, Which::of);
     let reader = open(&service, &which)?;
     let path = absolute(args.path.as_bytes());
     let Some(node) = reader.node(&path)? else {

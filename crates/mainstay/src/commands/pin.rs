@@ -21,7 +21,7 @@ pub(crate) struct PinArgs {
 
 pub(crate) fn run(app: &App, args: &PinArgs, pinned: bool) -> Outcome {
     let service = app.service(&args.service)?;
-    let which: Vec<Which> = args.points.iter().map(|point| named(point)).collect();
+    let which: Vec<Which> = args.points.iter().map(|point| Which::of(point)).collect();
     let ids = points::pin(&service, &which, pinned)?;
     if app.out.json {
         app.out.document(&json!({
@@ -36,12 +36,4 @@ pub(crate) fn run(app: &App, args: &PinArgs, pinned: bool) -> Outcome {
         app.out.say(format_args!("{}: {} is {what}", service.name(), id.short()))?;
     }
     Ok(Exit::DONE)
-}
-
-/// A point by its name, or the head.
-pub(crate) fn named(point: &str) -> Which {
-    match point {
-        "latest" => Which::Latest,
-        name => Which::Named(name.to_owned()),
-    }
 }

@@ -1,8 +1,7 @@
-use super::pin::named;
 use crate::app::App;
 use crate::failure::{Exit, Outcome};
 use model::{ServiceName, TagChange};
-use operations::points;
+use operations::{Which, points};
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -53,7 +52,7 @@ pub(crate) fn run(app: &App, args: &TagArgs) -> Outcome {
     };
     let mut results = Vec::new();
     for point in &args.points {
-        let tagged = points::tag(&service, &named(point), &change, &app.run())?;
+        let tagged = points::tag(&service, &Which::of(point), &change, &app.run())?;
         if !app.out.json {
             let tags: Vec<&str> = tagged.tags.iter().map(String::as_str).collect();
             let tags = if tags.is_empty() { "no tags".to_owned() } else { tags.join(", ") };
