@@ -120,10 +120,12 @@ impl Classify for Error {
                 "Restore this object from a copy of the vault; the one before it may know nothing of a takeover."
             }
             Error::WentBack { .. } | Error::StateWentBack { .. } => {
-                "Connect the vault that was used last, or decide that this one holds from now on."
+                "Connect the vault that was used last. If it is gone for good, `mainstay vault accept` \
+                 goes by this one."
             }
             Error::Forked { .. } => {
-                "Decide which of the two vaults holds; only one of the two primaries may serve."
+                "Decide which of the two vaults holds, and stop the other's primary; on hosts that refuse \
+                 the one that holds, run `mainstay vault accept`."
             }
             Error::Vanished { .. } => "Check that the disk of the vault is mounted.",
             Error::Contended(_) => "Try again.",

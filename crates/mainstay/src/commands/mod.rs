@@ -41,6 +41,7 @@ mod rejoin;
 mod run_due;
 mod takeover;
 mod vault;
+mod vault_accept;
 mod vault_lock;
 mod vault_serve;
 mod vault_user;

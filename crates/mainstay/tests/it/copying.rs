@@ -73,6 +73,50 @@ fn points(rig: &Rig, config: &str) -> Vec<Value> {
     said["services"][0]["snapshots"].as_array().unwrap().clone()
 }
 
+/// A host that has seen more than a vault knows refuses it, until somebody has decided.
+#[test]
+fn a_vault_brought_back_from_a_copy_is_gone_by_after_a_decision() {
+    let rig = host();
+    let vault = rig.path("vault");
+    let aside = rig.path("aside");
+    run(Command::new("cp").arg("-a").arg(&vault).arg(&aside)).code(0);
+    rig.run(&["vault", "accept", "docs"]).code(0).says("refuses nothing");
+    rig.run(&["backup", "docs"]).code(0);
+    fs::remove_dir_all(&vault).unwrap();
+    fs::rename(&aside, &vault).unwrap();
+    for words in [&["snapshots", "docs"][..], &["backup", "docs"], &["restore", "docs"]] {
+        rig.run(words).code(1).complains("mainstay vault accept");
+    }
+    rig.run(&["vault", "accept", "docs"]).code(1).complains("--yes");
+    rig.run(&["snapshots", "docs"]).code(1);
+    rig.run(&["vault", "accept", "docs", "--yes"]).code(0);
+    assert_eq!(points(&rig, "mainstay.toml").len(), 2);
+    rig.run(&["backup", "docs"]).code(0);
+    rig.run(&["check", "docs", "--read-data"]).code(0);
+    // Also a memory that nobody can read any more.
+    rig.write("state/services/docs/witness.json", "{");
+    rig.run(&["snapshots", "docs"]).code(1).complains("witness.json");
+    rig.run(&["vault", "accept", "docs", "--yes"]).code(0);
+    assert_eq!(points(&rig, "mainstay.toml").len(), 3);
+}
+
+#[test]
+fn a_second_vault_takes_the_place_of_the_first() {
+    let rig = host();
+    rig.run(&["copy", "docs", "--to", &second(&rig)]).code(0);
+    rig.run(&["pin", "docs", "latest"]).code(0);
+    fs::remove_dir_all(rig.path("vault")).unwrap();
+    let text = fs::read_to_string(rig.path("mainstay.toml")).unwrap();
+    let vault = format!("{}\"", rig.path("vault").display());
+    rig.write("mainstay.toml", text.replace(&vault, &format!("{}\"", second(&rig))));
+    rig.run(&["snapshots", "docs"]).code(1).complains("mainstay vault accept");
+    rig.run(&["vault", "accept", "--all", "--yes"]).code(0);
+    rig.run(&["init"]).code(0);
+    rig.run(&["backup", "docs"]).code(0);
+    assert_eq!(points(&rig, "mainstay.toml").len(), 3);
+    rig.run(&["restore", "docs", "--target", &rig.path("out").display().to_string()]).code(0);
+}
+
 /// The configuration of a host that has the second vault for its own.
 fn elsewhere(rig: &Rig) {
     let text = fs::read_to_string(rig.path("mainstay.toml")).unwrap();
