@@ -13,7 +13,7 @@ mod vault;
 
 pub use bucket::{Bucket, ObjectLock};
 pub use read::{Checked, ConfigError, Finding, read, schema};
-pub use rules::{CHUNK_BYTES, ENGINES};
+pub use rules::{CHUNK_BYTES, CHUNK_WORDS, ENGINES};
 pub use url::without_password;
 pub use vault::{VaultUrl, vault_dir};
 

@@ -16,6 +16,8 @@ pub const ENGINES: [&str; 4] = ["files", "postgres", "script", "sqlite"];
 /// Sizes that fixed chunks may have. More would not fit what the repository is made for: its own cuts
 /// are no longer.
 pub const CHUNK_BYTES: RangeInclusive<u64> = 4 << 10..=8 << 20;
+/// The same for people.
+pub const CHUNK_WORDS: &str = "between 4 KiB and 8 MiB";
 
 /// What people call them that is too far from their name for a guess.
 const ALIASES: [(&str, &str); 4] =
@@ -273,11 +275,7 @@ impl Judge<'_> {
         if let Some(size) = &service.chunk_size {
             match size::parse(size) {
                 Ok(bytes) if CHUNK_BYTES.contains(&bytes) => {}
-                Ok(_) => {
-                    let [least, most] =
-                        [CHUNK_BYTES.start(), CHUNK_BYTES.end()].map(|n| size::human(*n));
-                    self.wrong("chunk-size", format!("has to be between {least} and {most}"));
-                }
+                Ok(_) => self.wrong("chunk-size", format!("has to be {CHUNK_WORDS}")),
                 Err(e) => self.wrong("chunk-size", e.to_string()),
             }
         }

@@ -15,8 +15,8 @@ use content::{Failure, Intake};
 pub use ranges::Ranges;
 
 use meta::Owners;
-use model::config::CHUNK_BYTES;
-use model::{CancelToken, Progress, size};
+use model::config::{CHUNK_BYTES, CHUNK_WORDS};
+use model::{CancelToken, Progress};
 use std::fs;
 use std::io::Read;
 use std::num::NonZeroU64;
@@ -187,8 +187,7 @@ impl Archiver {
         let absolute = std::path::absolute(source).map_err(failed)?;
         let kind = fs::metadata(source).map_err(failed)?.file_type();
         if options.chunk_bytes.is_some_and(|bytes| !CHUNK_BYTES.contains(&bytes.get())) {
-            let [least, most] = [CHUNK_BYTES.start(), CHUNK_BYTES.end()].map(|n| size::human(*n));
-            return Err(Error::Invalid(format!("chunks have between {least} and {most}")));
+            return Err(Error::Invalid(format!("chunks have a size {CHUNK_WORDS}")));
         }
         if options.changed.is_some() && !kind.is_file() {
             let what = format!("{} is not a file, and has no ranges", source.display());
