@@ -12,6 +12,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// What file systems like this one are served through.
+const DEVICE: &str = "/dev/fuse";
 /// How often it is looked whether somebody wants an end.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long requests that run may take to end, once it is unmounted.
@@ -127,16 +129,30 @@ fn free(place: &Path) -> Result<PathBuf, Failure> {
 }
 
 fn explained(place: &Path, error: &std::io::Error, options: Options) -> Failure {
-    let failure =
-        Failure::new(Class::Failed, format!("cannot mount on {}: {error}", place.display()));
-    if !Path::new("/dev/fuse").exists() {
-        return failure.hint("There is no /dev/fuse: load the kernel module with `modprobe fuse`.");
+    // What `fusermount3` says ends with a line of its own.
+    let error = error.to_string();
+    let what = format!("cannot mount on {}: {}", place.display(), error.trim_end());
+    let failure = Failure::new(Class::Failed, what);
+    match std::fs::File::options().read(true).write(true).open(DEVICE) {
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            return failure
+                .hint("There is no /dev/fuse: load the kernel module with `modprobe fuse`.");
+        }
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+            return failure.hint(
+                "This user cannot open /dev/fuse, which is usually open to everybody: run \
+                 `chmod 666 /dev/fuse` as root, or mount as root with `--allow-other`.",
+            );
+        }
+        _ => {}
     }
     if options.allow_other && !geteuid().is_root() {
         return failure.hint("Others can look only if /etc/fuse.conf has `user_allow_other`.");
     }
     if !geteuid().is_root() {
-        return failure.hint("Who is not root needs `fusermount3` (package fuse3) and /dev/fuse.");
+        return failure.hint(
+            "Who is not root needs `fusermount3` (package fuse3), and a directory of his own.",
+        );
     }
     failure
 }

@@ -19,6 +19,7 @@ mod keys;
 mod kills;
 mod locks;
 mod mounting;
+mod mounting_as_user;
 mod newcomer;
 mod points;
 mod postgres;
