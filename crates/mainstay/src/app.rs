@@ -77,7 +77,7 @@ impl App {
     /// What an operation is given.
     pub(crate) fn run(&self) -> Run {
         let (progress, cancel) = (self.progress(), self.cancel().clone());
-        Run { progress, cancel, wait: self.globals.wait }
+        Run { progress, cancel, wait: self.globals.wait, booting: false }
     }
 
     /// Does the same for several services, one after the other. One that fails does not keep the

@@ -6,7 +6,7 @@ use crate::commands::wal::COULD_NOT_ASK;
 use crate::failure::{BUG, Failure, panic_hook};
 use crate::ui::color::Color;
 use crate::ui::out::Out;
-use crate::units;
+use crate::{units, worker};
 use clap::{CommandFactory, FromArgMatches, Parser};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -61,7 +61,8 @@ pub(crate) struct Globals {
 /// The whole program, from its words to its exit code.
 pub(crate) fn main() -> u8 {
     panic_hook();
-    let words: Vec<OsString> = std::env::args_os().collect();
+    let mut words: Vec<OsString> = std::env::args_os().collect();
+    let is_worker = worker::become_one(&mut words);
     let parsed = definition(&words)
         .try_get_matches_from(&words)
         .and_then(|matches| Cli::from_arg_matches(&matches));
@@ -70,6 +71,9 @@ pub(crate) fn main() -> u8 {
         Err(error) => return failed_as(&words, usage(&words, &error)),
     };
     let out = Out::new(&cli.globals);
+    if cli.command.needs_worker() && !is_worker {
+        return worker::attend(&words).unwrap_or_else(|failure| failure.report(&out).0);
+    }
     let app = App::new(cli.globals, out.clone());
     let outcome = cli.command.run(&app).and_then(|exit| {
         app.out.finish()?;

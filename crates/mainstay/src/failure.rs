@@ -106,6 +106,12 @@ impl Failure {
         self
     }
 
+    /// Ends the program with this code instead of its class's.
+    pub(crate) fn exiting(mut self, code: u8) -> Self {
+        self.code = Some(code);
+        self
+    }
+
     /// What the caller does next.
     pub(crate) fn class(&self) -> Class {
         self.class

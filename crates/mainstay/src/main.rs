@@ -21,6 +21,7 @@ mod status;
 mod teller;
 mod ui;
 mod units;
+mod worker;
 
 use std::process::ExitCode;
 

@@ -30,7 +30,7 @@ pub(crate) fn watch(token: CancelToken, quiet: bool) -> Result<(), Failure> {
 }
 
 /// Whether `nohup` or the like asked for a hang-up to be ignored: bit 0 of `SigIgn` (proc(5)).
-fn hangup_is_ignored() -> bool {
+pub(crate) fn hangup_is_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())

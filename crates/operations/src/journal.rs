@@ -237,6 +237,8 @@ pub(crate) trait Steps {
     fn end(&self) -> Option<(Outcome, &str)>;
     /// What it is.
     fn start(&self) -> Option<(&OperationId, Kind)>;
+    /// The process that began it.
+    fn pid(&self) -> Option<u32>;
 }
 
 impl Steps for [Entry] {
@@ -277,6 +279,13 @@ impl Steps for [Entry] {
             _ => None,
         })
     }
+
+    fn pid(&self) -> Option<u32> {
+        self.iter().find_map(|entry| match entry.event {
+            Event::Start { pid, .. } => Some(pid),
+            _ => None,
+        })
+    }
 }
 
 /// Makes new names in a directory durable.
@@ -302,9 +311,11 @@ pub(crate) fn kill_at(here: &str) {
     if !cfg!(debug_assertions) {
         return;
     }
-    let Ok(wanted) = std::env::var("MAINSTAY_TEST_KILL_AT") else { return };
-    if here == wanted {
-        let me = rustix::process::getpid();
-        let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
+    use rustix::process::{Signal, getpid, kill_process};
+    let hooks = [("MAINSTAY_TEST_KILL_AT", Signal::KILL), ("MAINSTAY_TEST_STOP_AT", Signal::STOP)];
+    for (variable, signal) in hooks {
+        if std::env::var(variable).is_ok_and(|wanted| wanted == here) {
+            let _ = kill_process(getpid(), signal);
+        }
     }
 }

@@ -14,7 +14,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long another holder of the repository is waited for, if nobody says otherwise.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,11 +28,15 @@ pub struct Run {
     pub cancel: CancelToken,
     /// How long to wait for another operation's lock; not at all without it.
     pub wait: Option<Duration>,
+    /// The host has just started, and services with it: what has to be started again is left to
+    /// whatever starts it anyway. Waiting for that here would keep it from its turn.
+    pub booting: bool,
 }
 
 impl Default for Run {
     fn default() -> Self {
-        Run { progress: Arc::new(model::progress::Silent), cancel: CancelToken::new(), wait: None }
+        let (progress, cancel) = (Arc::new(model::progress::Silent), CancelToken::new());
+        Run { progress, cancel, wait: None, booting: false }
     }
 }
 
@@ -157,6 +161,10 @@ impl Operation {
 
     /// Fails if somebody asked for a stop.
     pub(crate) fn check_cancel(&self) -> Result<(), Error> {
+        // Whoever watches for it looks only now and then.
+        if crate::cancel::was_asked(&self.dir) {
+            self.cancel.cancel();
+        }
         if self.cancel.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) }
     }
 
@@ -208,8 +216,7 @@ impl Operation {
         let mut left = Ok(());
         if result.is_err() {
             // Cleaning up must not be stopped by the cancel that made it necessary.
-            let calm =
-                Run { cancel: CancelToken::new(), progress: self.report.clone(), wait: None };
+            let calm = Run { progress: self.report.clone(), ..Run::default() };
             left = recover::undo(
                 site,
                 kind,
@@ -311,11 +318,38 @@ pub(crate) fn to_value(data: &impl Serialize) -> Result<Value, Error> {
 
 /// The worker's sign of life, which the guardian waits on: an flock that ends with the process.
 fn hold_alive(dir: &Path) -> Result<File, Error> {
-    let path = dir.join("alive");
+    let path = alive_path(dir);
     let file = File::create(&path).map_err(|e| Error::io("make", &path, e))?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
         .map_err(|e| Error::io("lock", &path, e.into()))?;
     Ok(file)
+}
+
+fn alive_path(dir: &Path) -> PathBuf {
+    dir.join("alive")
+}
+
+/// Whether an operation's process lives, whatever its lock says.
+pub(crate) fn is_alive(dir: &Path) -> Result<bool, Error> {
+    let path = alive_path(dir);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(Error::io("open", &path, e)),
+    };
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(false),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+        Err(e) => Err(Error::io("look at", &path, e.into())),
+    }
+}
+
+/// How long a living process has given no sign of life: none that is stopped, or hangs in the
+/// kernel, gives any.
+pub(crate) fn silent_for(dir: &Path) -> Option<Duration> {
+    let last = std::fs::metadata(alive_path(dir)).ok()?.modified().ok()?;
+    // A clock that was set back says nothing.
+    last.elapsed().ok()
 }
 
 /// `20261121T010442Z-backup-5f3a09c1`.
@@ -328,7 +362,11 @@ fn new_id(kind: Kind) -> Result<OperationId, Error> {
         .map_err(|e| Error::invalid(e.to_string()))
 }
 
-/// Turns the appearance of a file `cancel` into a cancelled token: `mainstay cancel` writes it.
+/// How often a process shows that it lives.
+const BEAT: Duration = Duration::from_secs(5);
+
+/// Turns the appearance of a file `cancel` into a cancelled token: `mainstay cancel` writes it. And
+/// shows meanwhile that the process lives.
 struct CancelWatch {
     over: Arc<AtomicBool>,
 }
@@ -336,12 +374,20 @@ struct CancelWatch {
 impl CancelWatch {
     fn start(dir: &Path, cancel: CancelToken) -> CancelWatch {
         let over = Arc::new(AtomicBool::new(false));
-        let (file, ended) = (dir.join("cancel"), over.clone());
+        let (file, alive, ended) = (dir.join("cancel"), alive_path(dir), over.clone());
         std::thread::spawn(move || {
+            let mut beat = Instant::now();
             while !ended.load(Ordering::SeqCst) {
                 if file.exists() {
                     cancel.cancel();
-                    return;
+                }
+                if beat.elapsed() >= BEAT {
+                    beat = Instant::now();
+                    // Whoever misses it is told, and does nothing on its own.
+                    let _ = File::options()
+                        .write(true)
+                        .open(&alive)
+                        .and_then(|alive| alive.set_modified(SystemTime::now()));
                 }
                 std::thread::sleep(Duration::from_millis(100));
             }

@@ -66,6 +66,9 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
         return Ok(());
     }
     let site = left.site;
+    if left.run.booting && site.spec().quiesce == Quiesce::Stop {
+        return left.finished("resume", "the service starts with its host");
+    }
     let interrupted = left.done(STEP).is_none() && left.after == After::Death;
     left.with_context(|cx| {
         if interrupted && site.spec().quiesce == Quiesce::Stop {
@@ -155,8 +158,9 @@ fn arm(site: &ServiceSite, operation: &Operation) -> Result<u32, Error> {
         .arg("--config")
         .arg(site.site().config_file())
         .args(["guardian", site.name().as_str(), operation.id().as_str()])
-        // The test hook that kills the worker must not kill its guardian.
+        // The test hooks that end the worker must not end its guardian.
         .env_remove("MAINSTAY_TEST_KILL_AT")
+        .env_remove("MAINSTAY_TEST_STOP_AT")
         .stdin(Stdio::null())
         .stdout(log)
         .stderr(errors)

@@ -6,11 +6,11 @@
 
 use crate::journal::{self, Event, Journal, Kind, Outcome, Steps};
 use crate::lock::MemberLock;
-use crate::operation::{Parts, Run, operations_dir, remove_scratch};
+use crate::operation::{Parts, Run, is_alive, operations_dir, remove_scratch};
 use crate::{
     Error, ServiceSite, backup, forget, offline, quiesce, refresh, rejoin, restore, takeover,
 };
-use model::OperationId;
+use model::{Class, OperationId};
 use std::path::{Path, PathBuf};
 
 /// How many finished operations are kept for `mainstay logs`.
@@ -38,6 +38,9 @@ pub(crate) fn sweep_locked(site: &ServiceSite, run: &Run) -> Result<Vec<String>,
             ended.push(dir);
             continue;
         }
+        if is_alive(&dir)? {
+            return Err(without_lock(&id, kind));
+        }
         let mut journal = Journal::reopen(&dir)?;
         let lines = match undo(site, kind, &id, &dir, &mut journal, run, After::Death) {
             Ok(lines) => lines,
@@ -55,8 +58,12 @@ pub(crate) fn sweep_locked(site: &ServiceSite, run: &Run) -> Result<Vec<String>,
             [] => "it had left nothing".to_owned(),
             lines => lines.join("; "),
         };
-        let message = format!("{id} had died; {what}");
-        journal.write(Event::End { outcome: Outcome::Died, message: message.clone() })?;
+        let (outcome, how) = match crate::cancel::was_asked(&dir) {
+            true => (Outcome::Cancelled, "was asked to stop, and had died"),
+            false => (Outcome::Died, "had died"),
+        };
+        let message = format!("{id} {how}; {what}");
+        journal.write(Event::End { outcome, message: message.clone() })?;
         said.push(message);
     }
     let surplus = ended.len().saturating_sub(KEPT);
@@ -64,6 +71,13 @@ pub(crate) fn sweep_locked(site: &ServiceSite, run: &Run) -> Result<Vec<String>,
         crate::exchange::remove(&dir)?;
     }
     Ok(said)
+}
+
+/// A process that works without the lock is not ours to end, and nothing may be done beside it.
+fn without_lock(id: &OperationId, kind: Kind) -> Error {
+    let what = format!("{id} runs, and does not hold this member's lock");
+    Error::new(Class::Locked, format!("{what}: somebody has removed the lock's file"))
+        .hinting(format!("Let the {} end, or stop it with `mainstay cancel`.", kind.as_str()))
 }
 
 /// Removes the repository lock of a dead process. It bars nobody who shares the repository, but

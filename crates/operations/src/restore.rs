@@ -384,6 +384,10 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
     let wanted = !replaced
         || (start_after == serde_json::Value::Bool(true)
             && MemberRecord::load(left.site)?.unloaded.is_none());
+    if wanted && left.run.booting {
+        left.found("the service starts with its host");
+        return Ok(());
+    }
     if wanted && left.done("start").is_none() {
         if let Some(why) = may_start::barred(left.site) {
             left.found(format!("the service is not started again: {why}"));

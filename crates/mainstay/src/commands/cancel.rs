@@ -2,7 +2,7 @@ use crate::app::App;
 use crate::failure::{Exit, Failure, Outcome};
 use model::{Class, OperationId, ServiceName};
 use operations::cancel::{self, Answer};
-use operations::{ServiceSite, history};
+use operations::{ServiceSite, history, recover};
 use std::time::{Duration, Instant};
 
 /// How often the operation is looked at.
@@ -16,7 +16,15 @@ const TICK: Duration = Duration::from_millis(100);
 pub(crate) struct CancelArgs {
     /// The service.
     service: ServiceName,
+
+    /// End its process, if it is not over after --wait (10 seconds without it). What it leaves is
+    /// cleaned up at once: where it had stopped the service, the service is started again.
+    #[arg(long)]
+    kill: bool,
 }
+
+/// How long an operation may take to stop by itself before it is killed.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(app: &App, args: &CancelArgs) -> Outcome {
     let service = app.service(&args.service)?;
@@ -29,14 +37,29 @@ pub(crate) fn run(app: &App, args: &CancelArgs) -> Outcome {
         Answer::Idle => (format!("nothing runs on {}", args.service), None),
     };
     app.out.say(said)?;
-    if let (Some(operation), Some(patience)) = (operation, app.globals.wait) {
-        wait(app, &service, operation, patience)?;
+    let patience = app.globals.wait.or(args.kill.then_some(PATIENCE));
+    if let (Some(operation), Some(patience)) = (operation, patience) {
+        match wait(app, &service, operation, patience) {
+            Err(failure) if args.kill && failure.class() == Class::Locked => {
+                kill(app, &service)?;
+            }
+            waited => waited?,
+        }
         app.out.say("it is over")?;
     }
     if app.out.json {
         app.out.document(&answer)?;
     }
     Ok(Exit::DONE)
+}
+
+fn kill(app: &App, service: &ServiceSite) -> Result<(), Failure> {
+    let Some(killed) = cancel::kill(service)? else { return Ok(()) };
+    app.out.say(format_args!("{killed} did not stop and was killed"))?;
+    for line in recover::sweep(service, &app.run())? {
+        app.out.say(line)?;
+    }
+    Ok(())
 }
 
 fn wait(

@@ -155,7 +155,10 @@ fn install(app: &App, args: &InitArgs, config: &Path) -> Result<Vec<PathBuf>, Fa
     let program = std::env::current_exe().map_err(|e| Failure::io("find", "this program", &e))?;
     let own = args.unit_dir.as_deref();
     let dir = own.unwrap_or(Path::new(timer::SYSTEM_UNITS));
-    let written = timer::write(dir, &program, config, args.dry_run)?;
+    let loaded = app.load_config()?;
+    let services: Vec<&str> =
+        loaded.config.service.values().filter_map(|service| service.unit.as_deref()).collect();
+    let written = timer::write(dir, &program, config, &services, args.dry_run)?;
     if own.is_none() && !args.dry_run {
         timer::enable()?;
         app.out.say("The timer runs; `systemctl list-timers mainstay.timer` shows it.")?;

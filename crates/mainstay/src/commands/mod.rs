@@ -24,6 +24,7 @@ mod mount;
 mod mount_guard;
 mod pin;
 mod prune;
+mod recover;
 mod repair;
 mod rescue;
 mod restore;
@@ -74,6 +75,7 @@ pub(crate) enum Command {
     Online(online::OnlineArgs),
     Takeover(takeover::TakeoverArgs),
     RunDue(run_due::RunDueArgs),
+    Recover(recover::RecoverArgs),
     Rejoin(rejoin::RejoinArgs),
     Cancel(cancel::CancelArgs),
     Wal(wal::WalArgs),
@@ -102,6 +104,27 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Whether it runs an operation: what it begins must not end because a terminal does.
+    pub(crate) fn needs_worker(&self) -> bool {
+        matches!(
+            self,
+            Command::Backup(_)
+                | Command::Restore(_)
+                | Command::Refresh(_)
+                | Command::Offline(_)
+                | Command::Online(_)
+                | Command::Takeover(_)
+                | Command::RunDue(_)
+                | Command::Recover(_)
+                | Command::Rejoin(_)
+                | Command::Forget(_)
+                | Command::Prune(_)
+                | Command::RebuildIndex(_)
+                | Command::Repair(_)
+                | Command::Migrate(_)
+        )
+    }
+
     /// Runs the command.
     pub(crate) fn run(&self, app: &App) -> Outcome {
         match self {
@@ -127,6 +150,7 @@ impl Command {
             Command::Online(args) => online::run(app, args),
             Command::Takeover(args) => takeover::run(app, args),
             Command::RunDue(args) => run_due::run(app, args),
+            Command::Recover(args) => recover::run(app, args),
             Command::Rejoin(args) => rejoin::run(app, args),
             Command::Cancel(args) => cancel::run(app, args),
             Command::Wal(args) => wal::run(app, args),

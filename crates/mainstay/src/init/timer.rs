@@ -1,4 +1,4 @@
-//! The systemd timer that runs what is due.
+//! The systemd units: a timer that runs what is due, and what cleans up when the host starts.
 
 use crate::app::App;
 use crate::failure::Failure;
@@ -13,9 +13,14 @@ pub(crate) const SYSTEM_UNITS: &str = "/etc/systemd/system";
 
 const SERVICE: &str = "mainstay.service";
 const TIMER: &str = "mainstay.timer";
+const RECOVER: &str = "mainstay-recover.service";
 
-/// The two units, with their names.
-pub(crate) fn units(program: &Path, config: &Path) -> Result<[(&'static str, String); 2], Failure> {
+/// The units, with their names. `services` are the units of the services of this host.
+pub(crate) fn units(
+    program: &Path,
+    config: &Path,
+    services: &[&str],
+) -> Result<[(&'static str, String); 3], Failure> {
     let service = format!(
         "[Unit]\n\
          Description=Mainstay: backups and refreshes that are due\n\
@@ -46,7 +51,29 @@ pub(crate) fn units(program: &Path, config: &Path) -> Result<[(&'static str, Str
          \n\
          [Install]\n\
          WantedBy=timers.target\n";
-    Ok([(SERVICE, service), (TIMER, timer.to_owned())])
+    let before = match services {
+        [] => String::new(),
+        units => format!("Before={}\n", units.join(" ")),
+    };
+    let recover = format!(
+        "[Unit]\n\
+         Description=Mainstay cleans up after what died with the host\n\
+         Documentation=man:mainstay-recover(1)\n\
+         After=local-fs.target remote-fs.target\n\
+         # Only the order: should this fail, the start gate decides whether a service may start.\n\
+         {before}\
+         \n\
+         [Service]\n\
+         Type=oneshot\n\
+         ExecStart={} --config {} --quiet recover --all --booting\n\
+         TimeoutStartSec=5min\n\
+         \n\
+         [Install]\n\
+         WantedBy=multi-user.target\n",
+        word(program)?,
+        word(config)?,
+    );
+    Ok([(SERVICE, service), (TIMER, timer.to_owned()), (RECOVER, recover)])
 }
 
 /// Writes the units where they are missing or different; returns those that were written.
@@ -54,10 +81,11 @@ pub(crate) fn write(
     dir: &Path,
     program: &Path,
     config: &Path,
+    services: &[&str],
     dry_run: bool,
 ) -> Result<Vec<PathBuf>, Failure> {
     let mut written = Vec::new();
-    for (name, text) in units(program, config)? {
+    for (name, text) in units(program, config, services)? {
         let file = dir.join(name);
         if std::fs::read_to_string(&file).is_ok_and(|there| there == text) {
             continue;
@@ -81,7 +109,7 @@ pub(crate) fn is_wanted(app: &App) -> Result<bool, Failure> {
 
 /// Tells systemd about the units, and starts the timer.
 pub(crate) fn enable() -> Result<(), Failure> {
-    for words in [&["daemon-reload"][..], &["enable", "--now", TIMER]] {
+    for words in [&["daemon-reload"][..], &["enable", RECOVER], &["enable", "--now", TIMER]] {
         let output = Command::new("systemctl")
             .args(words)
             .stdin(Stdio::null())

@@ -78,6 +78,10 @@ fn activity(app: &App, status: &Status) -> String {
 /// `backup: reading, 1.2 GiB of 3.4 GiB, 120 MiB/s, 12 s left`.
 fn progress(running: &Operation) -> String {
     let mut text = running.kind.as_str().to_owned();
+    if let Some(seconds) = running.silent_seconds {
+        let silent = units::duration(Duration::from_secs(seconds));
+        return format!("{text}, no sign of life for {silent}; `mainstay cancel --kill` ends it");
+    }
     let Some(numbers) = &running.progress else { return text };
     text.push_str(&format!(": {}", numbers.phase));
     if numbers.bytes > 0 {

@@ -1,8 +1,7 @@
 //! Cancels, by command and by signal; and two operations at once.
 
-use crate::world::{World, content, fill, journal, wait_for};
+use crate::world::{World, content, fill, state, wait_for};
 use std::fs;
-use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 fn spawn(mut command: Command) -> Child {
@@ -12,6 +11,18 @@ fn spawn(mut command: Command) -> Child {
 fn signal(child: &Child, name: &str) {
     let status = Command::new("kill").arg(name).arg(child.id().to_string()).status().unwrap();
     assert!(status.success());
+}
+
+fn cont(worker: u32) {
+    let status = Command::new("kill").arg("-CONT").arg(worker.to_string()).status().unwrap();
+    assert!(status.success());
+}
+
+/// Whether a process that stands still has an interrupt to look at (proc(5)).
+fn is_pending(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
+    u64::from_str_radix(mask.trim(), 16).unwrap() & 0b10 != 0
 }
 
 fn end(child: Child) -> Output {
@@ -67,30 +78,14 @@ fn a_backup_is_cancelled() {
     assert_eq!(outcome(&world, "a"), "failed");
 }
 
-/// Stops a command in the middle of staging, so that what is asked of it meanwhile finds it there.
-fn held_at_stage(world: &World, host: &str, words: &[&str]) -> Child {
-    let before = world.operations(host).len();
-    let child = spawn(world.command(host, words));
-    wait_for("it is staging", || {
-        let dirs = world.operations(host);
-        let lines = dirs.get(before).map(|dir| journal(dir)).unwrap_or_default();
-        lines.iter().any(|line| line["event"] == "begin" && line["step"] == "stage")
-    });
-    signal(&child, "-STOP");
-    child
-}
-
-/// Enough that writing it takes a while.
-fn large(place: &Path) {
-    let mut state = 1_u64;
-    for number in 0..24 {
-        let mut bytes = Vec::with_capacity(4 << 20);
-        while bytes.len() < 4 << 20 {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            bytes.extend_from_slice(&state.to_le_bytes());
-        }
-        fs::write(place.join(format!("large{number}")), bytes).unwrap();
-    }
+/// A command whose worker stands still where staging begins, and that worker's number.
+fn held_at_stage(world: &World, host: &str, words: &[&str]) -> (Child, u32) {
+    let mut command = world.command(host, words);
+    command.env("MAINSTAY_TEST_STOP_AT", "stage:begin");
+    let child = spawn(command);
+    let worker = world.worker(host);
+    wait_for("it is staging", || state(worker) == Some('T'));
+    (child, worker)
 }
 
 #[test]
@@ -102,22 +97,23 @@ fn a_restore_and_a_refresh_are_cancelled() {
     world.run("a", &["backup", "docs"]).code(0);
     world.run("b", &["refresh", "docs"]).code(0);
     let old = content(&world.path("b/data"));
-    large(&world.path("a/data"));
+    fill(&world.path("a/data"), 2);
     world.run("a", &["backup", "docs"]).code(0);
     let target = world.path("a/target");
     let restore = ["restore", "docs", "--target", target.to_str().unwrap()];
     let cases: [(&str, &[&str]); 2] = [("a", &restore), ("b", &["refresh", "docs"])];
     for (host, words) in cases {
         for by_signal in [true, false] {
-            let child = held_at_stage(&world, host, words);
+            let (child, worker) = held_at_stage(&world, host, words);
             if by_signal {
                 signal(&child, "-INT");
+                wait_for("it is passed on", || is_pending(worker));
             } else {
                 world.run(host, &["cancel", "docs"]).code(0).says("was asked to stop");
                 let again = world.run(host, &["cancel", "docs"]).code(0);
                 assert!(again.out.contains("before"), "{again:#?}");
             }
-            signal(&child, "-CONT");
+            cont(worker);
             let output = end(child);
             assert_eq!(output.status.code(), Some(130), "{words:?}: {output:?}");
             assert_eq!(outcome(&world, host), "cancelled");

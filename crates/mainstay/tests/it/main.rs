@@ -34,4 +34,5 @@ mod terminal;
 mod vault_host;
 mod vault_rig;
 mod watching;
+mod workers;
 mod world;

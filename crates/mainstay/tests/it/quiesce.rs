@@ -21,10 +21,10 @@ fn has_begun(world: &World, step: &str) -> bool {
 fn a_stop_that_outlives_its_worker_does_not_win() {
     let world = world("");
     std::fs::write(world.path("a/slow-stop"), "0.7").unwrap();
-    let mut worker = world.command("a", &["backup", "docs"]).spawn().unwrap();
+    let mut command = world.command("a", &["backup", "docs"]).spawn().unwrap();
     wait_for("the stop has begun", || has_begun(&world, "quiesce"));
-    worker.kill().unwrap();
-    worker.wait().unwrap();
+    crate::world::kill(world.worker("a"));
+    assert_eq!(command.wait().unwrap().code(), Some(137));
     wait_for("the guardian has cleaned up", || world.unfinished("a").is_empty());
     // For as long as the stop could go on, the service stays.
     let until = Instant::now() + Duration::from_millis(1500);

@@ -137,7 +137,8 @@ fn the_timer_is_written_for_systemd() {
     let mut verify = std::process::Command::new("systemd-analyze");
     verify
         .args(["verify", "--man=no"])
-        .args([units.join("mainstay.service"), units.join("mainstay.timer")]);
+        .args([units.join("mainstay.service"), units.join("mainstay.timer")])
+        .arg(units.join("mainstay-recover.service"));
     if let Ok(output) = verify.output() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!said.contains("mainstay."), "{said}");

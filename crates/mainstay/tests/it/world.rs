@@ -134,6 +134,18 @@ impl World {
         found
     }
 
+    /// The process of the operation that runs on a host.
+    #[track_caller]
+    pub(crate) fn worker(&self, host: &str) -> u32 {
+        let pid = || {
+            let dir = self.unfinished(host).pop()?;
+            let start = journal(&dir).into_iter().find(|line| line["event"] == "start")?;
+            u32::try_from(start["pid"].as_u64()?).ok()
+        };
+        wait_for("an operation runs", || pid().is_some());
+        pid().expect("it still runs")
+    }
+
     /// Operations that have begun and not ended.
     pub(crate) fn unfinished(&self, host: &str) -> Vec<PathBuf> {
         let mut found = self.operations(host);
@@ -267,4 +279,16 @@ pub(crate) fn fill(dir: &Path, version: u8) {
         }
     }
     fs::set_permissions(dir.join("same"), fs::Permissions::from_mode(0o640)).expect("a mode");
+}
+
+/// What a process does, as `/proc/PID/stat` has it: `T` is stopped.
+pub(crate) fn state(pid: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// Ends a process that a test's command has started.
+pub(crate) fn kill(pid: u32) {
+    let status = Command::new("kill").arg("-KILL").arg(pid.to_string()).status().unwrap();
+    assert!(status.success());
 }
