@@ -39,6 +39,15 @@ pub(crate) struct Observed {
     pub(crate) holds: Option<Timestamp>,
     /// Since when this host is what it is.
     pub(crate) since: Timestamp,
+    /// What of the log is missing, so that a base is due whatever the schedule says.
+    pub(crate) gap: Option<String>,
+}
+
+impl Observed {
+    /// No recovery gets over what is missing of the log.
+    fn needs_base(&self) -> bool {
+        self.role == Role::Primary && self.gap.is_some()
+    }
 }
 
 /// What runs.
@@ -68,19 +77,23 @@ pub(crate) fn decide(seen: &Observed, now: Timestamp) -> Decision {
         Role::Standby => Action::Refresh,
         Role::Broken => return Decision { action: Action::Nothing, next: None },
     };
-    let Some(schedule) = &seen.schedule else {
-        return Decision { action: Action::Nothing, next: None };
-    };
     let went_well = seen.attempts.iter().rev().find(|attempt| attempt.well);
-    let due = schedule.due(went_well.map(|attempt| attempt.began), now);
+    let last = went_well.map(|attempt| attempt.began);
+    let (scheduled, next) = match &seen.schedule {
+        Some(schedule) => {
+            let due = schedule.due(last, now);
+            (due.now, due.next)
+        }
+        None => (false, None),
+    };
     let failed = seen.attempts.last().filter(|attempt| !attempt.well);
     let retry = failed.and_then(|attempt| {
         attempt.began.checked_add(duration::signed(RETRY)).ok().filter(|retry| *retry > now)
     });
-    match (due.now, retry) {
+    match (scheduled || seen.needs_base(), retry) {
         (true, Some(retry)) => Decision { action: Action::Nothing, next: Some(retry) },
-        (true, None) => Decision { action, next: due.next },
-        (false, _) => Decision { action: Action::Nothing, next: due.next },
+        (true, None) => Decision { action, next },
+        (false, _) => Decision { action: Action::Nothing, next },
     }
 }
 
@@ -196,6 +209,7 @@ mod tests {
             newest: Some(at("08:00:00")),
             holds: None,
             since: at("00:00:00"),
+            gap: None,
         }
     }
 
@@ -229,6 +243,19 @@ mod tests {
         let mut unscheduled = seen(&[]);
         unscheduled.schedule = None;
         assert_eq!(decide(&unscheduled, at("09:00:00")).action, Action::Nothing);
+    }
+
+    #[test]
+    fn a_gap_in_the_log_forces_a_base() {
+        let mut gap = seen(&[("09:00:01", true)]);
+        gap.gap = Some("the log is not in the vault".to_owned());
+        assert_eq!(decide(&gap, at("09:30:00")).action, Action::Backup);
+        gap.attempts.push(Attempt { began: at("09:25:00"), well: false, incomplete: false });
+        assert_eq!(decide(&gap, at("09:30:00")).next, Some(at("09:35:00")));
+        gap.schedule = None;
+        assert_eq!(decide(&gap, at("09:40:00")).action, Action::Backup);
+        gap.role = Role::Standby;
+        assert_eq!(decide(&gap, at("09:40:00")).action, Action::Nothing);
     }
 
     #[test]

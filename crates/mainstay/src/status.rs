@@ -26,6 +26,10 @@ pub(crate) struct Status {
     pub(crate) head: Option<HeadPoint>,
     /// When this host, a primary with a log, last stored some of it in the vault.
     pub(crate) log_stored: Option<Timestamp>,
+    /// The log is received as it is written.
+    pub(crate) log_received: bool,
+    /// What of the log is missing, with no base after it yet.
+    pub(crate) log_gap: Option<operations::wal::Gap>,
     /// How old the newest state is that the vault has: of the newest point, or of the log.
     pub(crate) age_seconds: Option<u64>,
     /// The declared RPO, in seconds.
@@ -121,6 +125,8 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
         primary: state.primary.clone(),
         head,
         log_stored,
+        log_received: operations::wal::is_running(service),
+        log_gap: operations::wal::open_gap(service, &state)?,
         age_seconds: age.map(|age| age.as_secs()),
         rpo_seconds: rpo.map(|rpo| rpo.as_secs()),
         rpo_kept: rpo.map(|rpo| age.is_some_and(|age| age <= rpo)),

@@ -161,6 +161,10 @@ pub struct Service {
     /// Where the server's programs are, if not on PATH (`postgres`).
     #[serde(default)]
     pub bin_dir: Option<PathBuf>,
+    /// How much of the log may wait for the vault, e.g. `"4 GiB"` (`postgres`). Past it the log is
+    /// let go, so that a vault that is gone never fills the primary's disk, and a new base is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_queue: Option<String>,
     /// Executable that fills `path` (`script`).
     #[serde(default)]
     pub exporter: Option<PathBuf>,

@@ -5,7 +5,7 @@ use crate::operation::{Operation, Run};
 use crate::{Error, ServiceSite, placing};
 use engines::postgres::{Lsn, Segments, WalFile};
 use model::{CancelToken, Class, OperationId, Position, Progress, ServiceState};
-use repository::log::LogStore;
+use repository::log::{LogStore, Part};
 use repository::prune::{Figures, Options};
 use repository::{RepositoryLock, Work};
 use serde::Serialize;
@@ -134,6 +134,12 @@ pub(crate) fn under_lock(
             store.remove(name, *generation)?;
         }
     }
+    let parts = dispensable_parts(site, &log)?;
+    let store = LogStore::new(repository);
+    for (name, part) in &parts {
+        lock.still_trusted()?;
+        store.remove_part(name, part)?;
+    }
     Ok(Pruned { log_files: log.len() as u64, ..Pruned::of(figures) })
 }
 
@@ -173,6 +179,26 @@ fn dispensable_log(
     let size = meta.detail.get("segment-size").and_then(serde_json::Value::as_u64);
     let Some(segments) = size.and_then(Segments::of) else { return Ok(Vec::new()) };
     Ok(names.into_iter().filter(|(name, _)| is_before(name, segments, Lsn(lsn))).collect())
+}
+
+/// Parts of segments that are whole by now, or go with what lies beside them.
+fn dispensable_parts(
+    site: &ServiceSite,
+    gone: &[(String, model::Generation)],
+) -> Result<Vec<(String, Part)>, Error> {
+    let log = LogStore::new(site.repository()?);
+    let parts = log.list_parts()?;
+    if parts.is_empty() {
+        return Ok(parts);
+    }
+    let whole: BTreeSet<String> = log.list()?.into_iter().map(|(name, _)| name).collect();
+    // Names grow with the place, whatever the timeline.
+    let last_gone = gone.iter().filter_map(|(name, _)| name.get(8..24)).max();
+    let dispensable = |name: &str| {
+        let before = last_gone.is_some_and(|last| name.get(8..24).is_some_and(|own| own <= last));
+        whole.contains(name) || before
+    };
+    Ok(parts.into_iter().filter(|(name, _)| dispensable(name)).collect())
 }
 
 /// Whether a file of the log ends at or before this position, whatever its timeline.

@@ -1,14 +1,26 @@
 //! The service's continuous log between its server and the vault: what `archive_command` and
 //! `restore_command` call, and how far a takeover can get with it.
 
+mod gap;
+mod receive;
+mod ship;
+mod spool;
+
+pub use gap::{Gap, open as open_gap};
+pub use receive::{Done as Received, Params as Receive, cap, is_running, run as receive};
+
 use crate::operation::Operation;
 use crate::{Error, ServiceSite, refresh};
 use engines::Running;
-use engines::postgres::{Lsn, Segments, WalFile, check_wal_file, segments_of, unarchived};
+use engines::postgres::{
+    Cut, Lsn, Records, Segments, WalFile, check_wal_file, segments_of, unarchived,
+};
+use jiff::Timestamp;
 use model::state::Refusal;
-use model::{Class, Position, Progress};
-use repository::log::{LogStore, Pushed};
+use model::{Class, Classify, Generation, Position, Progress};
+use repository::log::{LogStore, Part, Pushed};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,6 +33,9 @@ const STILL: Duration = Duration::from_millis(600);
 /// After so long the standby has asked for the next segment several times, and what the vault has
 /// of it does not help: it is of a timeline that was left, or behind a gap.
 const STUCK: Duration = Duration::from_secs(30);
+
+/// Where [`stored_until`] is noted.
+const STORED: &str = "log-pushed";
 
 /// What became of a request for a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +53,60 @@ pub fn push(site: &ServiceSite, segment: &Path) -> Result<Pushed, Error> {
         return Err(Error::invalid(format!("{} is no file of a log", segment.display()))
             .hinting(format!("Write archive_command = 'mainstay wal push {} %p'.", site.name())));
     }
+    let generation = allowed(site)?;
+    let bytes =
+        std::fs::read(segment).map_err(|e| Error::io("read the log segment", segment, e))?;
+    check_wal_file(name, &bytes).map_err(|what| {
+        Error::new(Class::Corrupt, format!("{} is not stored: {what}", segment.display()))
+    })?;
+    let log = LogStore::new(site.repository()?);
+    let pushed = log.push(generation, name, &bytes)?;
+    if let Some(WalFile::Segment { place, .. }) = WalFile::parse(name)
+        && let Some(segments) = Segments::of(bytes.len() as u64)
+        && gap::load(site)?.is_some()
+    {
+        if let Some(start) = segments.start_of(place) {
+            gap::ends(site, start)?;
+        }
+        gap::record(site, &log, segments)?;
+    }
+    Ok(pushed)
+}
+
+/// Lets a segment go that the vault does not take, if more than `log-queue` waits for it: a server
+/// keeps what it cannot archive, until its disk is full. What is missing is remembered. Says whether
+/// it was let go.
+pub fn let_go(site: &ServiceSite, segment: &Path, why: &Error) -> Result<bool, Error> {
+    let ours = matches!(
+        why.class(),
+        Class::Refused | Class::Invalid | Class::Corrupt | Class::WrongPassword | Class::Cancelled
+    );
+    let name = segment.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let (false, Some(WalFile::Segment { timeline, place })) = (ours, WalFile::parse(name)) else {
+        return Ok(false);
+    };
+    let size = match std::fs::metadata(segment) {
+        Ok(meta) => meta.len(),
+        Err(e) => return Err(Error::io("look at", segment, e)),
+    };
+    let status = segment.with_file_name("archive_status");
+    let Ok(entries) = std::fs::read_dir(&status) else { return Ok(false) };
+    let waiting = entries.flatten().filter(|entry| {
+        let name = entry.file_name();
+        let name = name.to_str().and_then(|name| name.strip_suffix(".ready"));
+        matches!(name.and_then(WalFile::parse), Some(WalFile::Segment { .. }))
+    });
+    let cap = cap(site);
+    if (waiting.count() as u64).saturating_mul(size) <= cap {
+        return Ok(false);
+    }
+    let start = Segments::of(size).and_then(|segments| segments.start_of(place));
+    gap::note(site, timeline, start.unwrap_or(Lsn(0)), &receive::waited(cap))?;
+    Ok(true)
+}
+
+/// The generation at which this host may write the log: only the primary may.
+fn allowed(site: &ServiceSite) -> Result<Generation, Error> {
     let state = site.load_state()?.state;
     state.require_primary(site.member(), state.generation)?;
     // As with points: a takeover that has fenced this member has replayed what there was, and what
@@ -47,12 +116,19 @@ pub fn push(site: &ServiceSite, segment: &Path) -> Result<Pushed, Error> {
     {
         return Err(Refusal::Fenced { member: site.member().clone(), id: intent.id }.into());
     }
-    let bytes =
-        std::fs::read(segment).map_err(|e| Error::io("read the log segment", segment, e))?;
-    check_wal_file(name, &bytes).map_err(|what| {
-        Error::new(Class::Corrupt, format!("{} is not stored: {what}", segment.display()))
-    })?;
-    Ok(LogStore::new(site.repository()?).push(state.generation, name, &bytes)?)
+    Ok(state.generation)
+}
+
+/// Up to when this host has stored everything of the log: what its vault has is at least that new.
+pub fn stored_until(site: &ServiceSite) -> Option<Timestamp> {
+    std::fs::read_to_string(site.dir().join(STORED)).ok()?.parse().ok()
+}
+
+/// Notes that. Only a note: the log is durable whatever becomes of it.
+pub fn note_stored(site: &ServiceSite, until: Timestamp) {
+    let (path, beside) = (site.dir().join(STORED), site.dir().join("log-pushed.tmp"));
+    let written = std::fs::write(&beside, until.to_string());
+    let _ = written.and_then(|()| std::fs::rename(&beside, &path));
 }
 
 /// Writes the segment of this name to `target`, whole or not at all. An error means that the vault
@@ -65,11 +141,41 @@ pub fn fetch(site: &ServiceSite, name: &str, target: &Path) -> Result<Fetched, E
         )));
     }
     let log = LogStore::new(site.repository()?);
-    let Some(bytes) = log.fetch(name)? else {
+    if let Some(bytes) = log.fetch(name)? {
+        put(target, &bytes)?;
+        return Ok(Fetched::Found);
+    }
+    // The end of the log: of the last segment there is a beginning.
+    let parts = log.parts(name)?;
+    let Some(end) = parts.iter().map(|part| part.end).max() else {
         return Ok(Fetched::NotThere);
     };
-    put(target, &bytes)?;
-    Ok(Fetched::Found)
+    if let Some(last) = parts.iter().rfind(|part| part.end == end)
+        && has_already(&log, name, last, target)?
+    {
+        return Ok(Fetched::NotThere);
+    }
+    match log.beginning(name)? {
+        Some(begun) => {
+            put(target, &begun.padded())?;
+            Ok(Fetched::Found)
+        }
+        // It has become whole while we looked.
+        None => match log.fetch(name)? {
+            Some(bytes) => put(target, &bytes).map(|()| Fetched::Found),
+            None => Ok(Fetched::NotThere),
+        },
+    }
+}
+
+/// Whether the server has the last part of a segment from an earlier request. A standby asks for the
+/// segment that it is in again and again; it reads what it has where we put it before.
+fn has_already(log: &LogStore, name: &str, last: &Part, target: &Path) -> Result<bool, Error> {
+    let Ok(file) = std::fs::File::open(target.with_file_name(name)) else { return Ok(false) };
+    let (bytes, whole) = log.read_part(name, last)?;
+    let mut theirs = vec![0; bytes.len()];
+    let read = file.read_exact_at(&mut theirs, last.start);
+    Ok(read.is_ok() && theirs == bytes && file.metadata().is_ok_and(|meta| meta.len() == whole))
 }
 
 /// Whether a segment that is not there never will be: servers archive in order, and a later one of
@@ -125,6 +231,12 @@ pub(crate) fn catch_up(site: &ServiceSite, operation: &Operation) -> Result<(), 
             }
         };
         let position = seen.position.as_ref();
+        if refresh::reached(position, goal.as_ref())
+            && stored.is_exhausted(position)
+            && stored.ends_at(site, position)?
+        {
+            return Ok(());
+        }
         if still >= STILL && refresh::reached(position, goal.as_ref()) {
             if stored.is_exhausted(position) {
                 return Ok(());
@@ -172,7 +284,8 @@ pub(crate) fn is_lost(
     let log = LogStore::new(site.repository()?);
     for timeline in *timeline..=timeline.saturating_add(1) {
         let name = segments.name(timeline, next);
-        if log.list_near(&name)?.iter().any(|(there, _)| *there == name) {
+        let whole = log.list_near(&name)?.iter().any(|(there, _)| *there == name);
+        if whole || !log.parts(&name)?.is_empty() {
             return Ok(false);
         }
     }
@@ -191,14 +304,40 @@ impl Stored {
         let Some(segments) = segments else {
             return Ok(Stored { segments: None, starts: BTreeSet::new() });
         };
-        let names = LogStore::new(site.repository()?).list()?;
-        let found = names.iter().filter_map(|(name, _)| match WalFile::parse(name) {
+        let log = LogStore::new(site.repository()?);
+        let names: Vec<String> = log.list()?.into_iter().map(|(name, _)| name).collect();
+        let parts: BTreeSet<String> = log.list_parts()?.into_iter().map(|(name, _)| name).collect();
+        let found = names.iter().chain(&parts).filter_map(|name| match WalFile::parse(name) {
             Some(WalFile::Segment { timeline, place }) => {
                 Some((timeline, segments.start_of(place)?.0))
             }
             _ => None,
         });
         Ok(Stored { segments: Some(segments), starts: of_history(found) })
+    }
+
+    /// Whether no whole record is in the vault at this position: there is nothing left to replay.
+    /// Says no where that cannot be told.
+    fn ends_at(&self, site: &ServiceSite, position: Option<&Position>) -> Result<bool, Error> {
+        let (Some(segments), Some(Position::Lsn { timeline, lsn })) = (self.segments, position)
+        else {
+            return Ok(false);
+        };
+        let number = segments.number(Lsn(*lsn));
+        let start = segments.start(number);
+        if !self.starts.contains(&start.0) {
+            // It ends with the segment before, and the standby is past that.
+            return Ok(start.0 == *lsn);
+        }
+        let log = LogStore::new(site.repository()?);
+        let name = segments.name(*timeline, number);
+        let bytes = match log.fetch(&name)? {
+            Some(bytes) => Some(bytes),
+            None => log.beginning(&name)?.map(|begun| begun.bytes),
+        };
+        let Some(bytes) = bytes else { return Ok(false) };
+        let Some(cut) = Cut::of(&bytes) else { return Ok(false) };
+        Ok(Records::within(&bytes, start, cut, Lsn(*lsn)).next().is_none())
     }
 
     /// Whether a standby at this position is in, or beyond, the last segment that it can get to
@@ -248,13 +387,70 @@ pub(crate) fn last_position(
         push(site, &segment)?;
     }
     let Some(segments) = segments_of(&data_dir) else { return Ok(None) };
-    let last = segments.name(timeline, segments.number(Lsn(lsn.saturating_sub(1))));
-    let near = LogStore::new(site.repository()?).list_near(&last)?;
-    if near.iter().any(|(name, _)| *name == last) {
+    let last = segments.number(Lsn(lsn.saturating_sub(1)));
+    if push_rest(site, &data_dir, segments, timeline, last)? {
         return Ok(seen.position);
     }
+    let last = segments.name(timeline, last);
     operation.report().note(&format!("the vault does not have the log up to {last}"));
     Ok(None)
+}
+
+/// Stores what a stopped server has of its log beyond what the vault has, up to its last segment. Of
+/// that one the vault gets a part: a server that is started again goes on writing to it.
+///
+/// Says no if the vault has nothing of this timeline to go on from, or something of it is gone.
+fn push_rest(
+    site: &ServiceSite,
+    data_dir: &Path,
+    segments: Segments,
+    timeline: u32,
+    last: u64,
+) -> Result<bool, Error> {
+    let log = LogStore::new(site.repository()?);
+    let on_timeline = |name: &String| match WalFile::parse(name) {
+        Some(WalFile::Segment { timeline: on, place }) if on == timeline => {
+            Some(segments.number(segments.start_of(place)?))
+        }
+        _ => None,
+    };
+    let whole: BTreeSet<u64> =
+        log.list()?.iter().filter_map(|(name, _)| on_timeline(name)).collect();
+    if whole.contains(&last) {
+        return Ok(true);
+    }
+    let parts: BTreeSet<u64> =
+        log.list_parts()?.iter().filter_map(|(name, _)| on_timeline(name)).collect();
+    let Some(known) = whole.last().max(parts.last()) else { return Ok(false) };
+    for number in *known..=last {
+        let name = segments.name(timeline, number);
+        let path = data_dir.join("pg_wal").join(&name);
+        if whole.contains(&number) {
+            continue;
+        }
+        if number < last {
+            match push(site, &path) {
+                Ok(_) => continue,
+                Err(e) if !path.exists() => {
+                    return if e.class() == Class::Failed { Ok(false) } else { Err(e) };
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        let generation = allowed(site)?;
+        let bytes = std::fs::read(&path).map_err(|e| Error::io("read the log", &path, e))?;
+        let Some(mut records) = Records::new(&bytes, segments.start(number)) else {
+            return Ok(false);
+        };
+        records.by_ref().for_each(drop);
+        let end = records.end().0.saturating_sub(segments.start(number).0);
+        let end = usize::try_from(end).unwrap_or(0).min(bytes.len());
+        let begun = log.beginning(&name)?.map_or(0, |begun| begun.bytes.len());
+        if let Some(rest) = bytes.get(begun..end).filter(|rest| !rest.is_empty()) {
+            log.push_part(generation, &name, begun as u64, segments.size(), rest)?;
+        }
+    }
+    Ok(true)
 }
 
 fn data_dir(site: &ServiceSite) -> Result<Option<PathBuf>, Error> {

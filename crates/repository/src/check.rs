@@ -115,6 +115,21 @@ impl Check<'_> {
                 self.found().report.verified_bytes += content.len() as u64;
             }
             Ok(())
+        })?;
+        self.each(&log.list_parts()?, |(name, part)| {
+            let content = match log.read_part(name, part) {
+                // The file is whole now, or a longer part took its place.
+                Err(Error::Storage(e)) if e.kind() == ErrorKind::NotFound => return Ok(()),
+                Err(e @ Error::Unsupported(_)) => {
+                    self.error(e);
+                    return Ok(());
+                }
+                other => other,
+            };
+            if let Some((content, _)) = self.keep(content)? {
+                self.found().report.verified_bytes += content.len() as u64;
+            }
+            Ok(())
         })
     }
 

@@ -473,5 +473,27 @@ pub fn copy_log(
             Err(e) => copied.failed.push(format!("{name}: {}", reason(e)?)),
         }
     }
+    let whole: HashSet<String> = to.list()?.into_iter().map(|(name, _)| name).collect();
+    let there: HashSet<_> = to.list_parts()?.into_iter().collect();
+    for known in from.list_parts()? {
+        if cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        if whole.contains(&known.0) || there.contains(&known) {
+            copied.present += 1;
+            continue;
+        }
+        let (name, part) = &known;
+        match from.read_part(name, part) {
+            Ok((bytes, whole)) => {
+                to.push_part(part.generation, name, part.start, whole, &bytes)?;
+                progress.advance(0, bytes.len() as u64);
+                copied.copied += 1;
+            }
+            // Its file became whole since it was listed; the next copy takes that.
+            Err(Error::Storage(e)) if e.kind() == storage::ErrorKind::NotFound => {}
+            Err(e) => copied.failed.push(format!("{name}: {}", reason(e)?)),
+        }
+    }
     Ok(copied)
 }

@@ -126,6 +126,14 @@ impl Address {
         self.config.get_user().unwrap_or_default()
     }
 
+    /// The password, if there is one: of the URL, or of the password file.
+    pub(super) fn password(&self) -> Result<Option<String>, Error> {
+        match self.config.get_password() {
+            Some(password) => Ok(Some(String::from_utf8_lossy(password).into_owned())),
+            None => self.password_from_file(),
+        }
+    }
+
     /// Opens a session.
     pub(super) fn connect(&self) -> Result<Session, Error> {
         let mut config = self.config.clone();
@@ -245,6 +253,12 @@ fn default_socket_dir() -> PathBuf {
 pub(super) struct Session {
     client: Client,
     shown: String,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Session({})", self.shown)
+    }
 }
 
 impl Session {

@@ -18,11 +18,15 @@ mod pg_control;
 mod place;
 mod prepare;
 mod programs;
+mod receive;
+mod record;
 mod server;
 mod wal;
 
 pub use inspect::{segments_of, unarchived};
 pub use lsn::{Lsn, Segments, WalFile};
+pub use receive::{Log, Slot, Source};
+pub use record::{Cut, Record, Records, What};
 pub use wal::check_file as check_wal_file;
 
 use crate::control::Control;
@@ -86,6 +90,11 @@ impl Postgres {
 
     fn programs(&self, data_dir: &Path) -> Result<Programs, Error> {
         Programs::find(&self.name, self.bin_dir.as_deref(), data_dir)
+    }
+
+    /// The server's log, as it is written.
+    pub fn source(&self) -> Source<'_> {
+        Source::new(self)
     }
 
     /// What a backup is called in the server's own files.

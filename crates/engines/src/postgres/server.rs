@@ -352,7 +352,7 @@ pub(super) fn timeline_in(name: &str) -> Result<u32, Error> {
 }
 
 /// Where a timeline branched off, as its history says.
-fn branch(data_dir: &Path, timeline: u32) -> Option<Lsn> {
+pub(super) fn branch(data_dir: &Path, timeline: u32) -> Option<Lsn> {
     let file = data_dir.join(format!("pg_wal/{timeline:08X}.history"));
     let text = fs::read_to_string(file).ok()?;
     let last = text.lines().rfind(|line| line.starts_with(|c: char| c.is_ascii_digit()))?;

@@ -42,8 +42,8 @@ fn plan(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Failure> {
     let next = decision.next.map(|next| format!("; next {}", units::local(next)));
     let stale = due::staleness(&seen, now);
     app.out.say(format_args!("{}: {what}{}", service.name(), next.unwrap_or_default()))?;
-    if let Some(stale) = &stale {
-        app.out.say(format_args!("  {stale}"))?;
+    for told in seen.gap.iter().chain(&stale) {
+        app.out.say(format_args!("  {told}"))?;
     }
     let value = json!({ "due": decision.action, "next": decision.next, "stale": stale });
     Ok((Exit::DONE, value))
@@ -101,6 +101,7 @@ fn act(
         }
     };
     let seen = observe(app, service)?;
+    teller.tell("log-gap", seen.gap.clone());
     // Whoever made it: a run by hand ends a failure too. What another role failed at is past.
     if let Some(last) = seen.attempts.last().filter(|last| last.well) {
         teller.tell(event, None);
@@ -161,5 +162,6 @@ fn observe(app: &App, service: &ServiceSite) -> Result<Observed, Failure> {
         newest: newest.max(if log { super::wal::last_push(service) } else { None }),
         holds,
         since: me.since,
+        gap: operations::wal::open_gap(service, &state)?.map(|gap| gap.told()),
     })
 }

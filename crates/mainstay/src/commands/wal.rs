@@ -1,10 +1,12 @@
 use crate::app::App;
 use crate::failure::{Exit, Outcome};
+use crate::units;
 use jiff::Timestamp;
 use model::ServiceName;
-use operations::ServiceSite;
 use operations::wal::{self, Fetched};
+use operations::{Run, ServiceSite};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Exit code of a fetch that could not find out. PostgreSQL takes up to 125 for the end of the log,
 /// and more for a reason to stop and ask again later (its documentation on `restore_command`).
@@ -39,15 +41,61 @@ enum What {
         /// Where to put it.
         file: PathBuf,
     },
+    /// Receive the log as it is written, and ship about every second what is new: what a lost server
+    /// takes with it is a second, and not a segment.
+    ///
+    /// Runs until it is stopped, best as a unit of its own; on a host that is not the primary it waits
+    /// until it is. Uses a replication slot of the server, and pg_receivewal. Works beside
+    /// archive_command, and without.
+    Receive {
+        /// The service.
+        service: ServiceName,
+
+        /// End when the vault has what the server had written when this began.
+        #[arg(long)]
+        once: bool,
+
+        /// How often what is new is shipped.
+        #[arg(long, value_name = "DURATION", value_parser = units::parse_duration)]
+        #[arg(default_value = "1s")]
+        every: Duration,
+    },
 }
 
 pub(crate) fn run(app: &App, args: &WalArgs) -> Outcome {
     match &args.what {
         What::Push { service, file } => {
             let service = app.service(service)?;
-            wal::push(&service, file)?;
-            // Only a note for `run-due`; the segment is durable whatever becomes of it.
-            let _ = std::fs::write(note(&service), Timestamp::now().to_string());
+            if let Err(error) = wal::push(&service, file) {
+                if !wal::let_go(&service, file, &error)? {
+                    return Err(error.into());
+                }
+                // In the server's log, and by `run-due`, `status` and `doctor` until a base is made.
+                app.out.warn(format_args!(
+                    "{} is let go, since too much of the log waits for the vault ({}); a new base \
+                     is needed once the vault answers",
+                    file.display(),
+                    error.chain()
+                ));
+                return Ok(Exit::DONE);
+            }
+            // For `run-due`.
+            wal::note_stored(&service, Timestamp::now());
+            Ok(Exit::DONE)
+        }
+        What::Receive { service, once, every } => {
+            let service = app.service(service)?;
+            let params = wal::Receive { once: *once, every: *every };
+            let run = Run { progress: app.warnings(), ..app.run() };
+            let received = wal::receive(&service, &params, &run)?;
+            if app.out.json {
+                app.out.document(&received)?;
+            } else if let Some(position) = &received.position {
+                app.out.say(format_args!(
+                    "{}: the vault has the log up to {position}",
+                    service.name()
+                ))?;
+            }
             Ok(Exit::DONE)
         }
         What::Fetch { service, name, file } => {
@@ -74,11 +122,7 @@ pub(crate) fn run(app: &App, args: &WalArgs) -> Outcome {
     }
 }
 
-/// When this host last stored a segment: what its vault has is at least as new as that.
+/// Up to when this host has stored the log: what its vault has is at least as new as that.
 pub(crate) fn last_push(service: &ServiceSite) -> Option<Timestamp> {
-    std::fs::read_to_string(note(service)).ok()?.parse().ok()
-}
-
-fn note(service: &ServiceSite) -> PathBuf {
-    service.dir().join("log-pushed")
+    wal::stored_until(service)
 }

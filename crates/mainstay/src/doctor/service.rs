@@ -67,7 +67,7 @@ pub(crate) fn examine(chain: &mut Chain<'_>, app: &App, service: &ServiceSite) -
         )?;
     }
     if let Some(engine) = chain.need("engine", service.engine())? {
-        the_engine(chain, app, service, engine, my_role)?;
+        the_engine(chain, app, service, engine, &state, my_role)?;
         if my_role == Role::Primary {
             same_disk(chain, service, engine)?;
         }
@@ -106,6 +106,7 @@ fn the_engine(
     app: &App,
     service: &ServiceSite,
     engine: &dyn Engine,
+    state: &ServiceState,
     my_role: Role,
 ) -> Told {
     let seen = operations::look(service, &app.run(), |cx| engine.inspect(cx));
@@ -114,7 +115,7 @@ fn the_engine(
     let version = version.map(|version| format!(" {version}")).unwrap_or_default();
     chain.ok("engine", format!("{}{version}: {}", engine.name(), seen.summary))?;
     if engine.abilities().log && my_role == Role::Primary {
-        the_log(chain, service)?;
+        the_log(chain, service, state)?;
     }
     if my_role == Role::Primary && !seen.has_data && service.spec().exporter.is_none() {
         chain.fail(
@@ -150,20 +151,77 @@ fn the_engine(
 }
 
 /// Whether the server hands over its log.
-fn the_log(chain: &mut Chain<'_>, service: &ServiceSite) -> Told {
+fn the_log(chain: &mut Chain<'_>, service: &ServiceSite, state: &ServiceState) -> Told {
     match wal::last_push(service) {
         Some(stored) => {
-            chain.ok("log", format!("last stored {}", units::ago(stored, Timestamp::now())))
+            let how = match operations::wal::is_running(service) {
+                true => ", and is received as it is written",
+                false => "",
+            };
+            let when = units::ago(stored, Timestamp::now());
+            chain.ok("log", format!("last stored {when}{how}"))?;
         }
         None => chain.warn(
             "log",
             "nothing of it was ever stored, so only the points themselves can be reached",
             format!(
-                "Set `archive_mode = on` and `archive_command = 'mainstay wal push {} %p'`.",
+                "Run `mainstay wal receive {0}` as a unit, or set `archive_mode = on` and \
+                 `archive_command = 'mainstay wal push {0} %p'`.",
                 service.name()
             ),
-        ),
+        )?,
     }
+    if let Some(gap) = chain.need("log", operations::wal::open_gap(service, state))?.flatten() {
+        let advice = format!("Run `mainstay backup {}`: no recovery gets over it.", service.name());
+        chain.fail("log", gap.told(), advice)?;
+    }
+    the_slot(chain, service)
+}
+
+/// What the server keeps for whoever receives its log must not fill its disk.
+fn the_slot(chain: &mut Chain<'_>, service: &ServiceSite) -> Told {
+    if service.spec().engine != "postgres" {
+        return Ok(());
+    }
+    let Ok(engine) = engines::postgres::Postgres::new(service.name(), service.spec()) else {
+        return Ok(());
+    };
+    let mut source = engine.source();
+    // That the server does not answer is told elsewhere.
+    let Ok(log) = source.look() else { return Ok(()) };
+    let Some(slot) = log.slot else { return Ok(()) };
+    let name = source.slot();
+    if slot.lost {
+        return chain.fail(
+            "slot",
+            format!("the server gave up what slot {name} should have kept"),
+            format!("Run `mainstay wal receive {0}`, and `mainstay backup {0}`.", service.name()),
+        );
+    }
+    let kept = slot.from.map_or(0, |from| log.flushed.0.saturating_sub(from.0));
+    let found = format!("{name} keeps {} of the log", units::size(kept));
+    if !slot.active {
+        return chain.warn(
+            "slot",
+            format!("{found}, and nobody receives it"),
+            format!(
+                "Start `mainstay wal receive {}`, or drop the slot: what it keeps grows.",
+                service.name()
+            ),
+        );
+    }
+    if log.slot_limit.is_none() {
+        return chain.warn(
+            "slot",
+            format!("{found}; no `max_slot_wal_keep_size` bounds that while nobody receives it"),
+            format!(
+                "Set `max_slot_wal_keep_size` to more than `log-queue` ({}), and less than the disk \
+                 has.",
+                units::size(operations::wal::cap(service))
+            ),
+        );
+    }
+    chain.ok("slot", found)
 }
 
 fn refresh_hint(service: &ServiceSite) -> String {

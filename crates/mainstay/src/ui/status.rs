@@ -124,11 +124,16 @@ pub(crate) fn detail(
                 _ => String::new(),
             };
             if let Some(stored) = status.log_stored {
-                line("log", format!("last stored {}", units::ago(stored, now)))?;
+                let how = if status.log_received { ", as it is written" } else { "" };
+                line("log", format!("last stored {}{how}", units::ago(stored, now)))?;
             }
             let what = if status.log_stored.is_some() { "age" } else { "its age" };
             line(what, format!("{}{promise}", age(app, status)))?;
         }
+    }
+    if let Some(gap) = &status.log_gap {
+        let advice = "; a new base is due";
+        line("log", out.paint.bad(&format!("{}{advice}", gap.told())))?;
     }
     line("points", status.points.to_string())?;
     for member in &status.members {

@@ -5,6 +5,8 @@
 #[path = "../../../engines/tests/it/pg_server.rs"]
 mod pg_server;
 
+mod receiving;
+
 use crate::rig::{Said, run};
 use pg_server::{PgServer, as_server_user, bin_dir, give};
 use std::fs;
@@ -35,6 +37,11 @@ struct Host {
 impl Stage {
     /// Host `a` has a primary that archives its log; host `b` has nothing yet.
     fn new() -> Stage {
+        Stage::with("archive_mode = on", "")
+    }
+
+    /// The same with these settings of the server and these lines of the service's definition.
+    fn with(settings: &str, definition: &str) -> Stage {
         let dir = tempfile::tempdir().unwrap();
         give(dir.path());
         // The servers' user may not reach the place where the binary was built.
@@ -54,7 +61,7 @@ impl Stage {
                  [vault]\nurl = '{here}/vault'\npassword-file = '{here}/password'\n\
                  [service.shop]\nengine = 'postgres'\nrole = '{role}'\n\
                  url = 'postgres://postgres@/postgres?host={here}/{host}/s'\n\
-                 data-dir = '{here}/{host}/data'\nbin-dir = '{}'\n\
+                 data-dir = '{here}/{host}/data'\nbin-dir = '{}'\n{definition}\n\
                  [service.shop.hooks]\nfence = 'test -e {here}/dead'\n",
                 bin_dir().display()
             );
@@ -63,7 +70,7 @@ impl Stage {
         let (config_a, config_b) = (config("a", "primary"), config("b", "standby"));
         let push =
             format!("{} --config {} wal push shop %p", program.display(), config_a.display());
-        let settings = format!("archive_mode = on\narchive_command = '{push}'\n");
+        let settings = format!("archive_command = '{push}'\n{settings}\n");
         let a = PgServer::create(&dir.path().join("a"), &settings);
         let b = PgServer::on(&dir.path().join("b"), &dir.path().join("b/data"));
         let stage = Stage {
@@ -89,8 +96,7 @@ impl Stage {
 }
 
 impl Host {
-    #[track_caller]
-    fn run(&self, words: &[&str]) -> Said {
+    fn command(&self, words: &[&str]) -> Command {
         let mut command = as_server_user(&self.program);
         command
             .env_clear()
@@ -99,7 +105,12 @@ impl Host {
             .env("HOME", "/nonexistent")
             .env("MAINSTAY_CONFIG", &self.config)
             .args(words);
-        run(&mut command)
+        command
+    }
+
+    #[track_caller]
+    fn run(&self, words: &[&str]) -> Said {
+        run(&mut self.command(words))
     }
 
     fn write(&self) -> u64 {

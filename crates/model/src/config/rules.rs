@@ -19,6 +19,9 @@ pub const CHUNK_BYTES: RangeInclusive<u64> = 4 << 10..=8 << 20;
 /// The same for people.
 pub const CHUNK_WORDS: &str = "between 4 KiB and 8 MiB";
 
+/// The least that `log-queue` may be: a few segments of the log.
+const LOG_QUEUE_LEAST: u64 = 64 << 20;
+
 /// What people call them that is too far from their name for a guess.
 const ALIASES: [(&str, &str); 4] =
     [("postgresql", "postgres"), ("pg", "postgres"), ("pgsql", "postgres"), ("sqlite3", "sqlite")];
@@ -196,7 +199,7 @@ impl Judge<'_> {
             || service.one_file_system
             || !service.exclude.is_empty()
             || service.exclude_larger_than.is_some();
-        let owned: [(&str, bool, &[&str]); 9] = [
+        let owned: [(&str, bool, &[&str]); 10] = [
             ("path", service.path.is_some(), &["files", "sqlite", "script"]),
             ("paths", !service.paths.is_empty(), &["files"]),
             ("exclude", files, &["files"]),
@@ -204,6 +207,7 @@ impl Judge<'_> {
             ("url", service.url.is_some(), &["postgres"]),
             ("data-dir", service.data_dir.is_some(), &["postgres"]),
             ("bin-dir", service.bin_dir.is_some(), &["postgres"]),
+            ("log-queue", service.log_queue.is_some(), &["postgres"]),
             ("exporter", service.exporter.is_some(), &["script"]),
             ("importer", service.importer.is_some(), &["script"]),
         ];
@@ -271,6 +275,13 @@ impl Judge<'_> {
             && let Err(e) = size::parse(size)
         {
             self.wrong("exclude-larger-than", e.to_string());
+        }
+        if let Some(size) = &service.log_queue {
+            match size::parse(size) {
+                Ok(bytes) if bytes >= LOG_QUEUE_LEAST => {}
+                Ok(_) => self.wrong("log-queue", "has to be at least 64 MiB"),
+                Err(e) => self.wrong("log-queue", e.to_string()),
+            }
         }
         if let Some(size) = &service.chunk_size {
             match size::parse(size) {

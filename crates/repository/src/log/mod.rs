@@ -4,6 +4,9 @@
 
 mod name;
 mod object;
+mod part;
+
+pub use part::{Beginning, Part};
 
 use crate::{Error, Repository};
 use model::{Generation, Seal};
@@ -11,6 +14,9 @@ use name::LogKey;
 use std::fmt;
 use std::sync::Arc;
 use storage::{ErrorKind, Key, Put, Storage};
+
+/// How often the parts of a file are looked up again when one went meanwhile.
+const GONE_TRIES: u32 = 5;
 
 /// What a push did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +50,11 @@ impl LogStore {
     pub fn push(&self, generation: Generation, name: &str, bytes: &[u8]) -> Result<Pushed, Error> {
         let key = LogKey::new(name, generation)?;
         let sealed = object::encode(self.seal.as_ref(), &key, bytes)?;
+        if let Some(begun) = self.beginning(name)?
+            && (!bytes.starts_with(&begun.bytes) || begun.whole != bytes.len() as u64)
+        {
+            return Err(conflict(part::prefix(name)));
+        }
         for other in self.generations(name)? {
             if other != generation {
                 self.compare(&LogKey::new(name, other)?, bytes)?;
@@ -89,6 +100,91 @@ impl LogStore {
         Ok(self.storage.delete(&LogKey::new(name, generation)?.storage_key()?)?)
     }
 
+    /// Stores bytes of a file that is not whole yet, from `start` on, durable on return. `whole` is
+    /// how long it is going to be. A part is never changed; the same one with other bytes is refused.
+    pub fn push_part(
+        &self,
+        generation: Generation,
+        name: &str,
+        start: u64,
+        whole: u64,
+        bytes: &[u8],
+    ) -> Result<Part, Error> {
+        let name = LogKey::new(name, generation)?;
+        let (part, sealed) = part::encode(self.seal.as_ref(), &name, start, whole, bytes)?;
+        let key = part::key(&name, &part)?;
+        if self.storage.put_if_absent(&key, &sealed)? == Put::Exists
+            && self.read_part(name.name(), &part)?.0 != bytes
+        {
+            return Err(conflict(key));
+        }
+        Ok(part)
+    }
+
+    /// The parts of a file, in the order of their places.
+    pub fn parts(&self, name: &str) -> Result<Vec<Part>, Error> {
+        let entries =
+            self.storage.list(&part::prefix(LogKey::new(name, Generation::FIRST)?.name()))?;
+        let mut parts: Vec<Part> =
+            entries.iter().filter_map(|entry| Some(part::parse(&entry.key)?.1)).collect();
+        parts.sort();
+        Ok(parts)
+    }
+
+    /// All parts with their file's name, in the order of (name, place).
+    pub fn list_parts(&self) -> Result<Vec<(String, Part)>, Error> {
+        let entries = self.storage.list(part::ROOT)?;
+        let mut parts: Vec<_> =
+            entries.iter().filter_map(|entry| part::parse(&entry.key)).collect();
+        parts.sort();
+        Ok(parts)
+    }
+
+    /// The bytes of a part, and how long its file is going to be.
+    pub fn read_part(&self, name: &str, part: &Part) -> Result<(Vec<u8>, u64), Error> {
+        let name = LogKey::new(name, part.generation)?;
+        let at = part::key(&name, part)?;
+        let size = self.storage.size(&at)?;
+        if size > object::MAX_OBJECT {
+            return Err(Error::damaged(&at, format!("it has {size} bytes, too many for a log")));
+        }
+        part::decode(self.seal.as_ref(), &name, part, &self.storage.read(&at)?)
+    }
+
+    /// What the parts of a file say it begins with; none if there are none. Parts that contradict
+    /// each other are refused.
+    pub fn beginning(&self, name: &str) -> Result<Option<Beginning>, Error> {
+        // A part that went while it was asked for has given way to a longer one, or to the file.
+        for _ in 0..GONE_TRIES {
+            match self.beginning_of(name, &self.parts(name)?) {
+                Err(Error::Storage(e)) if e.kind() == ErrorKind::NotFound => {}
+                other => return other,
+            }
+        }
+        Ok(None)
+    }
+
+    fn beginning_of(&self, name: &str, parts: &[Part]) -> Result<Option<Beginning>, Error> {
+        let mut begun: Option<Beginning> = None;
+        for part in part::chain(parts) {
+            let (bytes, whole) = self.read_part(name, &part)?;
+            let begun = begun.get_or_insert(Beginning { bytes: Vec::new(), whole });
+            let known = usize::try_from(part.start).ok().and_then(|start| begun.bytes.get(start..));
+            let same = known.is_some_and(|known| bytes.starts_with(known));
+            if !same || whole != begun.whole {
+                return Err(conflict(part::prefix(name)));
+            }
+            let known = known.map_or(0, <[u8]>::len);
+            begun.bytes.extend_from_slice(bytes.get(known..).unwrap_or_default());
+        }
+        Ok(begun)
+    }
+
+    /// Removes one part. One that is not there is no error.
+    pub fn remove_part(&self, name: &str, part: &Part) -> Result<(), Error> {
+        Ok(self.storage.delete(&part::key(&LogKey::new(name, part.generation)?, part)?)?)
+    }
+
     fn list_below(&self, prefix: &str) -> Result<Vec<(String, Generation)>, Error> {
         let entries = self.storage.list(prefix)?;
         let mut names: Vec<(String, Generation)> = entries
@@ -122,12 +218,7 @@ impl LogStore {
         if self.read(key)? == bytes {
             return Ok(());
         }
-        Err(Error::Conflict {
-            object: key.storage_key()?.to_string(),
-            what: "the log has other bytes under this name: another server has pushed to it, on \
-                   the same timeline"
-                .to_owned(),
-        })
+        Err(conflict(key.storage_key()?))
     }
 
     /// A vault that is not mounted is not an empty log.
@@ -140,6 +231,16 @@ impl LogStore {
             }
             Err(e) => Err(e.into()),
         }
+    }
+}
+
+/// Two servers wrote the same file.
+fn conflict(object: impl ToString) -> Error {
+    Error::Conflict {
+        object: object.to_string(),
+        what: "the log has other bytes under this name: another server has pushed to it, on the \
+               same timeline"
+            .to_owned(),
     }
 }
 

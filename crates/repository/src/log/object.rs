@@ -11,16 +11,16 @@ const MAGIC: [u8; 8] = *b"MSTYLOG\x01";
 /// The part of it before the version.
 const MAGIC_NAME: usize = 7;
 /// The only compression there is.
-const ZSTD: u16 = 1;
+pub(super) const ZSTD: u16 = 1;
 /// Where the name begins in a record.
 const FIXED: usize = 60;
 /// The largest content: PostgreSQL's largest segment.
-const MAX_CONTENT: u64 = 1 << 30;
+pub(super) const MAX_CONTENT: u64 = 1 << 30;
 /// The largest object: content that zstd cannot compress, with room for every header.
 pub(super) const MAX_OBJECT: u64 = MAX_CONTENT + (16 << 20);
 /// WAL is written by a server that waits for nobody; level 3 costs less than sealing and storing
 /// what level 1 would leave.
-const LEVEL: i32 = 3;
+pub(super) const LEVEL: i32 = 3;
 
 pub(super) fn encode(seal: &dyn Seal, key: &LogKey, content: &[u8]) -> Result<Vec<u8>, Error> {
     let length = content.len() as u64;
@@ -116,9 +116,15 @@ impl<'a> Record<'a> {
     }
 }
 
+/// A little-endian number of at most eight bytes in a record; none if it ends before.
+pub(super) fn number(record: &[u8], at: usize, bytes: usize) -> Option<u64> {
+    let field = record.get(at..at.checked_add(bytes)?)?;
+    Some(field.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+}
+
 /// Exactly `length` bytes out of one zstd frame. Reads at most one byte more, and allocates only as
 /// it reads.
-fn decompress(frame: &[u8], length: u64) -> Option<Vec<u8>> {
+pub(super) fn decompress(frame: &[u8], length: u64) -> Option<Vec<u8>> {
     let mut content = Vec::new();
     let decoder = zstd::stream::read::Decoder::with_buffer(frame).ok()?.single_frame();
     let mut limited = decoder.take(length + 1);

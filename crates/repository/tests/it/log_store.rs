@@ -336,3 +336,73 @@ proptest! {
         prop_assert!(bench.push(3, SEGMENT, &vec![5; 5000]).is_err());
     }
 }
+
+#[test]
+fn parts_are_read_as_the_beginning_of_their_file() {
+    let bench = Bench::new();
+    let (first, generation) = ("000000010000000A000000FE", Generation(3));
+    assert_eq!(bench.log.beginning(first).expect("none"), None);
+    let put = |start, bytes: &[u8]| bench.log.push_part(generation, first, start, 64, bytes);
+    put(0, b"abc").expect("first");
+    put(3, b"defg").expect("second");
+    put(3, b"defg").expect("again");
+    let begun = bench.log.beginning(first).expect("read").expect("some");
+    assert_eq!((begun.bytes.as_slice(), begun.whole), (&b"abcdefg"[..], 64));
+    assert_eq!(begun.padded(), [&b"abcdefg"[..], &[0; 57]].concat());
+    // What no part before leads to does not count; a longer one takes the place of several.
+    put(9, b"xyz").expect("behind a hole");
+    assert_eq!(bench.log.beginning(first).expect("read").expect("some").bytes, b"abcdefg");
+    let whole = put(0, b"abcdefgh").expect("together");
+    for part in bench.log.parts(first).expect("parts") {
+        if part != whole {
+            bench.log.remove_part(first, &part).expect("remove");
+        }
+    }
+    assert_eq!(bench.log.beginning(first).expect("read").expect("some").bytes, b"abcdefgh");
+    // They are no files of the log.
+    assert_eq!(bench.log.fetch(first).expect("fetch"), None);
+    assert_eq!(bench.log.list().expect("list"), []);
+    for (start, bytes) in [(60, &b"12345"[..]), (0, b"")] {
+        assert_eq!(put(start, bytes).expect_err("no part").class(), Class::Invalid);
+    }
+}
+
+#[test]
+fn parts_that_contradict_each_other_or_the_file_are_refused() {
+    let bench = Bench::new();
+    let put = |generation, start, bytes: &[u8]| {
+        bench.log.push_part(Generation(generation), SEGMENT, start, 8, bytes)
+    };
+    put(3, 0, b"abcd").expect("first");
+    assert_eq!(put(3, 0, b"abXd").expect_err("other bytes").class(), Class::Refused);
+    // The file itself has to begin so, at whatever generation.
+    for other in [&b"abXdefgh"[..], b"abc", b"abcdefghi"] {
+        assert_eq!(bench.push(4, SEGMENT, other).expect_err("other bytes").class(), Class::Refused);
+    }
+    assert_eq!(bench.push(4, SEGMENT, b"abcdefgh").expect("the file"), Pushed::Stored);
+    put(4, 2, b"Xdef").expect("of another server");
+    assert_eq!(bench.log.beginning(SEGMENT).expect_err("they differ").class(), Class::Refused);
+}
+
+#[test]
+fn a_damaged_part_is_never_taken() {
+    let bench = Bench::new();
+    let part = bench.log.push_part(Generation(3), SEGMENT, 0, 64, b"some bytes").expect("put");
+    let at = key(&format!("mainstay/log-parts/{SEGMENT}/00000000-0000000A@0000000003"));
+    let good = bench.storage.read(&at).expect("read");
+    for byte in [0, 7, 8, 45, 60, 84, good.len() - 1] {
+        let mut bad = good.clone();
+        bad[byte] ^= 1;
+        bench.storage.put(&at, &bad).expect("damage");
+        let error = bench.log.read_part(SEGMENT, &part).expect_err("damaged");
+        let expected = if byte == 7 { Class::Invalid } else { Class::Corrupt };
+        assert_eq!(error.class(), expected, "byte {byte}: {error}");
+    }
+    // Whole, but of another place.
+    bench.storage.put(&at, &good).expect("repair");
+    let moved = key(&format!("mainstay/log-parts/{SEGMENT}/00000001-0000000B@0000000003"));
+    bench.storage.put(&moved, &good).expect("move");
+    let there = bench.log.parts(SEGMENT).expect("parts");
+    assert_eq!(there.len(), 2);
+    assert_eq!(bench.log.read_part(SEGMENT, &there[1]).expect_err("moved").class(), Class::Corrupt);
+}

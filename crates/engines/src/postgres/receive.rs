@@ -1,0 +1,211 @@
+//! The log as it is written: what the server keeps for us in a slot, and the program that receives
+//! it.
+
+use super::connect::{Address, Place, Session};
+use super::lsn::{Lsn, Segments};
+use super::server::{branch, timeline_in};
+use super::{Postgres, facts};
+use crate::Error;
+use crate::command::Process;
+use model::{Class, Secret};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long a slot may take to become free after who used it has gone.
+const FREE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a primary says of its log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// It replays another server's log, and has none of its own.
+    pub in_recovery: bool,
+    /// The timeline that it writes.
+    pub timeline: u32,
+    /// Everything before this is durable.
+    pub flushed: Lsn,
+    /// How it is cut.
+    pub segments: Segments,
+    /// What it keeps for us.
+    pub slot: Option<Slot>,
+    /// `max_slot_wal_keep_size` in bytes; none: a slot may fill the disk.
+    pub slot_limit: Option<u64>,
+}
+
+/// A replication slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// From here on the log is kept; whoever receives it has what lies before.
+    pub from: Option<Lsn>,
+    /// Somebody receives.
+    pub active: bool,
+    /// The server gave up what it should have kept.
+    pub lost: bool,
+}
+
+/// One server's log, looked at again and again.
+#[derive(Debug)]
+pub struct Source<'a> {
+    engine: &'a Postgres,
+    slot: String,
+    session: Option<Session>,
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn new(engine: &'a Postgres) -> Source<'a> {
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+        let mut slot: String =
+            "mainstay_".chars().chain(engine.name.as_str().chars().map(plain)).collect();
+        slot.truncate(63);
+        Source { engine, slot, session: None }
+    }
+
+    /// What the slot is called.
+    pub fn slot(&self) -> &str {
+        &self.slot
+    }
+
+    fn session(&mut self) -> Result<&mut Session, Error> {
+        if self.session.is_none() {
+            self.session = Some(self.engine.address.connect()?);
+        }
+        self.session.as_mut().ok_or_else(|| Error::failed("there is no session"))
+    }
+
+    /// Asks within the open session, and opens another one next time if that failed.
+    fn ask<T>(&mut self, ask: impl FnOnce(&mut Session) -> Result<T, Error>) -> Result<T, Error> {
+        let answer = self.session().and_then(ask);
+        if answer.is_err() {
+            self.session = None;
+        }
+        answer
+    }
+
+    /// What the server says now.
+    pub fn look(&mut self) -> Result<Log, Error> {
+        let slot = self.slot.clone();
+        let row = self.ask(|session| {
+            session.row(
+                "tell of its log",
+                "SELECT pg_is_in_recovery(), \
+                        CASE WHEN NOT pg_is_in_recovery() \
+                             THEN pg_walfile_name(pg_current_wal_flush_lsn()) END, \
+                        CASE WHEN NOT pg_is_in_recovery() \
+                             THEN pg_current_wal_flush_lsn()::text END, \
+                        (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_segment_size'), \
+                        (SELECT setting::int8 FROM pg_settings \
+                          WHERE name = 'max_slot_wal_keep_size'), \
+                        s.restart_lsn::text, s.active, s.wal_status = 'lost' \
+                   FROM (SELECT 1) one LEFT JOIN pg_replication_slots s ON slot_name = $1::text",
+                &[&slot],
+            )
+        })?;
+        let in_recovery: bool = row.get(0);
+        let timeline = match row.get::<_, Option<String>>(1) {
+            Some(name) => timeline_in(&name)?,
+            None => 0,
+        };
+        let position = |at: usize| -> Result<Option<Lsn>, Error> {
+            row.get::<_, Option<String>>(at).map(|text| facts::lsn(&text)).transpose()
+        };
+        let size: Option<i64> = row.get(3);
+        let segments = size.and_then(|size| Segments::of(u64::try_from(size).ok()?));
+        let keep: Option<i64> = row.get(4);
+        let slot = row.get::<_, Option<bool>>(6).map(|active| -> Result<Slot, Error> {
+            let lost = row.get::<_, Option<bool>>(7).unwrap_or(false);
+            Ok(Slot { from: position(5)?, active, lost })
+        });
+        Ok(Log {
+            in_recovery,
+            timeline,
+            flushed: position(2)?.unwrap_or(Lsn(0)),
+            segments: segments.ok_or_else(|| {
+                Error::failed(format!("the server's segments have {size:?} bytes"))
+            })?,
+            slot: slot.transpose()?,
+            slot_limit: keep.and_then(|mib| u64::try_from(mib).ok()).map(|mib| mib << 20),
+        })
+    }
+
+    /// Makes the slot, which keeps the log from now on.
+    pub fn make_slot(&mut self) -> Result<(), Error> {
+        let slot = self.slot.clone();
+        let made = self.ask(|session| {
+            session.row(
+                "make a replication slot",
+                "SELECT slot_name::text FROM pg_create_physical_replication_slot($1::text, true)",
+                &[&slot],
+            )
+        });
+        made.map(drop).map_err(|e| match model::Classify::hint(&e) {
+            Some(_) => e,
+            None => e.hinting("Raise max_replication_slots, or drop slots that nobody uses."),
+        })
+    }
+
+    /// Drops the slot, so that the server keeps nothing for us. Whoever used it must have ended.
+    pub fn drop_slot(&mut self) -> Result<(), Error> {
+        let slot = self.slot.clone();
+        let deadline = Instant::now() + FREE_TIMEOUT;
+        loop {
+            let dropped = self.ask(|session| {
+                session.rows(
+                    "drop its replication slot",
+                    "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+                      WHERE slot_name = $1::text",
+                    &[&slot],
+                )
+            });
+            match dropped {
+                Ok(_) => return Ok(()),
+                // The server has not noticed yet that who used it is gone.
+                Err(error) if Instant::now() < deadline && is_active(&error) => {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The first position that has to be received on this timeline: what lies before it was written
+    /// on the one that it branched off.
+    pub fn branched(&self, timeline: u32) -> Option<Lsn> {
+        branch(&self.engine.data_dir, timeline)
+    }
+
+    /// Starts the program that receives the log into this directory. It ends with us.
+    pub fn receive(&self, into: &Path) -> Result<Process, Error> {
+        let address: &Address = &self.engine.address;
+        let programs = self.engine.programs(&self.engine.data_dir)?;
+        if !programs.has("pg_receivewal") {
+            return Err(Error::new(Class::Invalid, "there is no pg_receivewal beside pg_ctl")
+                .hinting("Install PostgreSQL's client programs of the server's version."));
+        }
+        let host = match &address.host {
+            Place::Socket(dir) => dir.display().to_string(),
+            Place::Tcp(name) => name.clone(),
+        };
+        let mut command = programs
+            .client("pg_receivewal")
+            .args(["--no-loop", "--synchronous", "--no-password", "--slot", &self.slot])
+            .arg("--directory")
+            .arg(into)
+            .args(["--host", &host, "--port", &address.port.to_string()])
+            .args(["--username", address.user()])
+            .env("PGAPPNAME", "mainstay wal receive");
+        if let Some(password) = address.password()? {
+            command = command.secret_env("PGPASSWORD", &Secret::new(password));
+        }
+        command.tied().spawn()
+    }
+}
+
+fn is_active(error: &Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if inner.to_string().contains("is active for") {
+            return true;
+        }
+        cause = inner.source();
+    }
+    false
+}

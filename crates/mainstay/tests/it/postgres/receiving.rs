@@ -1,0 +1,284 @@
+//! The log as it is written: received by streaming, shipped in parts, and what becomes of it when the
+//! server, the receiver or the vault goes away.
+
+use super::*;
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+/// Nothing of the log comes from anywhere else.
+const NO_ARCHIVE: &str = "archive_mode = off\nmax_slot_wal_keep_size = 1GB";
+
+/// How often something is killed, unless the environment says otherwise.
+const KILLS: u64 = 3;
+
+/// `wal receive`, until it is dropped.
+fn receiver(host: &Host) -> Load {
+    let mut command = host.command(&["wal", "receive", "shop"]);
+    Load(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+}
+
+/// Up to when everything is in the vault, as `status` tells.
+fn stored(host: &Host) -> Option<Timestamp> {
+    let status = host.run(&["status", "shop", "--json"]).code(0).json();
+    status["services"][0]["log-stored"].as_str().map(|text| text.parse().unwrap())
+}
+
+#[track_caller]
+fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !there() {
+        assert!(Instant::now() < deadline, "not within 60 s: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Returns when everything that was committed before the call is in the vault.
+fn is_stored(host: &Host) {
+    let now = Timestamp::now();
+    wait_for("the log is stored", || stored(host).is_some_and(|until| until >= now));
+}
+
+fn objects(stage: &Stage, dir: &str) -> Vec<String> {
+    let root = stage.dir.path().join("vault/shop/mainstay").join(dir);
+    let mut found = Vec::new();
+    for shard in fs::read_dir(root).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(shard.path()).into_iter().flatten().flatten() {
+            found.push(format!(
+                "{}/{}",
+                shard.file_name().to_string_lossy(),
+                entry.file_name().to_string_lossy()
+            ));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A copy of the newest state that the vault has, started and replayed to its end.
+fn restored(stage: &Stage, host: &Host, name: &str, words: &[&str]) -> Host {
+    let target = stage.dir.path().join(name).join("data");
+    let shown = target.display().to_string();
+    let words = [&["restore", "shop", "--target", &shown], words].concat();
+    host.run(&words).code(0);
+    let copy = Host {
+        server: PgServer::on(&stage.dir.path().join(name), &target),
+        config: host.config.clone(),
+        program: host.program.clone(),
+    };
+    copy.server.start_with(&[
+        &format!("-cunix_socket_directories={}", copy.server.socket_dir().display()),
+        "-cfsync=off",
+    ]);
+    copy.server.eventually("SELECT NOT pg_is_in_recovery()");
+    copy
+}
+
+/// A writer numbers its commits and notes which were acknowledged, and when. Something is killed at
+/// a moment that nobody chose. What the vault was said to have is there, and nothing of it is torn.
+#[test]
+fn what_was_acknowledged_and_shipped_survives_every_kill() {
+    let rounds = std::env::var("MAINSTAY_TEST_ROUNDS").ok().and_then(|text| text.parse().ok());
+    let stage = Stage::with(NO_ARCHIVE, "");
+    let a = &stage.a;
+    run(&mut a.pgbench(&["-i", "-s", "1", "-q"])).code(0);
+    let mut receive = Some(receiver(a));
+    a.run(&["backup", "shop"]).code(0);
+    let mut losses = Vec::new();
+    for round in 0..rounds.unwrap_or(KILLS) {
+        is_stored(a);
+        let acknowledged: Mutex<BTreeMap<u64, Timestamp>> = Mutex::default();
+        let next = AtomicU64::new(a.newest() + 1);
+        let lost = AtomicBool::new(false);
+        let said = std::thread::scope(|scope| {
+            let _load = Load(a.pgbench(&["-n", "-c", "2", "-T", "600"]).spawn().unwrap());
+            scope.spawn(|| {
+                while !lost.load(Ordering::SeqCst) {
+                    let n = next.load(Ordering::SeqCst);
+                    let insert = format!("INSERT INTO orders VALUES ({n}, 'order')");
+                    if !a.server.try_sql("postgres", &insert).status.success() {
+                        break;
+                    }
+                    acknowledged.lock().unwrap().insert(n, Timestamp::now());
+                    next.store(n + 1, Ordering::SeqCst);
+                }
+            });
+            let mut random = [0; 2];
+            getrandom::fill(&mut random).unwrap();
+            let moment = Duration::from_millis(1200 + u64::from(u16::from_le_bytes(random)) % 1500);
+            std::thread::sleep(moment);
+            // The server, the receiver, or both.
+            match round % 3 {
+                0 => a.server.kill(),
+                1 => drop(receive.take()),
+                _ => {
+                    drop(receive.take());
+                    a.server.kill();
+                }
+            }
+            let said = stored(a);
+            if round % 3 == 1 {
+                a.server.kill();
+            }
+            lost.store(true, Ordering::SeqCst);
+            said
+        });
+        drop(receive.take());
+        let acknowledged = acknowledged.into_inner().unwrap();
+        let name = format!("copy{round}");
+        let copy = restored(&stage, a, &name, &[]);
+        let newest = copy.newest();
+        copy.is_sound();
+        let said = said.expect("something was stored");
+        let (&last, &at) = acknowledged.last_key_value().unwrap();
+        let shipped = acknowledged.iter().rfind(|(_, at)| **at <= said).map_or(0, |(n, _)| *n);
+        assert!(
+            newest >= shipped,
+            "round {round}: {newest} are there; {shipped} were acknowledged before {said}, up to \
+             when the vault was said to have everything"
+        );
+        assert!(newest <= last + 1, "round {round}: {newest} of {last}");
+        let kept = acknowledged.get(&newest).copied().unwrap_or(at);
+        losses.push(at.duration_since(kept).as_secs_f64());
+        drop(copy);
+        fs::remove_dir_all(stage.dir.path().join(&name)).unwrap();
+        a.server.start();
+        receive = Some(receiver(a));
+    }
+    println!("seconds of commits lost: {losses:?}");
+    assert!(losses.iter().all(|loss| *loss < 10.0), "too much was lost: {losses:?}");
+    // And what was received more than once was stored once: no object is torn, none contradicts.
+    is_stored(a);
+    a.run(&["check", "shop", "--read-data"]).code(0);
+}
+
+/// Of a quiet server the vault gets small parts, which are put together, and give way to the segment.
+#[test]
+fn parts_give_way_to_the_whole() {
+    let stage = Stage::with(NO_ARCHIVE, "");
+    let a = &stage.a;
+    a.run(&["backup", "shop"]).code(0);
+    let wanted = a.write();
+    let done = a.run(&["wal", "receive", "shop", "--once", "--json"]).code(0).json();
+    assert_eq!(done["position"]["timeline"], 1, "{done}");
+    assert!(!objects(&stage, "log-parts").is_empty());
+    let copy = restored(&stage, a, "copy", &[]);
+    assert_eq!(copy.newest(), wanted);
+    drop(copy);
+
+    // A standby follows what is not a segment yet.
+    stage.b.run(&["refresh", "shop"]).code(0);
+    let _receive = receiver(a);
+    for _ in 0..40 {
+        let n = a.write();
+        if n.is_multiple_of(10) {
+            is_stored(a);
+        }
+    }
+    let wanted = a.newest();
+    stage.b.server.eventually(&format!("SELECT max(n) = {wanted} FROM orders"));
+    let parts = objects(&stage, "log-parts").len();
+    assert!((1..40).contains(&parts), "{parts} parts");
+
+    // The segment is whole: its parts go.
+    let segment = a.server.sql("SELECT pg_walfile_name(pg_switch_wal())");
+    a.write();
+    wait_for("its parts are gone", || {
+        let whole = objects(&stage, "log").iter().any(|key| key.contains(&format!("/{segment}@")));
+        whole && !objects(&stage, "log-parts").iter().any(|key| key.starts_with(&segment))
+    });
+    a.run(&["doctor"]).code(0).says("received as it is written");
+    a.run(&["check", "shop", "--read-data"]).code(0);
+
+    // Who stops it in between loses nothing, and a takeover needs no whole segment.
+    let last = a.write();
+    a.run(&["offline", "shop"]).code(0);
+    stage.b.run(&["takeover", "shop", "--planned", "--yes"]).code(0);
+    assert_eq!(stage.b.newest(), last);
+}
+
+/// Another server's bytes of a segment are refused, whole or in part.
+#[test]
+fn a_part_of_another_server_is_refused() {
+    let stage = Stage::with(NO_ARCHIVE, "");
+    let a = &stage.a;
+    a.run(&["backup", "shop"]).code(0);
+    a.run(&["wal", "receive", "shop", "--once"]).code(0);
+    // The files go back to an earlier time by other means, and the server writes the same timeline
+    // once more.
+    a.server.stop("fast");
+    let kept = stage.dir.path().join("kept");
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        let mut cp = as_server_user(std::path::Path::new("/bin/cp"));
+        run(cp.arg("-a").arg(from).arg(to)).code(0);
+    };
+    give(stage.dir.path());
+    copy(a.server.data(), &kept);
+    a.server.start();
+    a.write();
+    a.run(&["wal", "receive", "shop", "--once"]).code(0);
+    a.server.stop("fast");
+    fs::remove_dir_all(a.server.data()).unwrap();
+    copy(&kept, a.server.data());
+    fs::remove_dir_all(stage.dir.path().join("a/state/services/shop/log-spool")).unwrap();
+    a.server.start();
+    a.server.sql("CREATE TABLE another (t text)");
+    for _ in 0..5 {
+        a.write();
+    }
+    a.run(&["wal", "receive", "shop", "--once"]).code(1).complains("another server has pushed");
+}
+
+/// A vault that is gone does not fill the primary's disk: what is too much is let go, remembered, and
+/// made good by a new base.
+#[test]
+fn a_vault_that_is_gone_never_fills_the_disk() {
+    let stage = Stage::with(NO_ARCHIVE, "log-queue = '64 MiB'");
+    let a = &stage.a;
+    a.server.sql("ALTER SYSTEM SET max_wal_size = '32MB'");
+    a.server.sql("ALTER SYSTEM SET wal_keep_size = 0");
+    a.server.sql("SELECT pg_reload_conf()");
+    a.run(&["backup", "shop"]).code(0);
+    let receive = receiver(a);
+    a.write();
+    is_stored(a);
+    let (vault, away) = (stage.dir.path().join("vault"), stage.dir.path().join("away"));
+    fs::rename(&vault, &away).unwrap();
+    let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'mainstay_shop'";
+    for _ in 0..4 {
+        a.server.sql(
+            "SELECT count(pg_logical_emit_message(false, 'fill', repeat('x', 1000000))) \
+             FROM generate_series(1, 30)",
+        );
+        a.server.sql("CHECKPOINT");
+    }
+    a.server.eventually(&format!("SELECT ({slots}) = 0"));
+    // The server recycles what nobody needs.
+    a.server.sql("CHECKPOINT");
+    a.server.eventually("SELECT sum(size) < 200000000 FROM pg_ls_waldir()");
+    let spool = stage.dir.path().join("a/state/services/shop/log-spool");
+    let spooled: u64 =
+        fs::read_dir(&spool).unwrap().flatten().map(|e| e.metadata().unwrap().len()).sum();
+    assert!(spooled <= (64 << 20) + 3 * (16 << 20), "{spooled} bytes wait");
+    fs::rename(&away, &vault).unwrap();
+
+    // It goes on by itself, and somebody is told that a base is missing.
+    wait_for("the slot is there again", || a.server.sql(slots) == "1");
+    let gap =
+        || a.run(&["status", "shop", "--json"]).code(0).json()["services"][0]["log-gap"].clone();
+    wait_for("the gap has an end", || gap()["to"].is_u64());
+    a.run(&["doctor"]).code(1).says("is not in the vault: more than 64.0 MiB of it waited");
+    a.run(&["run-due", "--dry-run"]).code(0).says("a backup is due").says("is not in the vault");
+    is_stored(a);
+    wait_for("it is written down in the vault", || {
+        objects(&stage, "log").iter().any(|key| key.contains(".gap@"))
+    });
+    a.run(&["run-due"]).code(0);
+    assert!(gap().is_null(), "{}", gap());
+    a.run(&["run-due", "--dry-run"]).code(0).says("nothing is due");
+    let wanted = a.write();
+    is_stored(a);
+    drop(receive);
+    let copy = restored(&stage, a, "copy", &[]);
+    assert_eq!(copy.newest(), wanted);
+}
