@@ -14,9 +14,8 @@ pub mod script;
 pub mod sqlite;
 
 pub use contract::{
-    Abilities, CaptureSink, Captured, Context, Engine, FileMeta, Inspection, LogPlace, LogTarget,
-    Promoted, Purpose, Refresh, Root, RootKind, Running, SnapshotMeta, Staged, TreeOptions,
-    Verdict,
+    Abilities, CaptureSink, Captured, Context, Engine, FileMeta, Inspection, Promoted, Purpose,
+    Refresh, Root, RootKind, Running, SnapshotMeta, Staged, TreeOptions, Verdict,
 };
 pub use error::Error;
 

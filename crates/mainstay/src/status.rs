@@ -141,7 +141,7 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
 
 /// When a primary that keeps a log last stored some of it.
 fn log_stored(service: &ServiceSite, role: Option<Role>) -> Option<Timestamp> {
-    let log = service.engine().is_ok_and(|engine| engine.abilities().log);
+    let log = wal::keeps_log(service);
     if log && role == Some(Role::Primary) { wal::last_push(service) } else { None }
 }
 

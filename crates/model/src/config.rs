@@ -132,7 +132,7 @@ pub struct Service {
     /// (`script`). On a standby, where its copy is.
     #[serde(default)]
     pub path: Option<PathBuf>,
-    /// Several trees (`files`) instead of one.
+    /// Several trees (`files`) or databases (`sqlite`) instead of one.
     #[serde(default)]
     pub paths: Vec<PathBuf>,
     /// Patterns of what is left out (`files`): `*.tmp`, `cache/`, `/absolute`, `**`.
@@ -161,15 +161,10 @@ pub struct Service {
     /// Where the server's programs are, if not on PATH (`postgres`).
     #[serde(default)]
     pub bin_dir: Option<PathBuf>,
-    /// How much of the log may wait for the vault, e.g. `"4 GiB"` (`postgres`). Past it the log is
-    /// let go, so that a vault that is gone never fills the primary's disk, and a new base is due.
+    /// How much of the log may wait for the vault, e.g. `"4 GiB"` (`postgres`, `sqlite`). Past it the
+    /// log is let go, so that a vault that is gone never fills the primary's disk, and a new base is due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_queue: Option<String>,
-    /// How this host's copy reaches the primary when it is a standby, e.g.
-    /// `postgres://replication@db1/`: it streams the log, and takes it from the vault when it cannot
-    /// (`postgres`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stream_from: Option<String>,
     /// Executable that fills `path` (`script`).
     #[serde(default)]
     pub exporter: Option<PathBuf>,

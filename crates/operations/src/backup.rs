@@ -258,6 +258,7 @@ fn perform_with(
     }
     let changed = params.changed.as_ref().map(|changed| changed.ranges.clone());
     let mut sink = Sink { archiver, changed, error: None };
+    let chains = crate::wal::sqlite::chains(site);
     let read = operation.step("read", (), |operation| {
         operation.report().phase("reading the service");
         let captured = operation.with_context(site, |cx| engine.capture(cx, &mut sink));
@@ -276,7 +277,8 @@ fn perform_with(
     if let Err(error) = &resumed {
         report.warn(&format!("the service did not come back: {}", error.chain()));
     }
-    let captured = read?;
+    let mut captured = read?;
+    crate::wal::sqlite::link(&chains, &mut captured.detail);
 
     let meta = SnapshotMeta {
         format: 1,
@@ -451,8 +453,6 @@ fn snapshot_file(
 fn definition(site: &ServiceSite) -> model::config::Service {
     let mut definition = site.spec().clone();
     definition.password_command = None;
-    // It is about one host and its neighbour, and may hold a password.
-    definition.stream_from = None;
     definition.url = definition.url.map(|url| model::config::without_password(&url));
     definition
 }

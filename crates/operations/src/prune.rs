@@ -166,6 +166,9 @@ fn dispensable_log(
     if names.is_empty() || state.intent.is_some() {
         return Ok(Vec::new());
     }
+    if crate::wal::sqlite::is_meant(site) {
+        return Ok(crate::wal::sqlite::dispensable(state, names));
+    }
     let mut oldest: Option<(u64, &model::RecoveryPoint)> = None;
     for point in &state.points {
         // Of a point that does not say where it stands nobody knows what it needs.

@@ -14,8 +14,9 @@ use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
 use crate::placing::{self, Placing};
 use crate::recover::Left;
+use crate::wal::sqlite::{self, Replayed};
 use crate::{Error, MemberRecord, ServiceSite, Which, may_start, quiesce, which};
-use engines::{LogTarget, Purpose, RootKind, Running, SnapshotMeta};
+use engines::{Purpose, RootKind, Running, SnapshotMeta};
 use jiff::Timestamp;
 use model::config::{FirstRole, Quiesce, Service};
 use model::{
@@ -36,8 +37,6 @@ pub struct Params {
     pub target: Option<PathBuf>,
     /// Under a new name: beside the service's own place if there is no target.
     pub as_name: Option<ServiceName>,
-    /// Where in the log replay ends, instead of a point or a time.
-    pub log_target: Option<LogTarget>,
     /// What stands there is put aside.
     pub replace: bool,
     /// The service is left stopped.
@@ -75,6 +74,9 @@ pub struct Done {
     /// The definition. For a restore under a new name or to another place, of what was restored:
     /// its data is at `targets`, and nothing in it reaches the original.
     pub definition: Service,
+    /// What was replayed of the log by ourselves, if anything could be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<Replayed>,
     /// What was left out because it lacks bytes, as paths in the snapshot.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lacking: Vec<String>,
@@ -144,10 +146,7 @@ impl Plan {
         params: &Params,
         id: &OperationId,
     ) -> Result<Plan, Error> {
-        let snapshot = match (&params.log_target, &params.which) {
-            (Some(target), Which::Latest) => crate::wal::target::base_for(site, state, target)?,
-            (_, which) => which::resolve(site, state, which)?,
-        };
+        let snapshot = which::resolve(site, state, &params.which)?;
         let mut lacking = Vec::new();
         let meta = match placing::meta(site, snapshot) {
             // What describes it may be what is damaged.
@@ -165,12 +164,7 @@ impl Plan {
                 return Err(Error::invalid(format!("{time} is in the future"))
                     .hinting("Leave `--at` out for the newest point."));
             }
-            Which::At(time) if engine.abilities().log => {
-                if engine.name() == "postgres" {
-                    crate::wal::target::require_time(site, state, time)?;
-                }
-                Some(time)
-            }
+            Which::At(time) if engine.abilities().log => Some(time),
             _ => None,
         };
         if params.partial && params.target.is_none() {
@@ -250,6 +244,7 @@ impl Plan {
             bytes,
             started,
             definition,
+            log: None,
             lacking: self.lacking,
             seconds,
         }
@@ -270,7 +265,6 @@ fn of_the_copy(mut definition: Service, targets: &[PathBuf]) -> Service {
         // A new service begins with this one member, whatever role the captured one had first.
         role: FirstRole::Primary,
         url: None,
-        stream_from: None,
         unit: None,
         start: None,
         stop: None,
@@ -301,12 +295,10 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         leave_out(site, operation, &mut plan)?;
     }
     let restored = placing::stage(site, operation, plan.snapshot, &plan.destinations, None)?;
+    let log = replay_log(site, operation, params, &plan)?;
     // No server would run on a part of its files.
     if plan.lacking.is_empty() {
         placing::prepare(site, operation, &plan.meta, &plan.destinations, &plan.purpose)?;
-        if let Some(target) = &params.log_target {
-            placing::aim(site, operation, &plan.destinations, target)?;
-        }
     }
     let offline = MemberRecord::load(site)?.offline.is_some();
     let can_start = engine.abilities().start_stop;
@@ -350,7 +342,35 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         })?;
     }
     let seconds = began.elapsed().as_secs_f64();
-    Ok(plan.done(Some(operation.id().clone()), restored.files, restored.bytes, start, seconds))
+    let done =
+        plan.done(Some(operation.id().clone()), restored.files, restored.bytes, start, seconds);
+    let source_time = log.as_ref().and_then(|log| log.until).unwrap_or(done.source_time);
+    Ok(Done { source_time: source_time.max(done.source_time), log, ..done })
+}
+
+/// Where the engine has nobody who would replay its log, we do. A standby holds what its snapshot
+/// holds, so that it can be told whether somebody wrote to it.
+fn replay_log(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    params: &Params,
+    plan: &Plan,
+) -> Result<Option<Replayed>, Error> {
+    let until = match params.which {
+        Which::Latest => None,
+        Which::At(time) => Some(time),
+        // A snapshot that was named is meant.
+        Which::Named(_) => return Ok(None),
+    };
+    let meant = sqlite::is_meant(site) && !params.partial && plan.purpose != Purpose::Standby;
+    if !meant {
+        return Ok(None);
+    }
+    operation
+        .step("replay", (), |operation| {
+            sqlite::replay(site, operation, &plan.meta, &plan.destinations, until)
+        })
+        .map(Some)
 }
 
 /// Finds out what lacks bytes, so that it is left out; a root that does as a whole is no

@@ -5,7 +5,7 @@ mod gap;
 mod receive;
 mod ship;
 mod spool;
-pub(crate) mod target;
+pub mod sqlite;
 
 pub use gap::{Gap, open as open_gap};
 pub use receive::{Done as Received, Params as Receive, cap, is_running, run as receive};

@@ -20,7 +20,6 @@ mod prepare;
 mod programs;
 mod receive;
 mod record;
-mod rewind;
 mod server;
 mod wal;
 
@@ -33,8 +32,8 @@ pub use wal::check_file as check_wal_file;
 use crate::control::Control;
 use crate::files::plain_path;
 use crate::{
-    Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, LogTarget, Promoted,
-    Purpose, Refresh, Root, RootKind, Running, SnapshotMeta, Staged, Verdict,
+    Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, Promoted, Purpose,
+    Refresh, Root, RootKind, Running, SnapshotMeta, Staged, Verdict,
 };
 use connect::Address;
 use model::config::Service;
@@ -54,8 +53,6 @@ const STARTUP_LOG_OLD: &str = "mainstay_startup.log.old";
 pub struct Postgres {
     name: ServiceName,
     address: Address,
-    /// How the primary is reached, if this host's copy is a standby.
-    upstream: Option<Address>,
     data_dir: PathBuf,
     bin_dir: Option<PathBuf>,
     control: Control,
@@ -83,11 +80,6 @@ impl Postgres {
         Ok(Postgres {
             name: name.clone(),
             address: Address::parse(name, url)?,
-            upstream: definition
-                .stream_from
-                .as_deref()
-                .map(|url| Address::parse(name, url))
-                .transpose()?,
             data_dir: plain_path(name, data_dir)?,
             bin_dir: definition.bin_dir.clone(),
             control: Control::of(name, definition),
@@ -169,14 +161,6 @@ impl Engine for Postgres {
         purpose: &Purpose,
     ) -> Result<(), Error> {
         prepare::prepare(self, cx, meta, data_of(staged)?, purpose)
-    }
-
-    fn aim(&self, staged: &[Staged], target: &LogTarget) -> Result<(), Error> {
-        prepare::aim(&data_of(staged)?.staged, target)
-    }
-
-    fn rewind(&self, cx: &Context<'_>, meta: &SnapshotMeta) -> Result<bool, Error> {
-        rewind::rewind(self, cx, meta)
     }
 
     fn ready_to_replace(

@@ -8,10 +8,11 @@
 
 use super::beside;
 use super::failure::{failure, is_busy};
+use super::log::{Looker, Published, Reach, Span};
 use crate::files::not_cancelled;
 use crate::{Context, Error};
 use jiff::Timestamp;
-use model::Class;
+use model::{Class, Classify};
 use rusqlite::backup::{Backup, Progress, StepResult};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -34,6 +35,8 @@ const TRY: Duration = Duration::from_millis(3);
 const BEGINNINGS: u32 = 10;
 /// How long a lock of somebody else is waited for.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a log that is just begun anew may take for it.
+const SETTLED: Duration = Duration::from_secs(1);
 /// How much is copied between two looks at the clock and the cancel token.
 const STRIDE_BYTES: u64 = 1 << 20;
 
@@ -45,6 +48,8 @@ pub(super) struct Copied {
     pub(super) wal: bool,
     pub(super) page_size: u64,
     pub(super) pages: u64,
+    /// Where in its log the copy is, in WAL mode.
+    pub(super) span: Option<Span>,
 }
 
 /// Copies the database at `source` into the new file `to`.
@@ -104,9 +109,16 @@ struct Copier<'a> {
 impl Copier<'_> {
     /// Copies within one read transaction; `None` if that would hold writers up for too long.
     fn held(&self) -> Result<Option<Copied>, Error> {
+        let looker = self.looker()?;
+        let before = looker.as_ref().map(|looker| self.published(looker)).transpose()?;
         let source_time = self.begin()?;
         let began = Instant::now();
-        let copied = self.within(source_time, began);
+        let copied = self.within(source_time, began, || {
+            let after = looker.as_ref().map(|looker| self.published(looker)).transpose()?;
+            Ok(before.zip(after).map(|(before, after)| span(before, after)))
+        });
+        // Before the connection that may remove an empty log.
+        drop(looker);
         // Writers wait for this.
         let ended = self.connection.execute_batch("ROLLBACK");
         let copied = copied?;
@@ -114,8 +126,13 @@ impl Copier<'_> {
         Ok(copied)
     }
 
-    fn within(&self, source_time: Timestamp, began: Instant) -> Result<Option<Copied>, Error> {
-        let copied = self.look(source_time)?;
+    fn within(
+        &self,
+        source_time: Timestamp,
+        began: Instant,
+        span: impl FnOnce() -> Result<Option<Span>, Error>,
+    ) -> Result<Option<Copied>, Error> {
+        let copied = Copied { span: span()?, ..self.look(source_time)? };
         let mut to = self.target(copied)?;
         let backup = Backup::new(&self.connection, &mut to).map_err(|e| self.failed(e))?;
         let stride = pages(STRIDE_BYTES / copied.page_size.max(1));
@@ -187,6 +204,35 @@ impl Copier<'_> {
         }
     }
 
+    /// Tells how far the log is committed; none if the database is not in WAL mode.
+    fn looker(&self) -> Result<Option<Looker>, Error> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            not_cancelled(self.cx)?;
+            match Looker::open(self.source) {
+                Err(e) if e.class() == Class::Unavailable && Instant::now() < deadline => {
+                    std::thread::sleep(TRY);
+                }
+                Err(e) if e.class() == Class::Unavailable => return Err(self.locked().because(e)),
+                other => return other,
+            }
+        }
+    }
+
+    /// A log that is begun anew at this very moment says little, and is looked at again.
+    fn published(&self, looker: &Looker) -> Result<Published, Error> {
+        let deadline = Instant::now() + SETTLED;
+        loop {
+            match looker.look() {
+                Ok(Published { header: Some(_), frames: 0 }) if Instant::now() < deadline => {}
+                Err(e) if e.class() == Class::Unavailable && Instant::now() < deadline => {}
+                other => return other,
+            }
+            not_cancelled(self.cx)?;
+            std::thread::sleep(TRY);
+        }
+    }
+
     /// Begins a read transaction and returns a time that was not later.
     fn begin(&self) -> Result<Timestamp, Error> {
         self.patiently(|connection| {
@@ -212,6 +258,7 @@ impl Copier<'_> {
                 wal: mode.eq_ignore_ascii_case("wal"),
                 page_size: number("PRAGMA page_size")?,
                 pages: number("PRAGMA page_count")?,
+                span: None,
             })
         })
     }
@@ -277,6 +324,15 @@ impl Copier<'_> {
              nobody up, or set `quiesce = \"stop\"`.",
         )
     }
+}
+
+/// Between which places of its log a transaction is that was begun between two looks.
+fn span(before: Published, after: Published) -> Span {
+    let reach = |seen: Published| {
+        let header = seen.header?;
+        Some(Reach { salts: header.salt(), frame: (seen.frames > 0).then_some(seen.frames) })
+    };
+    Span { from: reach(before), to: reach(after), chain: None }
 }
 
 /// A count of pages as SQLite takes it, at least one.

@@ -1,4 +1,5 @@
-//! The engine `sqlite`: one SQLite database file, copied while applications write to it.
+//! The engine `sqlite`: SQLite database files, copied while applications write to them, and their
+//! write-ahead logs.
 //!
 //! Nothing here ever opens a live database file itself. On POSIX, closing any descriptor of a file
 //! drops all locks that the process holds on it, also those of SQLite's own connections in other
@@ -7,6 +8,7 @@
 mod copy;
 mod failure;
 mod judge;
+pub mod log;
 mod settle;
 
 use crate::control::Control;
@@ -15,6 +17,8 @@ use crate::{
     Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, Promoted, Purpose,
     Refresh, Root, RootKind, Running, SnapshotMeta, Staged, TreeOptions, Verdict,
 };
+use copy::Copied;
+use jiff::Timestamp;
 use model::config::Service;
 use model::{Class, ServiceName};
 use serde_json::json;
@@ -30,30 +34,42 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// A service of engine `sqlite`.
 #[derive(Debug)]
 pub struct Sqlite {
-    path: PathBuf,
-    file_name: String,
+    databases: Vec<Root>,
     control: Control,
 }
 
 impl Sqlite {
     /// Reads and judges the definition.
     pub fn new(name: &ServiceName, definition: &Service) -> Result<Self, Error> {
-        if !definition.paths.is_empty() {
-            return Err(Error::invalid(format!("service {name}: engine sqlite takes one `path`"))
-                .hinting("Make a service of each database."));
+        let mut databases = Vec::new();
+        match (&definition.path, definition.paths.as_slice()) {
+            (Some(path), []) => {
+                let path = plain_path(name, path)?;
+                let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                databases.push(database(format!("/sqlite/{file_name}"), path));
+            }
+            // Two of them may have the same name.
+            (None, [_, ..]) => {
+                for path in &definition.paths {
+                    let path = plain_path(name, path)?;
+                    databases.push(database(format!("/sqlite{}", path.display()), path));
+                }
+            }
+            (Some(_), [_, ..]) => {
+                return Err(Error::invalid(format!("service {name}: `path` contradicts `paths`"))
+                    .hinting("Write one of them."));
+            }
+            (None, []) => {
+                return Err(Error::invalid(format!("service {name} has no `path`"))
+                    .hinting("Add the path of the database file."));
+            }
         }
-        let Some(path) = &definition.path else {
-            return Err(Error::invalid(format!("service {name} has no `path`"))
-                .hinting("Add the path of the database file."));
-        };
-        let path = plain_path(name, path)?;
-        let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Sqlite { path, file_name, control: Control::of(name, definition) })
+        Ok(Sqlite { databases, control: Control::of(name, definition) })
     }
+}
 
-    fn in_snapshot(&self) -> String {
-        format!("/sqlite/{}", self.file_name)
-    }
+fn database(in_snapshot: String, on_host: PathBuf) -> Root {
+    Root { in_snapshot, on_host, kind: RootKind::File }
 }
 
 /// The file that SQLite keeps beside a database: `app.db-wal`.
@@ -83,28 +99,31 @@ impl Engine for Sqlite {
     }
 
     fn roots(&self) -> Vec<Root> {
-        vec![Root {
-            in_snapshot: self.in_snapshot(),
-            on_host: self.path.clone(),
-            kind: RootKind::File,
-        }]
+        self.databases.clone()
     }
 
     fn inspect(&self, cx: &Context<'_>) -> Result<Inspection, Error> {
-        let size = fs::metadata(&self.path).map(|meta| meta.len()).unwrap_or(0);
-        let wal = fs::metadata(beside(&self.path, "-wal")).map(|meta| meta.len()).unwrap_or(0);
-        let has_data = holds_something(&self.path)? && size > 0;
-        let shown = self.path.display();
-        let summary = match (has_data, wal) {
-            (false, _) => format!("{shown} is missing or empty"),
-            (true, 0) => format!("{shown}, {size} bytes"),
-            (true, wal) => format!("{shown}, {size} bytes and {wal} in its write-ahead log"),
-        };
+        let (mut total, mut there, mut told) = (0_u64, true, Vec::new());
+        for root in &self.databases {
+            let path = &root.on_host;
+            let length = |path: &Path| fs::metadata(path).map(|meta| meta.len()).unwrap_or(0);
+            let (size, wal) = (length(path), length(&beside(path, "-wal")));
+            let has_data = holds_something(path)? && size > 0;
+            let shown = path.display();
+            told.push(match (has_data, wal) {
+                (false, _) => format!("{shown} is missing or empty"),
+                (true, 0) => format!("{shown}, {size} bytes"),
+                (true, wal) => format!("{shown}, {size} bytes and {wal} in its write-ahead log"),
+            });
+            there &= has_data;
+            total = total.saturating_add(size).saturating_add(wal);
+        }
+        let (has_data, summary) = (there, told.join("; "));
         Ok(Inspection {
             running: self.control.running(cx)?,
             has_data,
             version: Some(rusqlite::version().to_owned()),
-            size_bytes: has_data.then_some(size.saturating_add(wal)),
+            size_bytes: has_data.then_some(total),
             position: None,
             replayed: None,
             following: false,
@@ -114,12 +133,11 @@ impl Engine for Sqlite {
 
     fn capture(&self, cx: &Context<'_>, sink: &mut dyn CaptureSink) -> Result<Captured, Error> {
         not_cancelled(cx)?;
-        // Nobody else may read the copy while it lies there.
+        // Nobody else may read the copies while they lie there.
         let dir = cx.scratch.join("sqlite");
         let made = fs::DirBuilder::new().mode(0o700).create(&dir);
         made.map_err(|e| Error::io("create", dir.display(), e))?;
-        let copy = dir.join(&self.file_name);
-        let captured = capture(cx, sink, &self.path, &copy, &self.in_snapshot());
+        let captured = self.capture_all(cx, sink, &dir);
         // The scratch directory goes in the end, but the space may be needed before.
         let _ = fs::remove_dir_all(&dir);
         captured
@@ -177,32 +195,75 @@ impl Engine for Sqlite {
     }
 }
 
+impl Sqlite {
+    /// One after the other: each is consistent by itself.
+    fn capture_all(
+        &self,
+        cx: &Context<'_>,
+        sink: &mut dyn CaptureSink,
+        dir: &Path,
+    ) -> Result<Captured, Error> {
+        let mut source_time: Option<Timestamp> = None;
+        let mut details = Vec::new();
+        for (number, root) in self.databases.iter().enumerate() {
+            let name = root.on_host.file_name().unwrap_or_default();
+            // Each in a directory of its own: they may have the same name.
+            let own = dir.join(number.to_string());
+            fs::create_dir(&own).map_err(|e| Error::io("create", own.display(), e))?;
+            let copied = capture(cx, sink, root, &own.join(name))?;
+            fs::remove_dir_all(&own).map_err(|e| Error::io("remove", own.display(), e))?;
+            source_time =
+                Some(source_time.map_or(copied.source_time, |t| t.min(copied.source_time)));
+            details.push(json!({
+                "root": root.in_snapshot,
+                "journal-mode": if copied.wal { "wal" } else { "rollback" },
+                "page-size": copied.page_size,
+                "pages": copied.pages,
+                "log": copied.span,
+            }));
+        }
+        let mut detail = match details.as_slice() {
+            [one] => one.clone(),
+            _ => json!({}),
+        };
+        detail["databases"] = details.into();
+        Ok(Captured {
+            source_time: source_time.unwrap_or_else(Timestamp::now),
+            // SQLite keeps no number that grows with every transaction in every journal mode: in WAL
+            // mode the file's change counter stands still. No position is better than a wrong one.
+            position: None,
+            engine_version: Some(rusqlite::version().to_owned()),
+            detail,
+        })
+    }
+}
+
 fn capture(
     cx: &Context<'_>,
     sink: &mut dyn CaptureSink,
-    source: &Path,
+    root: &Root,
     copy: &Path,
-    at: &str,
-) -> Result<Captured, Error> {
-    let copied = copy::copy(cx, source, copy)?;
-    dress(source, copy)?;
+) -> Result<Copied, Error> {
+    let copied = copy::copy(cx, &root.on_host, copy)?;
+    dress(&root.on_host, copy)?;
     judge::opens(copy)?;
     cx.progress.phase("storing the database");
     // The copy is a new file each time; nothing about it but its bytes says what changed.
     let options = TreeOptions { distrust_times: true, ..TreeOptions::default() };
-    sink.tree(at, copy, &options)?;
-    Ok(Captured {
-        source_time: copied.source_time,
-        // SQLite keeps no number that grows with every transaction in every journal mode: in WAL
-        // mode the file's change counter stands still. No position is better than a wrong one.
-        position: None,
-        engine_version: Some(rusqlite::version().to_owned()),
-        detail: json!({
-            "journal-mode": if copied.wal { "wal" } else { "rollback" },
-            "page-size": copied.page_size,
-            "pages": copied.pages,
-        }),
-    })
+    sink.tree(&root.in_snapshot, copy, &options)?;
+    Ok(copied)
+}
+
+/// Where in their logs the databases of a snapshot are, by what its description says: by root. Those
+/// that were in no log are not among them.
+pub fn spans(detail: &serde_json::Value) -> Vec<(String, log::Span)> {
+    let databases = detail.get("databases").and_then(serde_json::Value::as_array);
+    let span = |one: &serde_json::Value| {
+        let root = one.get("root")?.as_str()?.to_owned();
+        let span = serde_json::from_value::<Option<log::Span>>(one.get("log")?.clone()).ok()??;
+        Some((root, span))
+    };
+    databases.into_iter().flatten().filter_map(span).collect()
 }
 
 /// Gives the copy the owner and mode of its source, for the restore to give back.

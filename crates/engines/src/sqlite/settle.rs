@@ -15,7 +15,10 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How long a shipper of the log is waited for.
+const SHIPPER_PATIENCE: Duration = Duration::from_secs(10);
 
 const SUFFIXES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
@@ -39,7 +42,7 @@ pub(super) fn is_hot(database: &Path, suffix: &str) -> Result<bool, Error> {
 /// See the module's head. May be called again after a crash at any step.
 pub(super) fn settle(target: &Path) -> Result<(), Error> {
     no_link(target)?;
-    nobody_has_it_open(target)?;
+    released(target)?;
     if target.exists() {
         recover(target)?;
     }
@@ -89,8 +92,28 @@ fn in_use(target: &Path, how: &str) -> Error {
         .hinting("Stop the application that uses it.")
 }
 
+/// Whoever ships the log of the database lets go of it when he sees that an operation runs.
+fn released(target: &Path) -> Result<(), Error> {
+    let deadline = Instant::now() + SHIPPER_PATIENCE;
+    loop {
+        match nobody_has_it_open(target) {
+            Ok(None) => return Ok(()),
+            Ok(Some((pid, program))) => {
+                let ours = fs::read_to_string("/proc/self/comm").unwrap_or_default();
+                let shipper = program == ours.trim() && pid != std::process::id().to_string();
+                if !shipper || Instant::now() >= deadline {
+                    let who = format!("process {pid} ({program}) has it open");
+                    return Err(in_use(target, &who));
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
 /// A process with an old file open would go on writing to it after the exchange, unseen.
-fn nobody_has_it_open(target: &Path) -> Result<(), Error> {
+fn nobody_has_it_open(target: &Path) -> Result<Option<(String, String)>, Error> {
     let mut wanted = Vec::new();
     for path in std::iter::once(target.to_owned()).chain(SUFFIXES.map(|s| beside(target, s))) {
         match fs::metadata(&path) {
@@ -100,11 +123,11 @@ fn nobody_has_it_open(target: &Path) -> Result<(), Error> {
         }
     }
     if wanted.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     // Processes of others are hidden from anybody but root, and those of other containers from
     // everybody; the lock that `recover` takes finds the busy ones among them.
-    let Ok(processes) = fs::read_dir("/proc") else { return Ok(()) };
+    let Ok(processes) = fs::read_dir("/proc") else { return Ok(None) };
     for process in processes.flatten() {
         let name = process.file_name().to_string_lossy().into_owned();
         if !name.bytes().all(|b| b.is_ascii_digit()) {
@@ -112,11 +135,10 @@ fn nobody_has_it_open(target: &Path) -> Result<(), Error> {
         }
         if has_open(&process.path(), &wanted) {
             let program = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            let who = format!("process {name} ({}) has it open", program.trim());
-            return Err(in_use(target, &who));
+            return Ok(Some((name, program.trim().to_owned())));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 fn has_open(process: &Path, wanted: &[(u64, u64)]) -> bool {

@@ -2,6 +2,7 @@
 
 mod capture;
 mod judge;
+mod log;
 mod settle;
 
 use crate::contract::{Fixture, contract_suite};

@@ -147,9 +147,10 @@ fn observe(app: &App, service: &ServiceSite) -> Result<Observed, Failure> {
         Attempt { began: one.started, well, incomplete }
     };
     let engine = service.engine()?;
-    let log = engine.abilities().log;
+    let log = super::wal::keeps_log(service);
+    let follows = engine.abilities().log;
     let mut holds = me.applied.as_ref().map(|applied| applied.source_time);
-    if me.role == Role::Standby && log {
+    if me.role == Role::Standby && follows {
         // What it has replayed beyond the point that it was seeded with.
         holds = holds.max(look(service, &app.run(), |cx| engine.inspect(cx))?.replayed);
     }

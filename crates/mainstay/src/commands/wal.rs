@@ -12,7 +12,8 @@ use std::time::Duration;
 /// and more for a reason to stop and ask again later (its documentation on `restore_command`).
 pub(crate) const COULD_NOT_ASK: Exit = Exit(200);
 
-/// Keep PostgreSQL's log: what its archive_command and restore_command call.
+/// Keep the log of a database: ship it as it is written; PostgreSQL's archive_command and
+/// restore_command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct WalArgs {
     #[command(subcommand)]
@@ -41,12 +42,13 @@ enum What {
         /// Where to put it.
         file: PathBuf,
     },
-    /// Receive the log as it is written, and ship about every second what is new: what a lost server
-    /// takes with it is a second, and not a segment.
+    /// Receive the log as it is written, and ship about every second what is new: what a lost host
+    /// takes with it is a second.
     ///
     /// Runs until it is stopped, best as a unit of its own; on a host that is not the primary it waits
-    /// until it is. Uses a replication slot of the server, and pg_receivewal. Works beside
-    /// archive_command, and without.
+    /// until it is. Of PostgreSQL, uses a replication slot of the server, and pg_receivewal; works
+    /// beside archive_command, and without. Of SQLite databases, holds their write-ahead logs while
+    /// they are read, runs the checkpoints, and makes a point where a log has none to begin with.
     Receive {
         /// The service.
         service: ServiceName,
@@ -87,6 +89,9 @@ pub(crate) fn run(app: &App, args: &WalArgs) -> Outcome {
             let service = app.service(service)?;
             let params = wal::Receive { once: *once, every: *every };
             let run = Run { progress: app.warnings(), ..app.run() };
+            if wal::sqlite::is_meant(&service) {
+                return receive_sqlite(app, &service, &params, &run);
+            }
             let received = wal::receive(&service, &params, &run)?;
             if app.out.json {
                 app.out.document(&received)?;
@@ -120,6 +125,27 @@ pub(crate) fn run(app: &App, args: &WalArgs) -> Outcome {
             }
         }
     }
+}
+
+fn receive_sqlite(app: &App, service: &ServiceSite, params: &wal::Receive, run: &Run) -> Outcome {
+    let shipped = wal::sqlite::run(service, params, run)?;
+    if app.out.json {
+        app.out.document(&shipped)?;
+    } else if let Some(until) = shipped.until {
+        app.out.say(format_args!(
+            "{}: the vault has everything that was committed before {}",
+            service.name(),
+            units::local(until)
+        ))?;
+    }
+    Ok(Exit::DONE)
+}
+
+/// Whether the service has a log that reaches beyond its points: its server keeps one, or it was
+/// shipped once.
+pub(crate) fn keeps_log(service: &ServiceSite) -> bool {
+    service.engine().is_ok_and(|engine| engine.abilities().log)
+        || wal::sqlite::is_meant(service) && last_push(service).is_some()
 }
 
 /// Up to when this host has stored the log: what its vault has is at least as new as that.

@@ -297,7 +297,7 @@ fn freshness(chain: &mut Chain<'_>, service: &ServiceSite, state: &ServiceState)
         return chain.fail("newest point", "there is none: nothing can be restored", advice);
     };
     // A log reaches beyond the point.
-    let log = service.engine().is_ok_and(|engine| engine.abilities().log);
+    let log = wal::keeps_log(service);
     let stored = if log { wal::last_push(service) } else { None };
     let newest = stored.map_or(head.source_time, |stored| stored.max(head.source_time));
     let Some(age) = units::age(newest, now) else {

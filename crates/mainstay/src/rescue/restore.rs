@@ -80,7 +80,6 @@ fn by_engine(
         replace: false,
         no_start: true,
         dry_run: false,
-        log_target: None,
         partial: false,
     };
     let done = operations::restore::run(service, &params, &app.run())?;

@@ -28,6 +28,7 @@ mod repairing;
 mod rig;
 mod s3;
 mod setup;
+mod sqlite_log;
 mod standby;
 mod takeover;
 mod terminal;

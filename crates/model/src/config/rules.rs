@@ -199,16 +199,15 @@ impl Judge<'_> {
             || service.one_file_system
             || !service.exclude.is_empty()
             || service.exclude_larger_than.is_some();
-        let owned: [(&str, bool, &[&str]); 11] = [
+        let owned: [(&str, bool, &[&str]); 10] = [
             ("path", service.path.is_some(), &["files", "sqlite", "script"]),
-            ("paths", !service.paths.is_empty(), &["files"]),
+            ("paths", !service.paths.is_empty(), &["files", "sqlite"]),
             ("exclude", files, &["files"]),
             ("chunk-size", service.chunk_size.is_some(), &["files"]),
             ("url", service.url.is_some(), &["postgres"]),
             ("data-dir", service.data_dir.is_some(), &["postgres"]),
             ("bin-dir", service.bin_dir.is_some(), &["postgres"]),
-            ("log-queue", service.log_queue.is_some(), &["postgres"]),
-            ("stream-from", service.stream_from.is_some(), &["postgres"]),
+            ("log-queue", service.log_queue.is_some(), &["postgres", "sqlite"]),
             ("exporter", service.exporter.is_some(), &["script"]),
             ("importer", service.importer.is_some(), &["script"]),
         ];
@@ -226,7 +225,9 @@ impl Judge<'_> {
         let path = service.path.is_some();
         let needs: &[(&str, bool)] = match service.engine.as_str() {
             "files" => &[("`path` or `paths`", path || !service.paths.is_empty())],
-            "sqlite" => &[("`path`, the database file", path)],
+            "sqlite" => {
+                &[("`path`, the database file, or `paths`", path || !service.paths.is_empty())]
+            }
             "postgres" => &[
                 ("`url`, how to connect", service.url.is_some()),
                 ("`data-dir`, the server's data directory", service.data_dir.is_some()),
@@ -466,18 +467,10 @@ impl Judge<'_> {
         if !vaults && own.iter().all(|(_, set)| !set) {
             self.wrong("", "has no password: write `password-file` here or in [vault]");
         }
-        for (key, url) in [("url", &service.url), ("stream-from", &service.stream_from)] {
-            if let Some(url) = url
-                && without_password(url) != *url
-            {
-                self.doubtful(key, "holds a password, which everybody who reads this file can see");
-            }
-        }
-        let schemes = ["postgres://", "postgresql://"];
-        if let Some(url) = &service.stream_from
-            && !schemes.iter().any(|scheme| url.starts_with(scheme))
+        if let Some(url) = &service.url
+            && without_password(url) != *url
         {
-            self.wrong("stream-from", "is no URL like \"postgres://replication@db1/\"");
+            self.doubtful("url", "holds a password, which everybody who reads this file can see");
         }
     }
 

@@ -142,7 +142,7 @@ fn is_other_primary(error: &Error) -> bool {
     matches!(error, Error::State(coordination::Error::Refused(_)))
 }
 
-fn lock(site: &ServiceSite) -> Result<File, Error> {
+pub(super) fn lock(site: &ServiceSite) -> Result<File, Error> {
     let dir = site.dir();
     crate::member::private_dir(&dir).map_err(|e| Error::io("make", &dir, e))?;
     let path = dir.join("log-receive.lock");
@@ -157,7 +157,7 @@ fn lock(site: &ServiceSite) -> Result<File, Error> {
     }
 }
 
-fn pause(time: Duration, cancel: &CancelToken) {
+pub(super) fn pause(time: Duration, cancel: &CancelToken) {
     let until = Instant::now() + time;
     while Instant::now() < until && !cancel.is_cancelled() {
         std::thread::sleep(Duration::from_millis(20).min(time));
@@ -165,17 +165,17 @@ fn pause(time: Duration, cancel: &CancelToken) {
 }
 
 /// Says what is wrong once, and once that it is over.
-struct Told<'a> {
+pub(super) struct Told<'a> {
     progress: &'a dyn Progress,
     trouble: Option<String>,
 }
 
 impl<'a> Told<'a> {
-    fn new(progress: &'a dyn Progress) -> Told<'a> {
+    pub(super) fn new(progress: &'a dyn Progress) -> Told<'a> {
         Told { progress, trouble: None }
     }
 
-    fn tell(&mut self, trouble: Option<String>) {
+    pub(super) fn tell(&mut self, trouble: Option<String>) {
         if trouble == self.trouble {
             return;
         }

@@ -1,0 +1,350 @@
+//! The log of SQLite databases: shipped while a writer commits, killed at any moment, and replayed.
+//!
+//! The oracle is a writer that numbers its commits and writes down those that were acknowledged: what
+//! comes back holds the first so many of them, without a hole, and none is missing for longer than a
+//! second.
+
+use crate::rig::Rig;
+use crate::world::wait_for;
+use jiff::Timestamp;
+use rusqlite::Connection;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How often something is killed, unless the environment says otherwise.
+const KILLS: u64 = 3;
+/// What tells the writer's process where its database is.
+const WRITER: &str = "MAINSTAY_TEST_SQLITE_WRITER";
+
+/// A process that does not outlive the test.
+struct Killed(Child);
+
+impl Killed {
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn rig(lines: &str) -> Rig {
+    let rig = Rig::new();
+    rig.write("password", "correct horse battery staple\n");
+    let path = rig.path("app.db").display().to_string();
+    rig.configure(&format!("[service.docs]\nengine = \"sqlite\"\n{}", lines.replace("@", &path)));
+    rig.run(&["init"]).code(0);
+    rig
+}
+
+/// A database in WAL mode with an empty table.
+fn database(path: &Path) -> Connection {
+    let connection = Connection::open(path).unwrap();
+    connection.busy_timeout(Duration::from_secs(5)).unwrap();
+    connection
+        .execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
+             CREATE TABLE IF NOT EXISTS t (n INTEGER PRIMARY KEY, x BLOB)",
+        )
+        .unwrap();
+    connection
+}
+
+fn insert(connection: &Connection, n: i64) {
+    connection.execute("INSERT INTO t VALUES (?1, randomblob(2000))", [n]).unwrap();
+}
+
+fn receiver(rig: &Rig) -> Killed {
+    let mut command = rig.command(&["wal", "receive", "docs"]);
+    Killed(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+}
+
+/// Returns when everything that was committed before the call is in the vault.
+#[track_caller]
+fn is_stored(rig: &Rig) {
+    let (now, file) = (Timestamp::now(), rig.path("state/services/docs/log-pushed"));
+    wait_for("the log is stored", || {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        text.parse::<Timestamp>().is_ok_and(|until| until >= now)
+    });
+}
+
+/// Restores to a place of its own, and hands out the databases that came of it.
+#[track_caller]
+fn restored(rig: &Rig, name: &str, words: &[&str]) -> (PathBuf, serde_json::Value) {
+    let target = rig.path(name);
+    let target = target.to_str().unwrap();
+    let mut all = vec!["--json", "restore", "docs", "--target", target];
+    all.extend(words);
+    let said = rig.run(&all).code(0).json();
+    (PathBuf::from(said["targets"][0].as_str().unwrap()), said)
+}
+
+/// The last number, where all from 1 on are there and SQLite finds no fault.
+#[track_caller]
+fn last(database: &Path) -> i64 {
+    let connection = Connection::open(database).unwrap();
+    let check: String =
+        connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(check, "ok");
+    let sql = "SELECT count(*), coalesce(max(n), 0) FROM t";
+    let (count, last): (i64, i64) =
+        connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    assert_eq!(count, last, "there is a hole");
+    last
+}
+
+/// Not a test of its own: the writer's process. Without a database it tries a few commits on one of
+/// its own.
+#[test]
+fn the_writer() {
+    let own = tempfile::tempdir().unwrap();
+    let (path, most) = match std::env::var_os(WRITER) {
+        Some(path) => (PathBuf::from(path), i64::MAX),
+        None => (own.path().join("app.db"), 5_i64),
+    };
+    let connection = database(&path);
+    let mut ledger =
+        fs::File::options().create(true).append(true).open(path.with_extension("ledger")).unwrap();
+    let from: i64 =
+        connection.query_row("SELECT coalesce(max(n), 0) FROM t", [], |row| row.get(0)).unwrap();
+    for n in from + 1..most.saturating_add(1) {
+        insert(&connection, n);
+        let line = format!("{n} {}\n", Timestamp::now().as_millisecond());
+        ledger.write_all(line.as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(last(&path), 5);
+}
+
+fn writer(rig: &Rig) -> Killed {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "sqlite_log::the_writer"]).env(WRITER, rig.path("app.db"));
+    Killed(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+}
+
+/// Numbers and times in milliseconds of what was acknowledged.
+fn acknowledged(rig: &Rig) -> Vec<(i64, i64)> {
+    let text = fs::read_to_string(rig.path("app.ledger")).unwrap_or_default();
+    let line = |line: &str| {
+        let (n, time) = line.split_once(' ')?;
+        Some((n.parse().ok()?, time.parse().ok()?))
+    };
+    text.lines().filter_map(line).collect()
+}
+
+#[test]
+fn whoever_is_killed_at_whatever_moment_a_second_is_lost_at_most() {
+    let rig = rig("path = \"@\"\n");
+    drop(database(&rig.path("app.db")));
+    let rounds = std::env::var("MAINSTAY_KILL_ROUNDS").ok().and_then(|text| text.parse().ok());
+    let mut processes: [Option<Killed>; 2] = [None, None];
+    let mut worst = 0;
+    for round in 0..rounds.unwrap_or(KILLS) {
+        processes[0].get_or_insert_with(|| writer(&rig));
+        processes[1].get_or_insert_with(|| receiver(&rig));
+        is_stored(&rig);
+        // Any number will do; the machine's load adds its own.
+        let moment = Timestamp::now().as_microsecond().unsigned_abs().wrapping_mul(2_654_435_761);
+        std::thread::sleep(Duration::from_millis(50 + moment % 1200));
+        let victims: &[usize] = [&[1][..], &[0, 1], &[0]][usize::try_from(round % 3).unwrap()];
+        for victim in victims {
+            processes[*victim].take().unwrap().kill();
+        }
+        let killed = Timestamp::now().as_millisecond();
+        if victims == [0] {
+            is_stored(&rig);
+        }
+        let (copy, _) = restored(&rig, &format!("copy-{round}"), &[]);
+        let last = last(&copy);
+        let acknowledged = acknowledged(&rig);
+        let known = acknowledged.last().unwrap().0;
+        // What was shipped was committed, acknowledged or not.
+        let lost = acknowledged.iter().find(|(n, time)| *n > last && *time <= killed);
+        let lost = lost.map_or(0, |(_, time)| killed - time);
+        worst = worst.max(lost);
+        if victims == [0] {
+            assert!(last == known || last == known + 1, "{last} of {known}");
+        }
+        fs::remove_dir_all(rig.path(format!("copy-{round}"))).unwrap();
+    }
+    println!("the worst loss was {worst} ms");
+    // A machine that does ten other things may be late; a log that is not shipped is much later.
+    assert!(worst <= 3000, "{worst} ms were lost");
+}
+
+#[test]
+fn any_time_between_two_points_can_be_reached() {
+    let rig = rig("path = \"@\"\n");
+    let connection = database(&rig.path("app.db"));
+    let mut shipper = receiver(&rig);
+    is_stored(&rig);
+    let mut times = Vec::new();
+    for n in 1..=40 {
+        insert(&connection, n);
+        if n % 10 == 0 {
+            // Seen as committed before, and nothing after it yet.
+            std::thread::sleep(Duration::from_millis(250));
+            times.push((n, Timestamp::now()));
+        }
+        // All of it is rewritten, what is deleted goes, and the tables are others.
+        if n == 20 {
+            connection.execute_batch("VACUUM; CREATE TABLE other (y); DROP TABLE other").unwrap();
+        }
+        if n == 30 {
+            connection.execute_batch("PRAGMA wal_checkpoint(PASSIVE)").unwrap();
+        }
+    }
+    is_stored(&rig);
+    // The one who ships runs no more, and everything is in the vault.
+    shipper.kill();
+    drop(connection);
+    for (n, time) in &times {
+        let (copy, said) = restored(&rig, &format!("at-{n}"), &["--at", &time.to_string()]);
+        assert_eq!(last(&copy), *n, "{said}");
+        assert!(said["log"].get("gaps").is_none(), "{said}");
+    }
+    let (copy, _) = restored(&rig, "end", &[]);
+    assert_eq!(last(&copy), 40);
+    // The points alone hold nothing of it, and the log is verified with everything else.
+    let point = rig.run(&["--json", "snapshots", "docs"]).json();
+    let id = point["services"][0]["snapshots"][0]["snapshot"].as_str().unwrap().to_owned();
+    let (copy, _) = restored(&rig, "point", &["--snapshot", &id]);
+    assert_eq!(last(&copy), 0);
+    rig.run(&["check", "docs", "--read-data"]).code(0);
+}
+
+#[test]
+fn what_breaks_the_log_is_noticed_and_named() {
+    let rig = rig("path = \"@\"\n");
+    let path = rig.path("app.db");
+    let connection = database(&path);
+    insert(&connection, 1);
+    rig.run(&["wal", "receive", "docs", "--once"]).code(0);
+    let points = |rig: &Rig| {
+        let said = rig.run(&["--json", "snapshots", "docs"]).json();
+        said["services"][0]["snapshots"].as_array().unwrap().len()
+    };
+    assert_eq!(points(&rig), 1);
+    // Nobody ships, but nothing is lost: it goes on where it was.
+    insert(&connection, 2);
+    rig.run(&["wal", "receive", "docs", "--once"]).code(0);
+    assert_eq!(points(&rig), 1, "a point was made without need");
+    assert_eq!(last(&restored(&rig, "two", &[]).0), 2);
+
+    // A foreign checkpoint begins the log anew while nobody ships.
+    insert(&connection, 3);
+    let before = Timestamp::now();
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("a checkpoint");
+    insert(&connection, 4);
+    std::thread::sleep(Duration::from_millis(20));
+    rig.run(&["wal", "receive", "docs", "--once"]).code(0).complains("begun anew");
+    assert_eq!(points(&rig), 2);
+    assert_eq!(last(&restored(&rig, "four", &[]).0), 4);
+    let (copy, said) = restored(&rig, "gap", &["--at", &before.to_string()]);
+    assert_eq!(last(&copy), 2);
+    assert!(said["log"]["gaps"][0].as_str().unwrap().contains("gap"), "{said}");
+
+    // Another journal mode has no log; a backup is a backup still.
+    connection.execute_batch("PRAGMA journal_mode = DELETE").unwrap();
+    insert(&connection, 5);
+    let mut shipper = receiver(&rig);
+    rig.run(&["backup", "docs"]).code(0);
+    assert_eq!(last(&restored(&rig, "five", &[]).0), 5);
+    // It is noticed when the log is back, and when the file is another one.
+    connection.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+    insert(&connection, 6);
+    is_stored(&rig);
+    assert_eq!(last(&restored(&rig, "six", &[]).0), 6);
+    drop(connection);
+    let fresh = rig.path("fresh.db");
+    let other = database(&fresh);
+    (1..=3).for_each(|n| insert(&other, n));
+    other.close().unwrap();
+    for suffix in ["-wal", "-shm"] {
+        let _ = fs::remove_file(rig.path(format!("app.db{suffix}")));
+    }
+    fs::rename(&fresh, &path).unwrap();
+    is_stored(&rig);
+    let other = database(&path);
+    insert(&other, 4);
+    is_stored(&rig);
+    assert_eq!(last(&restored(&rig, "replaced", &[]).0), 4);
+    drop(other);
+
+    // A restore in place is not kept from it by the one who ships.
+    rig.run(&["restore", "docs", "--replace"]).code(0);
+    assert_eq!(last(&path), 4);
+    is_stored(&rig);
+    shipper.kill();
+}
+
+#[test]
+fn two_databases_of_one_service() {
+    let rig = Rig::new();
+    rig.write("password", "correct horse battery staple\n");
+    let (one, two) = (rig.path("one/app.db"), rig.path("two/app.db"));
+    fs::create_dir(rig.path("one")).unwrap();
+    fs::create_dir(rig.path("two")).unwrap();
+    let connections = [database(&one), database(&two)];
+    rig.configure(&format!(
+        "[service.docs]\nengine = \"sqlite\"\npaths = [\"{}\", \"{}\"]\n",
+        one.display(),
+        two.display()
+    ));
+    rig.run(&["init"]).code(0);
+    rig.run(&["wal", "receive", "docs", "--once"]).code(0);
+    insert(&connections[0], 1);
+    (1..=2).for_each(|n| insert(&connections[1], n));
+    rig.run(&["wal", "receive", "docs", "--once"]).code(0);
+    let (_, said) = restored(&rig, "copy", &[]);
+    let targets = said["targets"].as_array().unwrap();
+    let found: Vec<i64> =
+        targets.iter().map(|target| last(Path::new(target.as_str().unwrap()))).collect();
+    assert_eq!(found, [1, 2], "{said}");
+}
+
+#[test]
+fn a_vault_that_is_gone_fills_no_disk_and_keeps_nobody_waiting() {
+    let rig = rig("path = \"@\"\nlog-queue = \"64 MiB\"\n");
+    let path = rig.path("app.db");
+    let connection = database(&path);
+    insert(&connection, 1);
+    let mut shipper = receiver(&rig);
+    is_stored(&rig);
+    fs::rename(rig.path("vault"), rig.path("away")).unwrap();
+    let wal = rig.path("app.db-wal");
+    let length = || fs::metadata(&wal).map_or(0, |meta| meta.len());
+    let book = rig.path("state/services/docs/sqlite-log.json");
+    let (mut n, mut longest) = (1, Duration::ZERO);
+    let began = Instant::now();
+    // Until so much has waited that it was let go.
+    while !fs::read_to_string(&book).unwrap().contains("\"place\":null") {
+        assert!(began.elapsed() < Duration::from_secs(60), "{} bytes, and not let go", length());
+        let commit = Instant::now();
+        connection.execute_batch("BEGIN").unwrap();
+        for _ in 0..200 {
+            n += 1;
+            insert(&connection, n);
+        }
+        connection.execute_batch("COMMIT").unwrap();
+        longest = longest.max(commit.elapsed());
+        // What a second may add must be less than what is allowed to wait.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(length() > 64 << 20, "it was let go at {} bytes", length());
+    assert!(longest < Duration::from_secs(5), "a writer waited for {longest:?}");
+    wait_for("the log is made short", || length() <= 4 << 20);
+    fs::rename(rig.path("away"), rig.path("vault")).unwrap();
+    is_stored(&rig);
+    assert_eq!(last(&restored(&rig, "copy", &[]).0), n);
+    shipper.kill();
+}
