@@ -4,6 +4,7 @@
 //! Unknown keys are errors, because a misspelt `keep` is a history that is not kept.
 
 mod bucket;
+mod drills;
 mod keys;
 mod read;
 mod rules;
@@ -194,7 +195,7 @@ pub struct Service {
     /// When a backup is due, in cron syntax.
     #[serde(default)]
     pub schedule: Option<String>,
-    /// Time zone of `schedule` (IANA name); the host's own without it.
+    /// Time zone of `schedule` and `drill-schedule` (IANA name); the host's own without it.
     #[serde(default)]
     pub time_zone: Option<String>,
     /// Which points are kept; all without it.
@@ -203,6 +204,24 @@ pub struct Service {
     /// The oldest that the newest point may get before it alarms, e.g. `"5m"`.
     #[serde(default)]
     pub rpo: Option<String>,
+    /// The longest that a recovery may take, as drills measure it, before it alarms, e.g. `"10m"`.
+    #[serde(default)]
+    pub rto: Option<String>,
+    /// When a drill is due on this host, in cron syntax.
+    #[serde(default)]
+    pub drill_schedule: Option<String>,
+    /// Where drills restore to, instead of below `host.state-dir`.
+    #[serde(default)]
+    pub drill_dir: Option<PathBuf>,
+    /// SQL that a drill asks the restored copy (`postgres`, `sqlite`).
+    #[serde(default)]
+    pub drill_query: Option<String>,
+    /// Command that a drill runs beside the restored copy; exit code 0 if that is as it should be.
+    #[serde(default)]
+    pub drill_command: Option<String>,
+    /// What `drill-query` or `drill-command` has to answer.
+    #[serde(default)]
+    pub drill_expect: Option<String>,
 
     /// File with this service's password, else the vault's.
     #[serde(default)]

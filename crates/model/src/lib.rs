@@ -23,7 +23,7 @@ pub use cancel::CancelToken;
 pub use class::{Class, Classify};
 pub use generation::Generation;
 pub use names::{MemberName, NameError, OperationId, ServiceName};
-pub use point::{PointName, Position, RecoveryPoint, SnapshotId, TagChange};
+pub use point::{Drill, PointName, Position, RecoveryPoint, SnapshotId, TagChange, Verified};
 pub use progress::Progress;
 pub use seal::{Seal, SealError};
 pub use secret::Secret;

@@ -120,9 +120,15 @@ pub struct RecoveryPoint {
     pub source_time: Timestamp,
     /// When the vault had all of it.
     pub received: Timestamp,
+    /// When a check last read its bytes and found them whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verified>,
     /// When a drill last proved it restorable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drilled: Option<Timestamp>,
+    /// Its last drill, whatever came of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill: Option<Drill>,
     /// Log position, where the engine has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<Position>,
@@ -140,6 +146,35 @@ pub struct RecoveryPoint {
     /// would have to be another, with another id, and standbys and takeovers know it by this one.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub tags: BTreeSet<String>,
+}
+
+/// That the bytes of a point were read in the vault, and are what was stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Verified {
+    /// When.
+    pub at: Timestamp,
+    /// Which part of the vault was read, `2/7` or `5%`; all of it without this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<String>,
+}
+
+/// One drill: a point was restored to a scratch place, and judged there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Drill {
+    /// When it ended.
+    pub at: Timestamp,
+    /// The member on whose host it was.
+    pub member: MemberName,
+    /// The copy was sound, and gave the expected answer.
+    pub sound: bool,
+    /// Milliseconds from the begin of the restore until the copy answered; of one that never did,
+    /// none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery_millis: Option<u64>,
+    /// Nothing of it could reach the network.
+    pub isolated: bool,
 }
 
 /// A change of the tags of a point.

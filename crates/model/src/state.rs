@@ -5,12 +5,13 @@
 //! `coordination` crate loads a state, applies one transition, and stores the result by
 //! compare-and-set; two hosts that apply transitions at once cannot both win.
 
+mod proofs;
 mod refusal;
 mod transitions;
 
 pub use refusal::Refusal;
 
-use crate::{Generation, MemberName, Position, RecoveryPoint, ServiceName, SnapshotId};
+use crate::{Drill, Generation, MemberName, Position, RecoveryPoint, ServiceName, SnapshotId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -169,6 +170,18 @@ pub struct PastTakeover {
     pub head: Option<SnapshotId>,
 }
 
+/// The last drill of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct LastDrill {
+    /// The point.
+    pub snapshot: SnapshotId,
+    /// The point's consistency time.
+    pub source_time: Timestamp,
+    /// What came of it.
+    pub drill: Drill,
+}
+
 /// Everything the vault knows of one service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -193,6 +206,9 @@ pub struct ServiceState {
     /// Every committed point, in the order of their commits.
     #[serde(default)]
     pub points: Vec<RecoveryPoint>,
+    /// The last drill of any point. It outlives the point.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_drill: Option<LastDrill>,
     /// The takeover under way.
     #[serde(default)]
     pub intent: Option<Intent>,
@@ -213,6 +229,7 @@ impl ServiceState {
             members: BTreeMap::new(),
             head: None,
             points: Vec::new(),
+            last_drill: None,
             intent: None,
             takeovers: Vec::new(),
         }

@@ -3,7 +3,9 @@
 
 use super::read::Finding;
 use super::source::Source;
-use super::{Config, Quiesce, Service, Vault, VaultUrl, bucket, keys, vault_dir, without_password};
+use super::{
+    Config, Quiesce, Service, Vault, VaultUrl, bucket, drills, keys, vault_dir, without_password,
+};
 use crate::schedule::Schedule;
 use crate::{ServiceName, duration, size};
 use jiff::tz::TimeZone;
@@ -70,7 +72,7 @@ impl Judge<'_> {
         self.verdict.errors.push(finding);
     }
 
-    fn doubtful(&mut self, key: &str, what: impl Into<String>) {
+    pub(super) fn doubtful(&mut self, key: &str, what: impl Into<String>) {
         let finding = self.finding(key, what.into());
         self.verdict.warnings.push(finding);
     }
@@ -170,6 +172,7 @@ impl Judge<'_> {
         self.neighbours(config, service);
         self.commands(service);
         self.schedule(service);
+        drills::judge(self, config, service);
         self.passwords(config, service);
     }
 
@@ -423,16 +426,21 @@ impl Judge<'_> {
                     );
                 }
             }
-            if service.schedule.is_none() {
+            if service.schedule.is_none() && service.drill_schedule.is_none() {
                 self.doubtful("time-zone", "means nothing without `schedule`");
             }
         }
-        if let Some(schedule) = &service.schedule
-            && let Err(e) = Schedule::parse(schedule, zone)
-        {
-            self.wrong("schedule", e.to_string());
+        let schedules =
+            [("schedule", &service.schedule), ("drill-schedule", &service.drill_schedule)];
+        for (key, schedule) in schedules {
+            if let Some(schedule) = schedule
+                && let Err(e) = Schedule::parse(schedule, zone.clone())
+            {
+                self.wrong(key, e.to_string());
+            }
         }
         self.duration("rpo", service.rpo.as_deref());
+        self.duration("rto", service.rto.as_deref());
         if let Some(keep) = &service.keep {
             let counts =
                 [keep.last, keep.hourly, keep.daily, keep.weekly, keep.monthly, keep.yearly];
@@ -505,14 +513,14 @@ impl Judge<'_> {
 }
 
 /// Everything of the host that a service's data is in, with the key that names it.
-fn roots(service: &Service) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+pub(super) fn roots(service: &Service) -> impl Iterator<Item = (&'static str, &PathBuf)> {
     let path = service.path.iter().map(|path| ("path", path));
     let paths = service.paths.iter().map(|path| ("paths", path));
     path.chain(paths).chain(service.data_dir.iter().map(|path| ("data-dir", path)))
 }
 
 /// Whether a service leaves this out: itself or a directory above it is an exclude.
-fn left_out(service: &Service, path: &Path) -> bool {
+pub(super) fn left_out(service: &Service, path: &Path) -> bool {
     service.exclude.iter().any(|out| Path::new(out).is_absolute() && path.starts_with(out))
 }
 

@@ -202,10 +202,9 @@ impl ServiceState {
         self.generation = self.generation.max(source.generation);
         for point in &source.points {
             let Some(&snapshot) = ids.get(&point.snapshot) else { continue };
-            let copy = RecoveryPoint { snapshot, ..point.clone() };
             match self.points.iter_mut().find(|known| known.snapshot == snapshot) {
-                Some(known) => *known = copy,
-                None => self.points.push(copy),
+                Some(known) => *known = known.as_copy_of(point),
+                None => self.points.push(point.unproven(snapshot)),
             }
         }
         // Points that were copied later may be older.
@@ -226,14 +225,7 @@ impl ServiceState {
         Ok(())
     }
 
-    /// A drill proved a point restorable. An older proof never replaces a newer one.
-    pub fn drilled(&mut self, point: SnapshotId, at: Timestamp) -> Result<(), Refusal> {
-        let entry = self.point_mut(point)?;
-        entry.drilled = entry.drilled.max(Some(at));
-        Ok(())
-    }
-
-    fn point_mut(&mut self, id: SnapshotId) -> Result<&mut RecoveryPoint, Refusal> {
+    pub(super) fn point_mut(&mut self, id: SnapshotId) -> Result<&mut RecoveryPoint, Refusal> {
         let found = self.points.iter_mut().find(|point| point.snapshot == id);
         found.ok_or(Refusal::NoSuchPoint(id))
     }

@@ -459,3 +459,29 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_said_about_drills_makes_sense() {
+    assert_eq!(files("drill-schedule = \"0 4 * * 0\"\nrto = \"10m\"\n"), [] as [String; 0]);
+    for (lines, about) in [
+        ("drill-schedule = \"often\"\n", "drill-schedule"),
+        ("rto = \"soon\"\n", "rto"),
+        ("rto = \"0s\"\n", "rto"),
+        ("drill-dir = \"scratch\"\n", "drill-dir"),
+        ("drill-dir = \"/srv/a/scratch\"\n", "lies in /srv/a of service a"),
+        ("drill-dir = \"/srv/vault/scratch\"\n", "lies in the vault"),
+        ("drill-query = \"SELECT 1\"\n", "means nothing to engine files"),
+        ("drill-expect = \"1\"\n", "answers nothing"),
+        ("drill-command = \" \"\n", "is empty"),
+    ] {
+        let found = files(lines);
+        assert!(found.len() == 1 && found[0].contains(about), "{lines}: {found:?}");
+    }
+    let sqlite = "engine = \"sqlite\"\npath = \"/srv/a.db\"\ndrill-query = \"SELECT 1\"\n";
+    assert_eq!(service(sqlite), [] as [String; 0]);
+    assert_eq!(service(&format!("{sqlite}drill-command = \"true\"\n")).len(), 1);
+    let unmeasured =
+        format!("{BASE}[service.a]\nengine = \"files\"\npath = \"/srv/a\"\nrto = \"1m\"\n");
+    let warned = read(&unmeasured, "m.toml").unwrap().warnings;
+    assert!(warned.len() == 1 && warned[0].to_string().contains("drill-schedule"), "{warned:?}");
+}

@@ -5,7 +5,9 @@ use jiff::Timestamp;
 use mainstay_model::state::{
     Applied, FenceProof, Intent, Refusal, Role, ServiceState, Stopped, TakeoverKind,
 };
-use mainstay_model::{Class, Classify, Generation, MemberName, RecoveryPoint, ServiceName};
+use mainstay_model::{
+    Class, Classify, Drill, Generation, MemberName, RecoveryPoint, ServiceName, Verified,
+};
 use std::collections::{BTreeMap, HashSet};
 
 const T: Timestamp = Timestamp::UNIX_EPOCH;
@@ -278,9 +280,6 @@ fn points_are_forgotten_unless_somebody_needs_them() {
         state.commit(point(number, T)).unwrap();
     }
     state.pin(id(3), true).unwrap();
-    state.drilled(id(2), at("2026-01-02T00:00:00Z")).unwrap();
-    state.drilled(id(2), at("2026-01-01T00:00:00Z")).unwrap();
-    assert_eq!(state.point(id(2)).unwrap().drilled, Some(at("2026-01-02T00:00:00Z")));
     state.stopped(&member("a"), Some(Stopped { last_point: Some(id(4)), ..stopped(1) })).unwrap();
     let why = |number: u64| state.needed(id(number));
     assert_eq!(why(1).as_deref(), Some("the standby b holds it"));
@@ -308,9 +307,56 @@ fn points_are_forgotten_unless_somebody_needs_them() {
     assert_eq!(state.point(id(3)).unwrap().tags, tags(&["x", "y"]));
     assert_eq!(state.tag(id(1), &change(None, &[], &[])), Err(Refusal::NoSuchPoint(id(1))));
     assert_eq!(state.pin(id(1), true), Err(Refusal::NoSuchPoint(id(1))));
-    assert_eq!(state.drilled(id(1), T), Err(Refusal::NoSuchPoint(id(1))));
     state.claim(unplanned("op", "b")).unwrap();
     assert!(matches!(state.forget(&[id(3)]), Err(Refusal::TakeoverUnderWay { .. })));
+}
+
+fn drill(time: &str, sound: bool) -> Drill {
+    let recovery_millis = sound.then_some(1500);
+    Drill { at: at(time), member: member("b"), sound, recovery_millis, isolated: true }
+}
+
+#[test]
+fn what_was_proven_of_a_point_is_known() {
+    let mut state = three();
+    state.commit(point(2, T)).unwrap();
+    let (early, late) = (drill("2026-01-01T00:00:00Z", true), drill("2026-01-02T00:00:00Z", true));
+    state.drilled(id(2), &late).unwrap();
+    state.drilled(id(2), &early).unwrap();
+    let known = |state: &ServiceState| {
+        let point = state.point(id(2)).unwrap();
+        (point.drilled, point.drill.clone())
+    };
+    assert_eq!(
+        known(&state),
+        (Some(late.at), Some(late.clone())),
+        "the older one replaces nothing"
+    );
+    // A failure is told, and takes nothing back.
+    let failed = drill("2026-01-03T00:00:00Z", false);
+    state.drilled(id(2), &failed).unwrap();
+    assert_eq!(known(&state), (Some(late.at), Some(failed.clone())));
+    let refused = state.drilled(id(77), &failed);
+    assert_eq!(refused, Err(Refusal::NoSuchPoint(id(77))));
+
+    let verified =
+        |time: &str, part: Option<&str>| Verified { at: at(time), part: part.map(str::to_owned) };
+    let (whole, part) = (verified("2026-01-02T00:00:00Z", None), Some("2/7"));
+    let of = |state: &ServiceState| state.point(id(2)).unwrap().verified.clone();
+    let partly = verified("2026-01-01T00:00:00Z", part);
+    state.verified(&[id(2), id(77)], &partly);
+    assert_eq!(of(&state), Some(partly));
+    state.verified(&[id(2)], &whole);
+    state.verified(&[id(2)], &verified("2026-01-03T00:00:00Z", part));
+    assert_eq!(of(&state), Some(whole.clone()), "a part says less than all");
+    assert_eq!(state.point(id(1)).unwrap().verified, None);
+
+    // It is read as it was written; and the last drill is known after its point is gone.
+    let text = serde_json::to_string(&state).unwrap();
+    assert_eq!(serde_json::from_str::<ServiceState>(&text).unwrap(), state);
+    state.commit(point(3, T)).unwrap();
+    state.forget(&[id(2)]).unwrap();
+    assert_eq!(state.last_drill.unwrap().drill, failed);
 }
 
 #[test]
@@ -320,6 +366,7 @@ fn a_copy_of_the_history_has_the_points_and_no_members() {
     source.commit(point(2, later(10))).unwrap();
     source.commit(RecoveryPoint { incomplete: true, ..point(3, later(20)) }).unwrap();
     source.generation = Generation(4);
+    source.drilled(id(2), &drill("2026-01-01T00:00:00Z", true)).unwrap();
     let ids = |numbers: &[u64]| numbers.iter().map(|n| (id(*n), id(*n + 100))).collect();
 
     // The newer ones first: what comes later may be older.
@@ -336,6 +383,11 @@ fn a_copy_of_the_history_has_the_points_and_no_members() {
     copy.mirror(&source, &ids(&[2, 3])).unwrap();
     assert_eq!(copy.points.len(), 3);
     assert!(copy.points[1].pinned);
+    // What was proven of the bytes there proves nothing of those here.
+    assert_eq!(copy.points[1].drilled, None);
+    copy.drilled(id(102), &drill("2026-01-02T00:00:00Z", true)).unwrap();
+    copy.mirror(&source, &ids(&[2, 3])).unwrap();
+    assert_eq!(copy.points[1].drilled, Some(at("2026-01-02T00:00:00Z")));
     // Once somebody goes by it, it is no copy.
     copy.join(&member("d"), Role::Standby, T).unwrap();
     let refused = copy.mirror(&source, &ids(&[2, 3]));

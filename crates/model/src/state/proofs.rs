@@ -1,0 +1,60 @@
+//! What is known of points beyond that they were stored: whether their bytes were read again, and
+//! whether they were restored. It is of one vault; what was proven of another's bytes proves nothing
+//! here.
+
+use super::{LastDrill, Refusal, ServiceState};
+use crate::{Drill, RecoveryPoint, SnapshotId, Verified};
+
+impl ServiceState {
+    /// A point was drilled. An older drill never replaces a newer one, and a failure never takes
+    /// back that the point was once proven restorable.
+    pub fn drilled(&mut self, snapshot: SnapshotId, drill: &Drill) -> Result<(), Refusal> {
+        let entry = self.point_mut(snapshot)?;
+        if drill.sound {
+            entry.drilled = entry.drilled.max(Some(drill.at));
+        }
+        if entry.drill.as_ref().is_none_or(|known| known.at <= drill.at) {
+            entry.drill = Some(drill.clone());
+        }
+        let source_time = entry.source_time;
+        if self.last_drill.as_ref().is_none_or(|last| last.drill.at <= drill.at) {
+            self.last_drill = Some(LastDrill { snapshot, source_time, drill: drill.clone() });
+        }
+        Ok(())
+    }
+
+    /// The bytes of these points, or a part of them, were read and are whole. A point that is gone
+    /// meanwhile is none of it. That a part was read says less than that all was, and never replaces
+    /// it.
+    pub fn verified(&mut self, points: &[SnapshotId], verified: &Verified) {
+        for point in self.points.iter_mut().filter(|point| points.contains(&point.snapshot)) {
+            let replaces = match &point.verified {
+                None => true,
+                Some(known) if known.part.is_none() => {
+                    verified.part.is_none() && known.at <= verified.at
+                }
+                Some(known) => verified.part.is_none() || known.at <= verified.at,
+            };
+            if replaces {
+                point.verified = Some(verified.clone());
+            }
+        }
+    }
+}
+
+impl RecoveryPoint {
+    /// The same point in another vault, of whose bytes nothing is proven yet.
+    pub(super) fn unproven(&self, snapshot: SnapshotId) -> RecoveryPoint {
+        RecoveryPoint { snapshot, verified: None, drilled: None, drill: None, ..self.clone() }
+    }
+
+    /// The same point, as another vault knows it now, with what is proven of it in this one.
+    pub(super) fn as_copy_of(&self, other: &RecoveryPoint) -> RecoveryPoint {
+        RecoveryPoint {
+            verified: self.verified.clone(),
+            drilled: self.drilled,
+            drill: self.drill.clone(),
+            ..other.unproven(self.snapshot)
+        }
+    }
+}
