@@ -10,7 +10,7 @@ mod output;
 
 pub use output::Output;
 
-use crate::Error;
+use crate::{Error, Isolation};
 use model::{CancelToken, Class, Secret};
 use output::Sink;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
@@ -130,6 +130,16 @@ impl Command {
     /// and then it is not tied.
     pub fn tied(mut self) -> Self {
         self.tied = true;
+        self
+    }
+
+    /// Runs it cut off from the network, as far as that can be done here.
+    pub fn within(mut self, isolation: &Isolation) -> Self {
+        let mut words = isolation.words().iter().map(OsString::from);
+        if let Some(program) = words.next() {
+            let inner = std::mem::replace(&mut self.program, program);
+            self.args = words.chain([inner]).chain(self.args).collect();
+        }
         self
     }
 

@@ -4,7 +4,7 @@
 //! directories, journal, start gate), the engine owns *meaning* (what to read, how to make restored
 //! files a working service, how to start, stop, promote and judge it).
 
-use crate::Error;
+use crate::{Error, Proof, Rehearsal, Rehearsed};
 use jiff::Timestamp;
 use model::config::Service;
 use model::{CancelToken, Generation, MemberName, Position, Progress, ServiceName};
@@ -314,4 +314,22 @@ pub trait Engine: Send + Sync {
 
     /// Judges the copy whose root files are at these places. Must not change it.
     fn check(&self, cx: &Context<'_>, copy: &[Staged]) -> Result<Verdict, Error>;
+
+    /// What a drill proves of a copy.
+    fn proof(&self) -> Proof {
+        Proof::None
+    }
+
+    /// Brings a scratch copy to life, judges it there, asks it the user's question, and leaves
+    /// nothing running, also if this process dies. Everything that it starts runs within the
+    /// rehearsal's isolation and works on the copy alone: no port, file, slot or archive of the
+    /// service, which may run on this very host. A copy that does not come up is a verdict; that it
+    /// could not be tried is an error.
+    fn rehearse(&self, cx: &Context<'_>, rehearsal: &Rehearsal<'_>) -> Result<Rehearsed, Error> {
+        let (_, _) = (cx, rehearsal);
+        Err(Error::invalid(format!(
+            "engine {} has no rehearsal, so its copies cannot be drilled",
+            self.name()
+        )))
+    }
 }

@@ -10,6 +10,7 @@ mod error;
 pub mod external;
 pub mod files;
 pub mod postgres;
+pub mod rehearsal;
 pub mod script;
 pub mod sqlite;
 
@@ -18,6 +19,7 @@ pub use contract::{
     Refresh, Root, RootKind, Running, SnapshotMeta, Staged, TreeOptions, Verdict,
 };
 pub use error::Error;
+pub use rehearsal::{Isolation, Proof, Question, Rehearsal, Rehearsed};
 
 use model::config::Service;
 

@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 use model::schedule::Schedule;
-use model::{Role, duration};
+use model::{MemberName, Role, duration};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -37,6 +37,9 @@ pub(crate) struct Observed {
     pub(crate) newest: Option<Timestamp>,
     /// Source time of what this host holds, if it is a standby.
     pub(crate) holds: Option<Timestamp>,
+    /// Other members that are standbys and that say what they hold: since when they are, and its
+    /// source time.
+    pub(crate) standbys: Vec<(MemberName, Timestamp, Option<Timestamp>)>,
     /// Since when this host is what it is.
     pub(crate) since: Timestamp,
     /// What of the log is missing, so that a base is due whatever the schedule says.
@@ -132,6 +135,25 @@ pub(crate) fn staleness(seen: &Observed, now: Timestamp) -> Option<String> {
     })
 }
 
+/// One sentence, told by the primary, if standbys hold something older than the declared RPO allows:
+/// one whose host is gone can tell nobody.
+pub(crate) fn behind(seen: &Observed, now: Timestamp) -> Option<String> {
+    let rpo = seen.rpo.filter(|_| seen.role == Role::Primary)?;
+    let limit = now.checked_sub(duration::signed(rpo)).ok()?;
+    let old = seen.standbys.iter().filter(|(_, since, holds)| holds.unwrap_or(*since) < limit);
+    let told: Vec<String> = old
+        .map(|(name, since, holds)| {
+            let age = duration::age(holds.unwrap_or(*since), now);
+            let age = age.map(duration::human).unwrap_or_default();
+            match holds {
+                Some(_) => format!("what {name} holds is {age} old"),
+                None => format!("{name} holds nothing after {age}"),
+            }
+        })
+        .collect();
+    (!told.is_empty()).then(|| format!("{}; {} are allowed", told.join(", "), duration::human(rpo)))
+}
+
 /// What somebody was told and has not been told is over, by what it is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -208,6 +230,7 @@ mod tests {
             attempts: attempts.iter().map(attempt).collect(),
             newest: Some(at("08:00:00")),
             holds: None,
+            standbys: Vec::new(),
             since: at("00:00:00"),
             gap: None,
         }
@@ -272,6 +295,23 @@ mod tests {
         observed.role = Role::Standby;
         observed.holds = Some(at("08:10:00"));
         assert_eq!(staleness(&observed, at("08:15:00")), None);
+    }
+
+    #[test]
+    fn a_standby_that_is_left_behind_is_noticed_by_the_primary() {
+        let mut observed = seen(&[]);
+        let name = |name: &str| MemberName::new(name).unwrap();
+        observed.standbys = vec![
+            (name("b"), at("00:00:00"), Some(at("08:00:00"))),
+            (name("c"), at("08:00:00"), None),
+        ];
+        assert_eq!(behind(&observed, at("09:00:00")), None, "nothing is declared");
+        observed.rpo = Some(Duration::from_secs(600));
+        assert_eq!(behind(&observed, at("08:10:00")), None);
+        let told = behind(&observed, at("08:11:00")).unwrap();
+        assert!(told.contains("b holds is 11 min") && told.contains("c holds nothing"), "{told}");
+        observed.role = Role::Standby;
+        assert_eq!(behind(&observed, at("09:00:00")), None, "it speaks for itself");
     }
 
     #[test]

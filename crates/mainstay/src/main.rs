@@ -15,6 +15,7 @@ mod files;
 mod init;
 mod memory;
 mod mount;
+mod promises;
 mod rescue;
 mod signals;
 mod status;

@@ -1,13 +1,19 @@
 //! What is known of a service, gathered from the vault's state and this host's operations.
 
 use crate::commands::wal;
+use crate::due::Attempt;
 use crate::failure::Failure;
+use crate::promises::Drills;
 use crate::units;
 use jiff::Timestamp;
-use model::state::Intent;
-use model::{Generation, MemberName, OperationId, Position, Role, SnapshotId};
-use operations::ServiceSite;
+use jiff::tz::TimeZone;
+use model::schedule::Schedule;
+use model::state::{Intent, LastDrill};
+use model::{
+    Generation, Member, MemberName, OperationId, Position, Role, ServiceState, SnapshotId, Verified,
+};
 use operations::history::{self, Operation};
+use operations::{Kind, ServiceSite};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -36,6 +42,18 @@ pub(crate) struct Status {
     pub(crate) rpo_seconds: Option<u64>,
     /// Whether the newest point is young enough; unknown without a declared RPO.
     pub(crate) rpo_kept: Option<bool>,
+    /// The declared RTO, in seconds.
+    pub(crate) rto_seconds: Option<u64>,
+    /// Whether the last drill was as fast; unknown without a declared RTO, or without a drill.
+    pub(crate) rto_kept: Option<bool>,
+    /// The last drill of any point, on any host.
+    pub(crate) last_drill: Option<DrillStatus>,
+    /// When a drill last proved a point restorable.
+    pub(crate) proven: Option<Timestamp>,
+    /// What is wrong with the drills that are scheduled on this host: too long ago.
+    pub(crate) drill_overdue: Option<String>,
+    /// Whether everything that was promised holds, as far as it is known.
+    pub(crate) promises_kept: bool,
     pub(crate) points: usize,
     pub(crate) members: Vec<MemberStatus>,
     /// A takeover under way.
@@ -58,8 +76,28 @@ pub(crate) struct HeadPoint {
     pub(crate) source_time: Timestamp,
     /// How old that is now.
     pub(crate) age_seconds: Option<u64>,
+    /// When the vault had all of it.
+    pub(crate) received: Timestamp,
+    /// When its bytes were last read in the vault.
+    pub(crate) verified: Option<Verified>,
+    /// When a drill last proved it restorable.
+    pub(crate) drilled: Option<Timestamp>,
     pub(crate) position: Option<Position>,
     pub(crate) size_bytes: u64,
+}
+
+/// The last drill.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct DrillStatus {
+    pub(crate) snapshot: SnapshotId,
+    pub(crate) source_time: Timestamp,
+    pub(crate) at: Timestamp,
+    pub(crate) member: MemberName,
+    pub(crate) sound: bool,
+    /// From the begin of the restore until the copy answered.
+    pub(crate) recovery_seconds: Option<f64>,
+    pub(crate) isolated: bool,
 }
 
 /// Another member, or this one.
@@ -72,6 +110,11 @@ pub(crate) struct MemberStatus {
     /// Consistency time of what a standby holds.
     pub(crate) holds: Option<Timestamp>,
     pub(crate) position: Option<Position>,
+    /// How old that is now.
+    pub(crate) age_seconds: Option<u64>,
+    /// Whether it is young enough; unknown without a declared RPO, and of a standby that follows a
+    /// log, which only its own host knows.
+    pub(crate) rpo_kept: Option<bool>,
     /// How far a standby is behind the head.
     pub(crate) behind_seconds: Option<u64>,
     pub(crate) importing: bool,
@@ -90,6 +133,9 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
         snapshot: point.snapshot,
         source_time: point.source_time,
         age_seconds: units::age(point.source_time, now).map(|age| age.as_secs()),
+        received: point.received,
+        verified: point.verified.clone(),
+        drilled: point.drilled,
         position: point.position.clone(),
         size_bytes: point.size_bytes,
     });
@@ -99,16 +145,24 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
     let log_stored = log_stored(service, me.map(|me| me.role));
     let newest = head_time.map(|time| log_stored.map_or(time, |stored| stored.max(time)));
     let age = newest.and_then(|newest| units::age(newest, now));
+    // What never had a point is as old as the member, as for alerts.
+    let kept = |from: Timestamp| rpo.map(|rpo| units::age(from, now).is_none_or(|age| age <= rpo));
+    let rpo_kept = kept(newest.or(me.map(|me| me.since)).unwrap_or(now));
+    let drills = drills(service, &state, &operations)?;
     let members = state.members.iter().map(|(name, member)| {
         let applied = member.applied.as_ref().filter(|_| member.role == Role::Standby);
         let behind = applied.zip(head_time).map(|(applied, head)| {
             units::age(applied.source_time, head).map_or(0, |behind| behind.as_secs())
         });
+        let tells = member.role == Role::Standby && !follows(service);
+        let holds = applied.map(|applied| applied.source_time);
         MemberStatus {
+            age_seconds: holds.and_then(|holds| units::age(holds, now)).map(|age| age.as_secs()),
+            rpo_kept: if tells { kept(holds.unwrap_or(member.since)) } else { None },
             name: name.clone(),
             role: member.role,
             since: member.since,
-            holds: applied.map(|applied| applied.source_time),
+            holds,
             position: applied.and_then(|applied| applied.position.clone()),
             behind_seconds: behind,
             importing: member.importing,
@@ -116,6 +170,13 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
             label: member.label.clone(),
         }
     });
+    let members: Vec<MemberStatus> = members.collect();
+    let drill_overdue = drills.overdue(now);
+    let promises_kept = rpo_kept != Some(false)
+        && members.iter().all(|member| member.rpo_kept != Some(false))
+        && drills.rto_kept() != Some(false)
+        && drill_overdue.is_none()
+        && drills.last.as_ref().is_none_or(|last| last.drill.sound);
     Ok(Status {
         engine: service.spec().engine.clone(),
         member: service.member().clone(),
@@ -129,9 +190,15 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
         log_gap: operations::wal::open_gap(service, &state)?,
         age_seconds: age.map(|age| age.as_secs()),
         rpo_seconds: rpo.map(|rpo| rpo.as_secs()),
-        rpo_kept: rpo.map(|rpo| age.is_some_and(|age| age <= rpo)),
+        rpo_kept,
+        rto_seconds: drills.rto.map(|rto| rto.as_secs()),
+        rto_kept: drills.rto_kept(),
+        last_drill: drills.last.as_ref().map(drill_status),
+        proven: drills.proven,
+        drill_overdue,
+        promises_kept,
         points: state.points.len(),
-        members: members.collect(),
+        members,
         takeover: state.intent.clone(),
         running: operations.iter().rev().find(|one| one.running).cloned(),
         last: operations.iter().rev().find(|one| !one.running).cloned(),
@@ -143,6 +210,88 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
 fn log_stored(service: &ServiceSite, role: Option<Role>) -> Option<Timestamp> {
     let log = wal::keeps_log(service);
     if log && role == Some(Role::Primary) { wal::last_push(service) } else { None }
+}
+
+fn drill_status(last: &LastDrill) -> DrillStatus {
+    let millis = last.drill.recovery_millis;
+    DrillStatus {
+        snapshot: last.snapshot,
+        source_time: last.source_time,
+        at: last.drill.at,
+        member: last.drill.member.clone(),
+        sound: last.drill.sound,
+        recovery_seconds: millis.map(|millis| Duration::from_millis(millis).as_secs_f64()),
+        isolated: last.drill.isolated,
+    }
+}
+
+/// Whether standbys follow a log by themselves: the vault knows of them only what they held when
+/// they were last refreshed.
+fn follows(service: &ServiceSite) -> bool {
+    service.engine().is_ok_and(|engine| engine.refresh() == engines::Refresh::Follow)
+}
+
+/// Other members that are standbys and of which the vault knows what they hold: since when they are,
+/// and its source time.
+pub(crate) fn standbys(
+    service: &ServiceSite,
+    state: &ServiceState,
+) -> Vec<(MemberName, Timestamp, Option<Timestamp>)> {
+    if follows(service) {
+        return Vec::new();
+    }
+    let others = state
+        .members
+        .iter()
+        .filter(|(name, member)| member.role == Role::Standby && *name != service.member());
+    let holds = |member: &Member| member.applied.as_ref().map(|applied| applied.source_time);
+    others.map(|(name, member)| (name.clone(), member.since, holds(member))).collect()
+}
+
+/// What is known of the drills of a service.
+pub(crate) fn drills(
+    service: &ServiceSite,
+    state: &ServiceState,
+    operations: &[Operation],
+) -> Result<Drills, Failure> {
+    let spec = service.spec();
+    let last = state.last_drill.clone();
+    let sound = last.as_ref().filter(|last| last.drill.sound).map(|last| last.drill.at);
+    Ok(Drills {
+        schedule: schedule(service, spec.drill_schedule.as_deref())?,
+        rto: spec.rto.as_deref().and_then(|rto| units::parse_duration(rto).ok()),
+        attempts: attempts(operations, Kind::Drill),
+        proven: state.points.iter().filter_map(|point| point.drilled).max().max(sound),
+        last,
+        since: state.members.get(service.member()).map_or_else(Timestamp::now, |me| me.since),
+    })
+}
+
+/// The runs of a kind that are over.
+pub(crate) fn attempts(operations: &[Operation], kind: Kind) -> Vec<Attempt> {
+    let runs = operations.iter().filter(|one| one.kind == kind && !one.running);
+    let attempt = |one: &Operation| {
+        let incomplete = one.outcome == Some(operations::Outcome::Incomplete);
+        // What somebody cancelled is no failure, but no run either.
+        let well = one.outcome == Some(operations::Outcome::Done) || incomplete;
+        Attempt { began: one.started, well, incomplete }
+    };
+    runs.map(attempt).collect()
+}
+
+/// A schedule of the configuration, with the jitter of this host.
+pub(crate) fn schedule(
+    service: &ServiceSite,
+    text: Option<&str>,
+) -> Result<Option<Schedule>, Failure> {
+    let Some(text) = text else { return Ok(None) };
+    let invalid = |e: &dyn std::fmt::Display| Failure::invalid(e.to_string());
+    let zone = match &service.spec().time_zone {
+        Some(zone) => TimeZone::get(zone).map_err(|e| invalid(&e))?,
+        None => TimeZone::system(),
+    };
+    let schedule = Schedule::parse(text, zone).map_err(|e| invalid(&e))?;
+    Ok(Some(schedule.spread(service.member(), service.name())))
 }
 
 /// What the configuration promises.

@@ -39,6 +39,8 @@ pub enum Kind {
     Repair,
     /// The format's version is raised.
     Migrate,
+    /// A point is restored to a scratch place, and judged there.
+    Drill,
 }
 
 impl Kind {
@@ -56,6 +58,7 @@ impl Kind {
             Kind::Prune => "prune",
             Kind::Repair => "repair",
             Kind::Migrate => "migrate",
+            Kind::Drill => "drill",
         }
     }
 }

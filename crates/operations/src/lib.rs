@@ -9,6 +9,7 @@ pub mod alert;
 pub mod backup;
 pub mod cancel;
 pub mod copy;
+pub mod drill;
 mod error;
 mod exchange;
 pub mod forget;

@@ -307,7 +307,7 @@ pub(crate) fn prepare(
     })
 }
 
-fn staged(destinations: &[Destination]) -> Vec<Staged> {
+pub(crate) fn staged(destinations: &[Destination]) -> Vec<Staged> {
     let one = |d: &Destination| Staged {
         root: d.root.clone(),
         staged: d.staged.clone(),

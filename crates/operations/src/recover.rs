@@ -8,7 +8,7 @@ use crate::journal::{self, Event, Journal, Kind, Outcome, Steps};
 use crate::lock::MemberLock;
 use crate::operation::{Parts, Run, is_alive, operations_dir, remove_scratch};
 use crate::{
-    Error, ServiceSite, backup, forget, offline, quiesce, refresh, rejoin, restore, takeover,
+    Error, ServiceSite, backup, drill, forget, offline, quiesce, refresh, rejoin, restore, takeover,
 };
 use model::{Class, OperationId};
 use std::path::{Path, PathBuf};
@@ -109,6 +109,7 @@ pub(crate) fn undo(
         Kind::Offline | Kind::Online => offline::undo(&mut left)?,
         Kind::Rejoin => rejoin::undo(&mut left)?,
         Kind::Forget => forget::undo(&mut left)?,
+        Kind::Drill => drill::undo(&mut left)?,
         // Whatever they are killed in, the repository is whole; what they left the next one removes.
         Kind::Prune | Kind::Repair | Kind::Migrate => {}
     }

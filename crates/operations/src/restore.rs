@@ -487,7 +487,7 @@ fn targets_below(dir: &Path, meta: &SnapshotMeta) -> Result<Vec<PathBuf>, Error>
     }])
 }
 
-fn size_of(site: &ServiceSite, snapshot: SnapshotId) -> Result<u64, Error> {
+pub(crate) fn size_of(site: &ServiceSite, snapshot: SnapshotId) -> Result<u64, Error> {
     let reader = SnapshotReader::open(site.repository()?, snapshot)?;
     let mut total = 0_u64;
     reader.walk(b"/", &mut |_, node| {

@@ -11,8 +11,9 @@ use crate::control::Control;
 use crate::files::{all_there, no_link, not_cancelled};
 use crate::script::token;
 use crate::{
-    Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, Promoted, Purpose,
-    Refresh, Root, RootKind, Running, SnapshotMeta, Staged, TreeOptions, Verdict,
+    Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, Promoted, Proof, Purpose,
+    Refresh, Rehearsal, Rehearsed, Root, RootKind, Running, SnapshotMeta, Staged, TreeOptions,
+    Verdict,
 };
 use jiff::Timestamp;
 use model::config::Service;
@@ -300,6 +301,21 @@ impl Engine for External {
         let question = CheckRequest { copy: copy.iter().map(Into::into).collect() };
         let answer: CheckAnswer = self.ask(cx, "check", question, WORK)?;
         Ok(Verdict { sound: answer.sound, findings: answer.findings })
+    }
+
+    fn proof(&self) -> Proof {
+        Proof::Bytes
+    }
+
+    fn rehearse(&self, cx: &Context<'_>, rehearsal: &Rehearsal<'_>) -> Result<Rehearsed, Error> {
+        let verdict = match self.description.check {
+            true => self.check(cx, rehearsal.copy)?,
+            false => Verdict {
+                sound: true,
+                findings: vec![format!("engine {} has no check of its own", self.engine)],
+            },
+        };
+        rehearsal.of_files(cx, verdict)
     }
 }
 

@@ -10,19 +10,21 @@ use super::programs::{Owner, Programs};
 use super::server::{self, State};
 use super::{Postgres, go_on};
 use crate::command::Process;
-use crate::{Context, Error, Staged, Verdict};
+use crate::{Context, Error, Isolation, Staged, Verdict};
 use model::{CancelToken, Class};
 use rustix::process::Signal;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// What the judging server must not do, whatever its files say.
-const ISOLATED: [&str; 14] = [
+const ISOLATED: [&str; 15] = [
     "listen_addresses=",
     "port=5432",
     "archive_mode=off",
+    "log_destination=stderr",
     "shared_preload_libraries=",
     "session_preload_libraries=",
     "local_preload_libraries=",
@@ -36,6 +38,9 @@ const ISOLATED: [&str; 14] = [
     "fsync=off",
     "autovacuum=off",
 ];
+
+/// The longest path of a socket's directory, with room for its name.
+const LONGEST_HOME: usize = 90;
 
 /// `pg_amcheck` says with this that it found something.
 const FOUND: i32 = 2;
@@ -79,14 +84,15 @@ fn judge(
     findings: &mut Vec<String>,
 ) -> Result<bool, Error> {
     cx.progress.phase("replaying the log");
-    let mut server = match Scratch::start(cx, programs, home, copy)? {
-        Ok(server) => server,
-        Err(said) => {
-            findings.push(said);
-            return Ok(false);
-        }
-    };
-    let (superuser, mut session) = server.session(engine, home)?;
+    let mut server =
+        match Scratch::start(cx, programs, &home.path, copy, &judging(), &mut |_| Ok(()))? {
+            Ok(server) => server,
+            Err(said) => {
+                findings.push(said);
+                return Ok(false);
+            }
+        };
+    let (superuser, mut session) = server.session(engine, &home.path)?;
     let row = session.row(
         "describe itself",
         "SELECT current_setting('server_version'), pg_current_wal_lsn()::text, \
@@ -98,36 +104,53 @@ fn judge(
 
     cx.progress.phase("comparing tables and indexes");
     let mut sound = if programs.has("pg_amcheck") {
-        amcheck(cx, programs, home, &superuser, findings)?
+        amcheck(cx, programs, &home.path, &superuser, findings)?
     } else {
-        amcheck_by_hand(cx, home, &superuser, &mut session, findings)?
+        amcheck_by_hand(cx, &home.path, &superuser, &mut session, findings)?
     };
     drop(session);
     server.stop(cx, programs, copy)?;
-    if checksums {
-        cx.progress.phase("verifying page checksums");
-        let output = programs
-            .command("pg_checksums")
-            .args(["--check", "--pgdata"])
-            .arg(copy)
-            .tied()
-            .ask(cx.cancel)?;
-        if output.success() {
-            findings.push("pg_checksums found every page as it was written".to_owned());
-        } else {
-            sound = false;
-            findings.push(output.failure().to_string());
-        }
+    if checksums && !page_checksums(cx, programs, copy, findings)? {
+        sound = false;
     }
     let control = PgControl::read(copy)?;
     findings.push(format!("it ended at {} on timeline {}", control.checkpoint, control.timeline));
     Ok(sound)
 }
 
-fn amcheck(
+/// What the judging server is told, whatever its files say.
+fn judging() -> Scratching<'static> {
+    static CONNECTED: OnceLock<Isolation> = OnceLock::new();
+    let isolation = CONNECTED.get_or_init(|| Isolation::none("a check is no drill"));
+    Scratching { settings: ISOLATED.map(str::to_owned).to_vec(), isolation }
+}
+
+/// Whether every page of a stopped server is as it was written.
+pub(super) fn page_checksums(
     cx: &Context<'_>,
     programs: &Programs,
-    home: &Home,
+    copy: &Path,
+    findings: &mut Vec<String>,
+) -> Result<bool, Error> {
+    cx.progress.phase("verifying page checksums");
+    let output = programs
+        .command("pg_checksums")
+        .args(["--check", "--pgdata"])
+        .arg(copy)
+        .tied()
+        .ask(cx.cancel)?;
+    if output.success() {
+        findings.push("pg_checksums found every page as it was written".to_owned());
+    } else {
+        findings.push(output.failure().to_string());
+    }
+    Ok(output.success())
+}
+
+pub(super) fn amcheck(
+    cx: &Context<'_>,
+    programs: &Programs,
+    home: &Path,
     superuser: &str,
     findings: &mut Vec<String>,
 ) -> Result<bool, Error> {
@@ -135,7 +158,7 @@ fn amcheck(
         .command("pg_amcheck")
         .args(["--all", "--install-missing", "--heapallindexed", "--no-password", "--port=5432"])
         .arg("--host")
-        .arg(&home.path)
+        .arg(home)
         .arg("--username")
         .arg(superuser)
         .tied()
@@ -172,9 +195,9 @@ fn last_words(text: &str) -> String {
     lines.iter().take(10).copied().collect::<Vec<_>>().join("; ")
 }
 
-fn amcheck_by_hand(
+pub(super) fn amcheck_by_hand(
     cx: &Context<'_>,
-    home: &Home,
+    home: &Path,
     superuser: &str,
     session: &mut Session,
     findings: &mut Vec<String>,
@@ -187,8 +210,7 @@ fn amcheck_by_hand(
     let mut sound = true;
     for row in rows {
         let database: String = row.get(0);
-        let mut session =
-            Address::in_dir(&home.path, superuser).with_database(&database).connect()?;
+        let mut session = Address::in_dir(home, superuser).with_database(&database).connect()?;
         session.set("CREATE EXTENSION IF NOT EXISTS amcheck")?;
         match session.long_row(cx, "compare tables and indexes", CHECK_INDEXES, &[]) {
             Ok(row) => findings.push(format!(
@@ -250,9 +272,8 @@ impl Home {
             .tempdir_in(place)
             .map_err(|e| Error::io("make a directory in", place.display(), e))?;
         let home = Home { path: dir.keep() };
-        fs::write(home.hba(), "local all all trust\n")
-            .map_err(|e| Error::io("write", home.hba().display(), e))?;
-        for path in [&home.path, &home.hba()] {
+        write_hba(&home.path)?;
+        for path in [&home.path, &home.path.join(HBA)] {
             if runs_as.is_some() {
                 lchown(path, Some(owner.uid), Some(owner.gid))
                     .map_err(|e| Error::io("change the owner of", path.display(), e))?;
@@ -260,10 +281,37 @@ impl Home {
         }
         Ok(home)
     }
+}
 
-    fn hba(&self) -> PathBuf {
-        self.path.join("pg_hba.conf")
+/// In the directory of a judging server's socket: nobody but its owner gets there.
+const HBA: &str = "pg_hba.conf";
+
+fn write_hba(dir: &Path) -> Result<(), Error> {
+    let file = dir.join(HBA);
+    fs::write(&file, "local all all trust\n").map_err(|e| Error::io("write", file.display(), e))
+}
+
+/// Makes a directory that is there a place for the socket of a server that runs as this user.
+pub(super) fn make_home(dir: &Path, runs_as: Option<Owner>) -> Result<(), Error> {
+    if dir.as_os_str().len() > LONGEST_HOME {
+        return Err(Error::invalid(format!("{} is too long for a socket", dir.display()))
+            .hinting("Name a directory with a shorter path as `drill-dir`."));
     }
+    write_hba(dir)?;
+    let Some(owner) = runs_as else { return Ok(()) };
+    for path in [dir, &dir.join(HBA)] {
+        lchown(path, Some(owner.uid), Some(owner.gid))
+            .map_err(|e| Error::io("change the owner of", path.display(), e))?;
+    }
+    if !can_enter(dir, owner) {
+        return Err(Error::invalid(format!(
+            "user {} cannot enter {}, where its server would run",
+            owner.uid,
+            dir.display()
+        ))
+        .hinting("Name a directory that it can enter as `drill-dir`."));
+    }
+    Ok(())
 }
 
 impl Drop for Home {
@@ -288,30 +336,42 @@ fn can_enter(place: &Path, owner: Owner) -> bool {
     })
 }
 
+/// How a scratch server is started.
+pub(super) struct Scratching<'a> {
+    /// Settings that win over all that its files say: `name=value`.
+    pub(super) settings: Vec<String>,
+    /// Where it runs.
+    pub(super) isolation: &'a Isolation,
+}
+
 /// A server in the foreground, which dies with us.
-struct Scratch {
+pub(super) struct Scratch {
     process: Option<Process>,
 }
 
 impl Scratch {
-    /// Starts it and waits until it accepts work; what it said if it did not come to that.
-    fn start(
+    /// Starts it, with its socket in `home`, and waits until it accepts work; what it said if it did
+    /// not come to that. While it is on its way, `serve` is called again and again.
+    pub(super) fn start(
         cx: &Context<'_>,
         programs: &Programs,
-        home: &Home,
+        home: &Path,
         copy: &Path,
+        scratching: &Scratching<'_>,
+        serve: &mut dyn FnMut(&Context<'_>) -> Result<(), Error>,
     ) -> Result<Result<Scratch, String>, Error> {
         let mut command = programs.command("postgres").arg("-D").arg(copy);
         let own = [
             format!("data_directory={}", copy.display()),
-            format!("hba_file={}", home.hba().display()),
-            format!("unix_socket_directories={}", home.path.display()),
+            format!("hba_file={}", home.join(HBA).display()),
+            format!("unix_socket_directories={}", home.display()),
         ];
-        for setting in ISOLATED.iter().map(|s| (*s).to_owned()).chain(own) {
+        for setting in scratching.settings.iter().chain(&own) {
             command = command.arg("-c").arg(setting);
         }
-        let mut process = command.tied().spawn()?;
+        let mut process = command.within(scratching.isolation).tied().spawn()?;
         loop {
+            serve(cx)?;
             let state = server::postmaster(copy)?.map(|postmaster| postmaster.state);
             if state == Some(State::Ready) && server::in_production(copy)? {
                 return Ok(Ok(Scratch { process: Some(process) }));
@@ -329,12 +389,16 @@ impl Scratch {
     }
 
     /// A session as its superuser, whatever that is called.
-    fn session(&self, engine: &Postgres, home: &Home) -> Result<(String, Session), Error> {
+    pub(super) fn session(
+        &self,
+        engine: &Postgres,
+        home: &Path,
+    ) -> Result<(String, Session), Error> {
         let mut names = vec!["postgres".to_owned(), engine.address.user().to_owned()];
         names.dedup();
         let mut last = None;
         for name in names {
-            match Address::in_dir(&home.path, &name).connect() {
+            match Address::in_dir(home, &name).connect() {
                 Err(error) => last = Some(error),
                 Ok(mut session) => {
                     let row = session.row(
@@ -343,7 +407,7 @@ impl Scratch {
                         &[],
                     )?;
                     let superuser: String = row.get(0);
-                    let session = Address::in_dir(&home.path, &superuser).connect()?;
+                    let session = Address::in_dir(home, &superuser).connect()?;
                     return Ok((superuser, session));
                 }
             }
@@ -351,7 +415,12 @@ impl Scratch {
         Err(last.unwrap_or_else(|| Error::failed("the copy has no role to connect as")))
     }
 
-    fn stop(&mut self, cx: &Context<'_>, programs: &Programs, copy: &Path) -> Result<(), Error> {
+    pub(super) fn stop(
+        &mut self,
+        cx: &Context<'_>,
+        programs: &Programs,
+        copy: &Path,
+    ) -> Result<(), Error> {
         programs
             .command("pg_ctl")
             .args(["stop", "--wait", "--silent", "--mode=fast", "--pgdata"])

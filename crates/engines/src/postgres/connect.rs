@@ -4,7 +4,7 @@ use crate::{Context, Error};
 use model::{Class, ServiceName};
 use postgres::config::Host;
 use postgres::types::ToSql;
-use postgres::{Client, Config, NoTls, Row};
+use postgres::{Client, Config, NoTls, Row, SimpleQueryMessage};
 use std::env;
 use std::fs;
 use std::io;
@@ -119,6 +119,11 @@ impl Address {
             Place::Socket(dir) => format!("{}/.s.PGSQL.{}", dir.display(), self.port),
             Place::Tcp(name) => format!("{name}:{}", self.port),
         }
+    }
+
+    /// The database that it connects to.
+    pub(super) fn database(&self) -> &str {
+        self.config.get_dbname().unwrap_or("postgres")
     }
 
     /// The role that it connects as.
@@ -292,6 +297,35 @@ impl Session {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Row, Error> {
+        self.watched(cx, what, |client| client.query_one(sql, params))
+    }
+
+    /// What any statements answer, as text: columns by `|`, rows by lines. A cancel ends them.
+    pub(super) fn text(
+        &mut self,
+        cx: &Context<'_>,
+        what: &str,
+        sql: &str,
+    ) -> Result<String, Error> {
+        let messages = self.watched(cx, what, |client| client.simple_query(sql))?;
+        let row = |message: &SimpleQueryMessage| match message {
+            SimpleQueryMessage::Row(row) => {
+                let values: Vec<&str> =
+                    (0..row.len()).map(|column| row.get(column).unwrap_or_default()).collect();
+                Some(values.join("|"))
+            }
+            _ => None,
+        };
+        let rows: Vec<String> = messages.iter().filter_map(row).collect();
+        Ok(rows.join("\n").trim().to_owned())
+    }
+
+    fn watched<T>(
+        &mut self,
+        cx: &Context<'_>,
+        what: &str,
+        run: impl FnOnce(&mut Client) -> Result<T, postgres::Error>,
+    ) -> Result<T, Error> {
         let token = self.client.cancel_token();
         let done = AtomicBool::new(false);
         let client = &mut self.client;
@@ -306,7 +340,7 @@ impl Session {
                     std::thread::park_timeout(TICK);
                 }
             });
-            let result = client.query_one(sql, params);
+            let result = run(client);
             done.store(true, Ordering::SeqCst);
             watch.thread().unpark();
             result

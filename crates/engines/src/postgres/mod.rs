@@ -20,6 +20,7 @@ mod prepare;
 mod programs;
 mod receive;
 mod record;
+mod rehearse;
 mod server;
 mod wal;
 
@@ -32,8 +33,8 @@ pub use wal::check_file as check_wal_file;
 use crate::control::Control;
 use crate::files::plain_path;
 use crate::{
-    Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, Promoted, Purpose,
-    Refresh, Root, RootKind, Running, SnapshotMeta, Staged, Verdict,
+    Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, Promoted, Proof, Purpose,
+    Refresh, Rehearsal, Rehearsed, Root, RootKind, Running, SnapshotMeta, Staged, Verdict,
 };
 use connect::Address;
 use model::config::Service;
@@ -207,6 +208,14 @@ impl Engine for Postgres {
 
     fn check(&self, cx: &Context<'_>, copy: &[Staged]) -> Result<Verdict, Error> {
         check::check(self, cx, data_of(copy)?)
+    }
+
+    fn proof(&self) -> Proof {
+        Proof::Server
+    }
+
+    fn rehearse(&self, cx: &Context<'_>, rehearsal: &Rehearsal<'_>) -> Result<Rehearsed, Error> {
+        rehearse::rehearse(self, cx, rehearsal)
     }
 }
 

@@ -228,13 +228,18 @@ fn neutral(detail: &Detail, major: u32) -> Settings {
         ("max_logical_replication_workers", "0".to_owned()),
         ("ssl", "off".to_owned()),
         ("logging_collector", "off".to_owned()),
+        ("log_destination", "stderr".to_owned()),
     ];
     if major >= 15 {
         settings.push(("archive_library", String::new()));
     }
-    if let Some(libraries) = &detail.shared_preload_libraries {
-        settings.push(("shared_preload_libraries", without_schedulers(libraries)));
+    // Triggers on log-in and on DDL are what the owner of the data wants to happen there, not here.
+    if major >= 17 {
+        settings.push(("event_triggers", "off".to_owned()));
     }
+    // Of a server that was not asked nobody knows what they would begin to do.
+    let libraries = detail.shared_preload_libraries.as_deref().unwrap_or_default();
+    settings.push(("shared_preload_libraries", without_schedulers(libraries)));
     settings
 }
 

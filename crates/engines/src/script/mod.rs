@@ -11,8 +11,9 @@ use crate::command::Command;
 use crate::control::Control;
 use crate::files::{all_there, holds_something, not_cancelled, plain_path, read_everything};
 use crate::{
-    Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, Promoted, Purpose,
-    Refresh, Root, RootKind, Running, SnapshotMeta, Staged, TreeOptions, Verdict,
+    Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, Promoted, Proof, Purpose,
+    Refresh, Rehearsal, Rehearsed, Root, RootKind, Running, SnapshotMeta, Staged, TreeOptions,
+    Verdict,
 };
 pub(crate) use answer::plausible;
 
@@ -25,7 +26,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where the backup directory is inside snapshots.
 const IN_SNAPSHOT: &str = "/script";
@@ -82,18 +83,48 @@ impl Script {
     /// What both scripts are told and how both are run: they end when we do, since nobody would
     /// pick up their result, and a second one must never meet them.
     fn command(&self, cx: &Context<'_>, what: &str, program: &Path) -> Command {
+        self.command_at(cx, what, program, Place { path: &self.path, scratch: cx.scratch })
+    }
+
+    /// The same for a backup directory that is not the service's own.
+    fn command_at(
+        &self,
+        cx: &Context<'_>,
+        what: &str,
+        program: &Path,
+        place: Place<'_>,
+    ) -> Command {
         let command = Command::program(what, program)
-            .dir(&self.path)
+            .dir(place.path)
             .envs(cx.variables)
             .env("MAINSTAY_SERVICE", self.name.as_str())
-            .env("MAINSTAY_BACKUP_DIR", &self.path)
-            .env("MAINSTAY_SCRATCH", cx.scratch)
+            .env("MAINSTAY_BACKUP_DIR", place.path)
+            .env("MAINSTAY_SCRATCH", place.scratch)
             .timeout(TIMEOUT)
             .tied();
         match &self.password_env {
             Some(name) => command.without_env(name),
             None => command,
         }
+    }
+
+    /// Tells the importer what it is to load, and what for.
+    fn import(
+        &self,
+        cx: &Context<'_>,
+        command: Command,
+        meta: &SnapshotMeta,
+        purpose: &str,
+    ) -> Result<Command, Error> {
+        let point = cx.scratch.join("point.json");
+        let json = serde_json::to_vec_pretty(meta)
+            .map_err(|e| Error::failed("cannot describe the point to the importer").because(e))?;
+        fs::write(&point, json).map_err(|e| Error::io("write", point.display(), e))?;
+        cx.progress.phase("the importer runs");
+        Ok(command
+            .env("MAINSTAY_PURPOSE", purpose)
+            .env("MAINSTAY_POINT", &point)
+            .env("MAINSTAY_SOURCE_TIME", meta.source_time.to_string()))
     }
 
     /// Runs the exporter and believes it only as far as it can be seen to have worked.
@@ -154,6 +185,18 @@ impl Script {
                 .hinting(format!("Name the executable that loads {}.", self.path.display()))
         })
     }
+}
+
+/// Where a script works.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    path: &'a Path,
+    scratch: &'a Path,
+}
+
+/// An importer that does not look at its purpose would load a copy into the real service.
+fn knows_scratch(meta: &SnapshotMeta) -> bool {
+    meta.detail.get(KNOWS_SCRATCH) == Some(&true.into())
 }
 
 /// A word that nobody can have printed before.
@@ -264,24 +307,13 @@ impl Engine for Script {
             Purpose::Standby => "standby",
             Purpose::Scratch { .. } => "scratch",
         };
-        let knows_scratch = meta.detail.get(KNOWS_SCRATCH) == Some(&true.into());
-        if word == "scratch" && !(knows_scratch && self.importer.is_some()) {
-            // An importer that does not look at its purpose would load into the real service.
+        if word == "scratch" && !(knows_scratch(meta) && self.importer.is_some()) {
             cx.progress
                 .note("the importer was not run: the exporter did not say that it knows `scratch`");
             return Ok(());
         }
-        let point = cx.scratch.join("point.json");
-        let json = serde_json::to_vec_pretty(meta)
-            .map_err(|e| Error::failed("cannot describe the point to the importer").because(e))?;
-        fs::write(&point, json).map_err(|e| Error::io("write", point.display(), e))?;
-        cx.progress.phase("the importer runs");
-        let output = self
-            .command(cx, "the importer", self.importer()?)
-            .env("MAINSTAY_PURPOSE", word)
-            .env("MAINSTAY_POINT", &point)
-            .env("MAINSTAY_SOURCE_TIME", meta.source_time.to_string())
-            .run(cx.cancel)?;
+        let command = self.command(cx, "the importer", self.importer()?);
+        let output = self.import(cx, command, meta, word)?.run(cx.cancel)?;
         for line in output.messages() {
             cx.progress.note(&line);
         }
@@ -314,5 +346,36 @@ impl Engine for Script {
             }
         }
         Ok(verdict)
+    }
+
+    fn proof(&self) -> Proof {
+        Proof::Bytes
+    }
+
+    fn rehearse(&self, cx: &Context<'_>, rehearsal: &Rehearsal<'_>) -> Result<Rehearsed, Error> {
+        let mut verdict = Verdict { sound: true, findings: Vec::new() };
+        let mut answered_after = None;
+        match (&self.importer, rehearsal.copy.first()) {
+            (Some(importer), Some(copy)) if knows_scratch(rehearsal.meta) => {
+                let begun = Instant::now();
+                let place = Place { path: &copy.staged, scratch: rehearsal.home };
+                let command = self
+                    .command_at(cx, "the importer", importer, place)
+                    .within(rehearsal.isolation);
+                let output = self.import(cx, command, rehearsal.meta, "scratch")?.ask(cx.cancel)?;
+                if output.success() {
+                    answered_after = Some(begun.elapsed());
+                    verdict.findings.push("the importer took the copy".to_owned());
+                } else {
+                    verdict.bad(output.failure().to_string());
+                }
+            }
+            _ => verdict.findings.push(
+                "the importer was not run: the exporter did not say that it knows `scratch`"
+                    .to_owned(),
+            ),
+        }
+        let rehearsed = rehearsal.of_files(cx, verdict)?;
+        Ok(Rehearsed { answered_after, ..rehearsed })
     }
 }

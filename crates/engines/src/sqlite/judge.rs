@@ -201,6 +201,53 @@ impl Judge<'_> {
     }
 }
 
+/// Asks a copy; what it answers as text, columns by `|` and rows by lines. None if it cannot answer,
+/// which is a finding.
+pub(super) fn ask(
+    cx: &Context<'_>,
+    copy: &Path,
+    sql: &str,
+    verdict: &mut Verdict,
+) -> Result<Option<String>, Error> {
+    cx.progress.phase("asking the copy");
+    let mut connection = open(copy)?;
+    let cancel = cx.cancel.clone();
+    connection
+        .progress_handler(100_000, Some(move || cancel.is_cancelled()))
+        .map_err(|e| failure("ask", copy, e))?;
+    let answered = text_of(&connection, sql);
+    not_cancelled(cx)?;
+    match answered {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) => {
+            verdict.bad(format!("the question was not answered: {error}"));
+            Ok(None)
+        }
+    }
+}
+
+fn text_of(connection: &Connection, sql: &str) -> rusqlite::Result<String> {
+    use rusqlite::types::ValueRef;
+    let mut statement = connection.prepare(sql)?;
+    let columns = statement.column_count();
+    let mut rows = statement.query([])?;
+    let mut lines = Vec::new();
+    while let Some(row) = rows.next()? {
+        let mut values = Vec::with_capacity(columns);
+        for column in 0..columns {
+            values.push(match row.get_ref(column)? {
+                ValueRef::Null => String::new(),
+                ValueRef::Integer(number) => number.to_string(),
+                ValueRef::Real(number) => number.to_string(),
+                ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
+                ValueRef::Blob(bytes) => hex::encode(bytes),
+            });
+        }
+        lines.push(values.join("|"));
+    }
+    Ok(lines.join("\n").trim().to_owned())
+}
+
 fn rows(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<String>> {
     let mut statement = connection.prepare(sql)?;
     let rows = statement.query_map([], |row| row.get::<_, String>(0))?;

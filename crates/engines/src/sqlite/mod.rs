@@ -13,9 +13,11 @@ mod settle;
 
 use crate::control::Control;
 use crate::files::{holds_something, not_cancelled, plain_path};
+use crate::rehearsal::Asked;
 use crate::{
-    Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, Promoted, Purpose,
-    Refresh, Root, RootKind, Running, SnapshotMeta, Staged, TreeOptions, Verdict,
+    Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, Promoted, Proof, Purpose,
+    Refresh, Rehearsal, Rehearsed, Root, RootKind, Running, SnapshotMeta, Staged, TreeOptions,
+    Verdict,
 };
 use copy::Copied;
 use jiff::Timestamp;
@@ -192,6 +194,24 @@ impl Engine for Sqlite {
 
     fn check(&self, cx: &Context<'_>, copy: &[Staged]) -> Result<Verdict, Error> {
         judge::judge(cx, copy)
+    }
+
+    fn proof(&self) -> Proof {
+        Proof::Bytes
+    }
+
+    fn rehearse(&self, cx: &Context<'_>, rehearsal: &Rehearsal<'_>) -> Result<Rehearsed, Error> {
+        let mut verdict = judge::judge(cx, rehearsal.copy)?;
+        let question = rehearsal.question.map(|question| (question, &question.asked));
+        let (Some((question, Asked::Query(sql))), Some(copy)) = (question, rehearsal.copy.first())
+        else {
+            return rehearsal.of_files(cx, verdict);
+        };
+        let answer = judge::ask(cx, &copy.staged, sql, &mut verdict)?;
+        if let Some(answer) = &answer {
+            question.judge(answer, &mut verdict);
+        }
+        Ok(Rehearsed { verdict, answered_after: None, answer })
     }
 }
 

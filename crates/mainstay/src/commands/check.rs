@@ -3,18 +3,20 @@ use crate::app::App;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::ui::words::count;
 use crate::units;
-use model::{Class, Classify, ServiceName};
+use jiff::Timestamp;
+use model::{Class, Classify, ServiceName, SnapshotId, Verified};
 use operations::ServiceSite;
 use repository::check::{self, ReadData, Subset};
 use repository::{Repository, Work};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// Check that the history in the vault is whole.
 ///
 /// Checks config, keys, indexes against packs, every tree of every snapshot, and that the service's
 /// state is authentic and names only snapshots that are there. With --read-data also every byte of
-/// the packs and of the log. Names everything that is damaged. Exit code 1 if anything is.
+/// the packs and of the log, which is recorded beside the points. Names everything that is damaged. Exit code 1 if anything is.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CheckArgs {
     /// The services [default: all of this host].
@@ -44,6 +46,11 @@ fn one(app: &App, service: &ServiceSite, read: ReadData) -> Result<(Exit, Value)
     let began = Instant::now();
     let progress = app.progress();
     let repository = service.repository()?;
+    // What comes later is not read, or not all of it.
+    let begun = match read {
+        ReadData::No => BTreeSet::new(),
+        _ => committed(service),
+    };
     let lock =
         repository.lock_for(Work::Check, app.globals.wait.unwrap_or_default(), app.cancel())?;
     progress.phase(&format!("checking {}", service.name()));
@@ -52,6 +59,9 @@ fn one(app: &App, service: &ServiceSite, read: ReadData) -> Result<(Exit, Value)
     drop(lock);
     let took = began.elapsed();
     let sound = report.errors.is_empty();
+    if sound && !begun.is_empty() {
+        record(app, service, begun, read);
+    }
     if !app.out.json {
         tell(app, service, &report, took)?;
     }
@@ -65,6 +75,34 @@ fn one(app: &App, service: &ServiceSite, read: ReadData) -> Result<(Exit, Value)
         "seconds": took.as_secs_f64(),
     });
     Ok((if sound { Exit::DONE } else { Exit::NOT_WELL }, value))
+}
+
+/// The points that there are. Whether the state can be read is told with the other findings.
+fn committed(service: &ServiceSite) -> BTreeSet<SnapshotId> {
+    let state = service.load_state().map(|versioned| versioned.state);
+    state.map(|state| state.points.iter().map(|point| point.snapshot).collect()).unwrap_or_default()
+}
+
+/// Records that the bytes of these points were read. What was found is told all the same where that
+/// cannot be written.
+fn record(app: &App, service: &ServiceSite, points: BTreeSet<SnapshotId>, read: ReadData) {
+    let part = match read {
+        ReadData::Part(subset) => Some(subset.to_string()),
+        _ => None,
+    };
+    let verified = Verified { at: Timestamp::now(), part };
+    let points: Vec<SnapshotId> = points.into_iter().collect();
+    let recorded = service.state().map_err(Failure::from).and_then(|store| {
+        let update = store.update(|state| {
+            state.verified(&points, &verified);
+            Ok(())
+        });
+        update.map(|_| ()).map_err(Failure::from)
+    });
+    if let Err(failure) = recorded {
+        let name = service.name();
+        app.out.warn(format_args!("{name}: this check is not recorded: {}", failure.one_line()));
+    }
 }
 
 /// What is wrong between the service's state and the snapshots that are there.

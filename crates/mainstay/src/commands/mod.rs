@@ -9,6 +9,7 @@ mod config;
 mod copy;
 mod diff;
 mod doctor;
+mod drill;
 mod dump;
 mod find;
 mod forget;
@@ -67,6 +68,7 @@ pub(crate) enum Command {
     Tag(tag::TagArgs),
     Pin(pin::PinArgs),
     Unpin(pin::PinArgs),
+    Drill(drill::DrillArgs),
     Status(status::StatusArgs),
     Logs(logs::LogsArgs),
     MayStart(may_start::MayStartArgs),
@@ -111,6 +113,7 @@ impl Command {
             Command::Backup(_)
                 | Command::Restore(_)
                 | Command::Refresh(_)
+                | Command::Drill(_)
                 | Command::Offline(_)
                 | Command::Online(_)
                 | Command::Takeover(_)
@@ -142,6 +145,7 @@ impl Command {
             Command::Tag(args) => tag::run(app, args),
             Command::Pin(args) => pin::run(app, args, true),
             Command::Unpin(args) => pin::run(app, args, false),
+            Command::Drill(args) => drill::run(app, args),
             Command::Status(args) => status::run(app, args),
             Command::Logs(args) => logs::run(app, args),
             Command::MayStart(args) => may_start::run(app, args),

@@ -1,22 +1,24 @@
-use super::{backup, refresh};
+use super::{backup, drill, refresh};
 use crate::app::App;
-use crate::due::{self, Action, Attempt, Observed};
+use crate::due::{self, Action, Observed};
 use crate::failure::{Exit, Failure, Outcome};
+use crate::promises::Drills;
+use crate::status;
 use crate::teller::Teller;
 use crate::units;
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
-use model::schedule::Schedule;
-use model::{Class, Role};
+use model::{Class, Role, ServiceName};
 use operations::backup::Params;
 use operations::{Kind, ServiceSite, history, look};
 use serde_json::{Value, json};
+use std::cell::Cell;
 
 /// Do what is due by the schedules of this host: called by a timer, every minute or so.
 ///
-/// A primary is backed up, a standby refreshed. Missed runs are caught up by one, failed ones tried
-/// again after ten minutes. An alert is sent when a run fails, when the newest point is older than
-/// it may be (so that a schedule that does nothing is noticed too), and when that is over.
+/// A primary is backed up, a standby refreshed; after that, drills that are due. Missed runs are
+/// caught up by one, failed ones tried again after ten minutes (drills after six hours). An alert is
+/// sent when a run fails, when the newest point is older than it may be (so that a schedule that does
+/// nothing is noticed too), when a recovery took longer than it may, and when that is over.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunDueArgs {
     /// Say what is due, and do nothing.
@@ -25,8 +27,24 @@ pub(crate) struct RunDueArgs {
 }
 
 pub(crate) fn run(app: &App, args: &RunDueArgs) -> Outcome {
-    app.each(&app.site()?.services(), |service| {
-        if args.dry_run { plan(app, service) } else { one(app, service) }
+    let site = app.site()?;
+    let mut names = site.services();
+    let services = names.len();
+    // Drills come last: they take long, and nothing waits for them.
+    let drilled = |name: &ServiceName| {
+        let service = site.config().service.get(name);
+        service.is_some_and(|service| service.drill_schedule.is_some() || service.rto.is_some())
+    };
+    names.extend(site.services().into_iter().filter(drilled));
+    let turn = Cell::new(0);
+    app.each(&names, |service| {
+        let drills = turn.replace(turn.get() + 1) >= services;
+        match (drills, args.dry_run) {
+            (false, true) => plan(app, service),
+            (false, false) => one(app, service),
+            (true, true) => plan_drill(app, service),
+            (true, false) => one_drill(app, service),
+        }
     })
 }
 
@@ -111,12 +129,80 @@ fn act(
     teller.tell(other, None);
     let stale = due::staleness(&seen, Timestamp::now());
     teller.tell("rpo-exceeded", stale.clone());
+    let behind = due::behind(&seen, Timestamp::now());
+    teller.tell("standby-rpo-exceeded", behind.clone());
     let (exit, value) = result?;
-    let exit = if stale.is_some() { exit.max(Exit::NOT_WELL) } else { exit };
+    let exit = if stale.is_some() || behind.is_some() { exit.max(Exit::NOT_WELL) } else { exit };
     Ok((
         exit,
-        json!({ "ran": decision.action, "result": value, "stale": stale, "next": decision.next }),
+        json!({
+            "ran": decision.action,
+            "result": value,
+            "stale": stale,
+            "behind": behind,
+            "next": decision.next,
+        }),
     ))
+}
+
+fn plan_drill(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Failure> {
+    let now = Timestamp::now();
+    let drills = observe_drills(service)?;
+    let (due, next) = drills.due(now);
+    let what = if due { "a drill is due" } else { "no drill is due" };
+    let shown = next.map(|next| format!("; next {}", units::local(next)));
+    app.out.say(format_args!("{}: {what}{}", service.name(), shown.unwrap_or_default()))?;
+    let (overdue, slow) = (drills.overdue(now), drills.slow());
+    for told in [&overdue, &slow].into_iter().flatten() {
+        app.out.say(format_args!("  {told}"))?;
+    }
+    let due = if due { "drill" } else { "nothing" };
+    Ok((Exit::DONE, json!({ "due": due, "next": next, "overdue": overdue, "slow": slow })))
+}
+
+/// Runs a drill if one is due, and tells what came of it and whether what is promised holds.
+fn one_drill(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Failure> {
+    let (due, next) = observe_drills(service)?.due(Timestamp::now());
+    let mut teller = Teller::load(app, service);
+    let ran = due.then(|| drill::newest(app, service));
+    let result = match ran {
+        Some(Err(failure)) if failure.class() == Class::Cancelled => return Err(failure),
+        Some(Err(failure)) if failure.class() == Class::Locked => {
+            app.out.detail(format_args!("{}: {}", service.name(), failure.one_line()));
+            Ok((Exit::DONE, Value::Null))
+        }
+        Some(Err(failure)) => {
+            teller.tell(drill::FAILED, Some(failure.one_line()));
+            Err(failure)
+        }
+        Some(Ok((why, value))) => {
+            let exit = if why.is_some() { Exit::NOT_WELL } else { Exit::DONE };
+            teller.tell(drill::FAILED, why);
+            Ok((exit, value))
+        }
+        None => Ok((Exit::DONE, Value::Null)),
+    };
+    let (drills, now) = (observe_drills(service)?, Timestamp::now());
+    if drills.attempts.last().is_some_and(|last| last.well) {
+        teller.tell(drill::FAILED, None);
+    }
+    let (overdue, slow) = (drills.overdue(now), drills.slow());
+    teller.tell("drill-overdue", overdue.clone());
+    teller.tell("rto-exceeded", slow.clone());
+    let unsent = teller.save()?;
+    let (exit, value) = result?;
+    let broken = unsent || overdue.is_some() || slow.is_some();
+    let exit = if broken { exit.max(Exit::NOT_WELL) } else { exit };
+    let ran = if due { "drill" } else { "nothing" };
+    Ok((
+        exit,
+        json!({ "ran": ran, "result": value, "overdue": overdue, "slow": slow, "next": next }),
+    ))
+}
+
+fn observe_drills(service: &ServiceSite) -> Result<Drills, Failure> {
+    let state = service.load_state()?.state;
+    status::drills(service, &state, &history::list(service)?)
 }
 
 fn observe(app: &App, service: &ServiceSite) -> Result<Observed, Failure> {
@@ -126,26 +212,9 @@ fn observe(app: &App, service: &ServiceSite) -> Result<Observed, Failure> {
             .hint("Run `mainstay init` on this host."));
     };
     let spec = service.spec();
-    let zone = match &spec.time_zone {
-        Some(zone) => TimeZone::get(zone).map_err(|e| Failure::invalid(e.to_string()))?,
-        None => TimeZone::system(),
-    };
-    let schedule = match &spec.schedule {
-        Some(text) => {
-            let schedule = Schedule::parse(text, zone);
-            let schedule = schedule.map_err(|e| Failure::invalid(e.to_string()))?;
-            Some(schedule.spread(service.member(), service.name()))
-        }
-        None => None,
-    };
+    let schedule = status::schedule(service, spec.schedule.as_deref())?;
     let kind = if me.role == Role::Primary { Kind::Backup } else { Kind::Refresh };
-    let runs = history::list(service)?.into_iter().filter(|one| one.kind == kind && !one.running);
-    let attempt = |one: history::Operation| {
-        let incomplete = one.outcome == Some(operations::Outcome::Incomplete);
-        // What somebody cancelled is no failure, but no run either.
-        let well = one.outcome == Some(operations::Outcome::Done) || incomplete;
-        Attempt { began: one.started, well, incomplete }
-    };
+    let attempts = status::attempts(&history::list(service)?, kind);
     let engine = service.engine()?;
     let log = super::wal::keeps_log(service);
     let follows = engine.abilities().log;
@@ -159,9 +228,10 @@ fn observe(app: &App, service: &ServiceSite) -> Result<Observed, Failure> {
         role: me.role,
         schedule,
         rpo: crate::status::declared_rpo(service),
-        attempts: runs.map(attempt).collect(),
+        attempts,
         newest: newest.max(if log { super::wal::last_push(service) } else { None }),
         holds,
+        standbys: status::standbys(service, &state),
         since: me.since,
         gap: operations::wal::open_gap(service, &state)?.map(|gap| gap.told()),
     })

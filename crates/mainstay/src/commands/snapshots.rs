@@ -5,7 +5,10 @@ use crate::ui::table::{Column, table};
 use crate::ui::words::shown;
 use crate::units;
 use jiff::Timestamp;
-use model::{Generation, MemberName, PointName, Position, ServiceName, ServiceState, SnapshotId};
+use model::{
+    Drill, Generation, MemberName, PointName, Position, ServiceName, ServiceState, SnapshotId,
+    Verified,
+};
 use operations::ServiceSite;
 use operations::points::is_own_tag;
 use repository::Snapshot;
@@ -16,7 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// List the recovery points of a service, oldest first.
 ///
 /// Marks: `head` is what a restore takes by default; `incomplete`: something of the source could
-/// not be read; `drilled`: proven restorable, and when; `uncommitted`: a snapshot file that is no
+/// not be read; `verified`: its bytes were read in the vault, and when; `drilled`: proven restorable,
+/// and when; `DRILL FAILED`: the last drill did not; `uncommitted`: a snapshot file that is no
 /// recovery point, made by plain restic or by an old primary after a takeover; `MISSING`: a point
 /// whose snapshot file is gone from the vault.
 #[derive(Debug, clap::Args)]
@@ -40,7 +44,9 @@ struct Line {
     size_bytes: Option<u64>,
     added_bytes: Option<u64>,
     position: Option<Position>,
+    verified: Option<Verified>,
     drilled: Option<Timestamp>,
+    drill: Option<Drill>,
     head: bool,
     incomplete: bool,
     pinned: bool,
@@ -95,7 +101,9 @@ fn committed(state: &ServiceState, files: &mut BTreeMap<SnapshotId, Snapshot>) -
             size_bytes: Some(point.size_bytes),
             added_bytes: Some(point.added_bytes),
             position: point.position.clone(),
+            verified: point.verified.clone(),
             drilled: point.drilled,
+            drill: point.drill.clone(),
             head: state.head.is_some_and(|head| head.snapshot == point.snapshot),
             incomplete: point.incomplete,
             pinned: point.pinned,
@@ -131,7 +139,9 @@ fn uncommitted(id: SnapshotId, file: &Snapshot) -> Option<Line> {
         size_bytes: None,
         added_bytes: None,
         position: None,
+        verified: None,
         drilled: None,
+        drill: None,
         head: false,
         incomplete: file.tags.iter().any(|tag| tag == "mainstay:incomplete"),
         pinned: false,
@@ -186,6 +196,14 @@ fn show(app: &App, lines: &[Line]) -> String {
         }
         if line.pinned {
             marks.push("pinned".to_owned());
+        }
+        if let Some(verified) = &line.verified {
+            let part = verified.part.as_ref().map(|part| format!(" by {part}"));
+            let (part, ago) = (part.unwrap_or_default(), units::ago(verified.at, now));
+            marks.push(format!("verified{part} {ago}"));
+        }
+        if let Some(failed) = line.drill.as_ref().filter(|drill| !drill.sound) {
+            marks.push(paint.bad(&format!("DRILL FAILED {}", units::ago(failed.at, now))));
         }
         if let Some(drilled) = line.drilled {
             marks.push(format!("drilled {}", units::ago(drilled, now)));

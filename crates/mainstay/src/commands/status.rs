@@ -10,7 +10,9 @@ use model::ServiceName;
 /// Show what is known of services: role, newest point and its age, standbys, what runs.
 ///
 /// AGE is how old the newest point is at its source time: what would be lost if the primary were
-/// lost now. It is marked where it exceeds the declared `rpo`.
+/// lost now. It is marked where it exceeds the declared `rpo`. PROVEN is when a drill last proved a
+/// point restorable. Exit code 1 if something that was promised does not hold: an `rpo`, here or of a
+/// standby, an `rto`, or a drill that failed or did not take place.
 #[derive(Debug, clap::Args)]
 pub(crate) struct StatusArgs {
     /// The services; named ones are shown in detail [default: all of this host].
@@ -27,18 +29,19 @@ pub(crate) fn run(app: &App, args: &StatusArgs) -> Outcome {
         let status = status::of(service, now)?;
         if !app.out.json {
             if args.services.is_empty() {
-                rows.borrow_mut().push(ui::row(app, service, &status));
+                rows.borrow_mut().push(ui::row(app, service, &status, now));
             } else {
                 ui::detail(app, service, &status, now)?;
             }
         }
         let value = serde_json::to_value(&status).unwrap_or_default();
-        Ok((Exit::DONE, value))
+        Ok((if status.promises_kept { Exit::DONE } else { Exit::NOT_WELL }, value))
     })?;
     let rows = rows.into_inner();
     if !rows.is_empty() {
-        let titles =
-            ["SERVICE", "ENGINE", "ROLE", "GEN", "POINTS", "AGE", "RPO", "STANDBYS", "NOW"];
+        let titles = [
+            "SERVICE", "ENGINE", "ROLE", "GEN", "POINTS", "AGE", "RPO", "PROVEN", "STANDBYS", "NOW",
+        ];
         let titles = titles.map(|title| (title, Column::Left));
         app.out.text(&table(&titles, rows, &app.out.paint))?;
     } else if names.is_empty() {

@@ -16,7 +16,12 @@ fn seconds(seconds: u64) -> String {
 }
 
 /// One line of the table.
-pub(crate) fn row(app: &App, service: &ServiceSite, status: &Status) -> Vec<String> {
+pub(crate) fn row(
+    app: &App,
+    service: &ServiceSite,
+    status: &Status,
+    now: Timestamp,
+) -> Vec<String> {
     let standbys = status.members.iter().filter(|member| member.role == Role::Standby);
     let standbys: Vec<String> = standbys.map(|member| standby(app, member)).collect();
     vec![
@@ -27,6 +32,7 @@ pub(crate) fn row(app: &App, service: &ServiceSite, status: &Status) -> Vec<Stri
         status.points.to_string(),
         age(app, status),
         status.rpo_seconds.map(seconds).unwrap_or_default(),
+        proven(app, status, now),
         standbys.join("; "),
         activity(app, status),
     ]
@@ -48,6 +54,20 @@ fn age(app: &App, status: &Status) -> String {
     if status.rpo_kept == Some(false) { app.out.paint.bad(&age) } else { age }
 }
 
+fn proven(app: &App, status: &Status, now: Timestamp) -> String {
+    let failed = status.last_drill.as_ref().is_some_and(|last| !last.sound);
+    if failed {
+        return app.out.paint.bad("drill failed");
+    }
+    let ago = status.proven.map(|proven| units::ago(proven, now)).unwrap_or_default();
+    let broken = status.drill_overdue.is_some() || status.rto_kept == Some(false);
+    match (broken, ago.is_empty()) {
+        (true, true) => app.out.paint.bad("never"),
+        (true, false) => app.out.paint.bad(&ago),
+        (false, _) => ago,
+    }
+}
+
 fn standby(app: &App, member: &MemberStatus) -> String {
     let what = match member.behind_seconds {
         _ if member.importing => "refreshing".to_owned(),
@@ -55,6 +75,7 @@ fn standby(app: &App, member: &MemberStatus) -> String {
         None | Some(0) => "up to date".to_owned(),
         Some(behind) => format!("{} behind", seconds(behind)),
     };
+    let what = if member.rpo_kept == Some(false) { app.out.paint.bad(&what) } else { what };
     format!("{}: {what}", member.name)
 }
 
@@ -136,6 +157,12 @@ pub(crate) fn detail(
         line("log", out.paint.bad(&format!("{}{advice}", gap.told())))?;
     }
     line("points", status.points.to_string())?;
+    if let Some(verified) = status.head.as_ref().and_then(|head| head.verified.as_ref()) {
+        let part = verified.part.as_ref().map(|part| format!(" ({part} of the vault)"));
+        let ago = units::ago(verified.at, now);
+        line("its bytes", format!("read {ago}{}", part.unwrap_or_default()))?;
+    }
+    drills(app, status, now)?;
     for member in &status.members {
         line("member", of_member(app, member))?;
     }
@@ -168,6 +195,45 @@ pub(crate) fn detail(
     Ok(())
 }
 
+/// What is known of drills, and what is promised of them.
+fn drills(app: &App, status: &Status, now: Timestamp) -> Result<(), Failure> {
+    let out = &app.out;
+    let line = |title: &str, text: String| out.line(format_args!("  {title:13} {text}"));
+    if let Some(last) = &status.last_drill {
+        let verdict = match last.sound {
+            true => "restorable".to_owned(),
+            false => out.paint.bad("not sound"),
+        };
+        let took = last.recovery_seconds.map(|took| {
+            format!(", back after {}", units::duration(Duration::from_secs_f64(took.max(0.0))))
+        });
+        let connected = if last.isolated { "" } else { ", not cut off from the network" };
+        let text = format!(
+            "{} on {}: the point of {} is {verdict}{}{connected}",
+            units::ago(last.at, now),
+            last.member,
+            units::local(last.source_time),
+            took.unwrap_or_default(),
+        );
+        line("last drill", text)?;
+        if let (false, Some(proven)) = (last.sound, status.proven) {
+            line("last proven", units::ago(proven, now))?;
+        }
+    }
+    if let Some(rto) = status.rto_seconds {
+        let text = match status.rto_kept {
+            Some(true) => format!("{}, kept", seconds(rto)),
+            Some(false) => out.paint.bad(&format!("{}, not kept", seconds(rto))),
+            None => format!("{}, not measured yet", seconds(rto)),
+        };
+        line("RTO", text)?;
+    }
+    match &status.drill_overdue {
+        Some(overdue) => line("drills", out.paint.bad(overdue)),
+        None => Ok(()),
+    }
+}
+
 fn of_member(app: &App, member: &MemberStatus) -> String {
     let mut text = format!("{}: {}", member.name, role(app, Some(member.role)));
     if member.role == Role::Standby {
@@ -177,6 +243,9 @@ fn of_member(app: &App, member: &MemberStatus) -> String {
         );
         if let Some(holds) = member.holds {
             text.push_str(&format!(" (holds {})", units::local(holds)));
+        }
+        if member.rpo_kept == Some(false) {
+            text.push_str(&app.out.paint.bad(", older than the RPO"));
         }
     }
     if member.stopped {

@@ -310,6 +310,31 @@ fn a_restore_in_place_of_a_running_service() {
     all(&base, &scenario);
 }
 
+#[test]
+fn a_drill() {
+    fn again(world: &World, _: &str) -> Said {
+        world.run("a", &["drill", "docs"]).code(0)
+    }
+    fn after(world: &World, at: &str) {
+        let drills = world.path("a/state/drills");
+        let left = std::fs::read_dir(drills).map(|items| items.count()).unwrap_or_default();
+        assert_eq!(left, 0, "{at}: a scratch copy is left");
+        assert_eq!(world.points("a")[0]["drill"]["sound"], true, "{at}");
+        assert!(content(&world.path("a/data")) == version(2), "{at}");
+    }
+    let scenario = Scenario {
+        host: "a",
+        kind: "drill",
+        words: &["drill", "docs"],
+        prepare: nothing,
+        dead: |_, _| {},
+        again,
+        after,
+        guarded: false,
+    };
+    all(&trees(""), &scenario);
+}
+
 /// Three points more, two of which are to go.
 fn much(world: &World) {
     for version in [1, 2, 1] {

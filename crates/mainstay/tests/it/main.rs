@@ -11,6 +11,7 @@ mod configuration;
 mod copying;
 mod demo;
 mod docs;
+mod drills;
 mod forgetting;
 mod guides;
 mod history;

@@ -1,0 +1,324 @@
+//! Rehearses a recovery: starts a server on a scratch copy, lets it replay the log, and judges what
+//! it then is.
+//!
+//! What the copy must not do was written into its configuration when it was prepared. Here it is
+//! said once more on the server's command line, which wins over every file of the copy. The server
+//! is cut off from the network, so it cannot ask the vault for its log: its `restore_command` puts
+//! the name of what it wants into a directory, and this process fetches that.
+
+use super::check::{self, Scratch, Scratching};
+use super::connect::{Address, Session};
+use super::lsn::WalFile;
+use super::programs::{Owner, Programs, data_version};
+use super::server;
+use super::{Postgres, conf, data_of, go_on};
+use crate::command::Command;
+use crate::rehearsal::{Asked, Question};
+use crate::{Context, Error, Rehearsal, Rehearsed, Verdict};
+use model::{Class, Classify};
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, lchown};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// What the server must not do, whatever its files say.
+const CUT_OFF: [&str; 17] = [
+    "listen_addresses=",
+    "port=5432",
+    "archive_mode=off",
+    "archive_command=",
+    "archive_cleanup_command=",
+    "recovery_end_command=",
+    "max_logical_replication_workers=0",
+    "synchronous_standby_names=",
+    "primary_conninfo=",
+    "primary_slot_name=",
+    "ssl=off",
+    "logging_collector=off",
+    "log_destination=stderr",
+    "external_pid_file=",
+    // A service may run on this host, and needs its memory.
+    "shared_buffers=128MB",
+    "huge_pages=off",
+    // What it would do in the background is of no use to anybody.
+    "autovacuum=off",
+];
+
+/// Exit codes above this mean that the vault could not be asked, and not that it has nothing.
+const COULD_NOT_ASK: i32 = 125;
+
+/// What the server says if there is no log up to the time that was asked for.
+const TOO_LATE: &str = "recovery ended before configured recovery target was reached";
+
+pub(super) fn rehearse(
+    engine: &Postgres,
+    cx: &Context<'_>,
+    rehearsal: &Rehearsal<'_>,
+) -> Result<Rehearsed, Error> {
+    go_on(cx)?;
+    let dir = &data_of(rehearsal.copy)?.staged;
+    if let Some(postmaster) = server::postmaster(dir)? {
+        let what = format!("a server (process {}) works on {}", postmaster.pid, dir.display());
+        return Err(Error::new(Class::Refused, what));
+    }
+    let programs = engine.programs(dir)?;
+    check::make_home(rehearsal.home, programs.owner())?;
+    let mut feed = Feed::make(rehearsal, &programs, cx.callback)?;
+    let mut settings = CUT_OFF.map(str::to_owned).to_vec();
+    let major = data_version(dir)?;
+    if major >= 15 {
+        settings.push("archive_library=".to_owned());
+    }
+    if major >= 17 {
+        settings.push("event_triggers=off".to_owned());
+    }
+    settings.push(format!("restore_command={}", feed.restore_command()));
+    let scratching = Scratching { settings, isolation: rehearsal.isolation };
+
+    cx.progress.phase("replaying the log");
+    let stage = Stage { engine, cx, rehearsal, programs: &programs };
+    let begun = Instant::now();
+    let started =
+        Scratch::start(cx, &programs, rehearsal.home, dir, &scratching, &mut |cx| feed.serve(cx))?;
+    let mut verdict = Verdict { sound: true, findings: Vec::new() };
+    let mut server = match started {
+        Ok(server) => server,
+        Err(said) => {
+            // That nobody could give it its log says nothing about the copy.
+            feed.was_reached()?;
+            if said.contains(TOO_LATE) {
+                let what = "the log in the vault ends before the time that was asked for";
+                return Err(Error::invalid(what)
+                    .hinting("Name an earlier time, or none for everything there is."));
+            }
+            verdict.bad(said);
+            return Ok(Rehearsed { verdict, answered_after: None, answer: None });
+        }
+    };
+    let (superuser, session) = server.session(engine, rehearsal.home)?;
+    let answered_after = Some(begun.elapsed());
+    let checksums = stage.judge(&superuser, session, &mut verdict)?;
+    let answer = stage.ask(&superuser, &mut verdict)?;
+    server.stop(cx, &programs, dir)?;
+    if checksums && !check::page_checksums(cx, &programs, dir, &mut verdict.findings)? {
+        verdict.sound = false;
+    }
+    Ok(Rehearsed { verdict, answered_after, answer })
+}
+
+/// A copy on which a server runs.
+struct Stage<'a> {
+    engine: &'a Postgres,
+    cx: &'a Context<'a>,
+    rehearsal: &'a Rehearsal<'a>,
+    programs: &'a Programs,
+}
+
+impl Stage<'_> {
+    /// Whether its databases can be read, and its tables and indexes agree. Says whether it has page
+    /// checksums.
+    fn judge(
+        &self,
+        superuser: &str,
+        mut session: Session,
+        verdict: &mut Verdict,
+    ) -> Result<bool, Error> {
+        let (cx, home) = (self.cx, self.rehearsal.home);
+        let row = session.row(
+            "describe itself",
+            "SELECT current_setting('server_version'), pg_current_wal_lsn()::text, \
+                    current_setting('data_checksums') = 'on'",
+            &[],
+        )?;
+        let (version, lsn): (String, String) = (row.get(0), row.get(1));
+        let replayed = format!("PostgreSQL {version} replayed the copy to {lsn} and accepts work");
+        verdict.findings.push(replayed);
+        let databases = session.rows(
+            "list its databases",
+            "SELECT datname::text FROM pg_database WHERE datallowconn ORDER BY 1",
+            &[],
+        )?;
+        for row in &databases {
+            let name: String = row.get(0);
+            let read = Address::in_dir(home, superuser).with_database(&name).connect().and_then(
+                |mut session| session.text(cx, "list its tables", "SELECT count(*) FROM pg_class"),
+            );
+            match read {
+                Ok(_) => {}
+                Err(error) if error.class() == Class::Cancelled => return Err(error),
+                Err(error) => verdict.bad(format!("database {name}: {}", with_cause(&error))),
+            }
+        }
+        verdict.findings.push(format!("it opened {} databases", databases.len()));
+        cx.progress.phase("comparing tables and indexes");
+        let findings = &mut verdict.findings;
+        let agree = if self.programs.has("pg_amcheck") {
+            check::amcheck(cx, self.programs, home, superuser, findings)?
+        } else {
+            check::amcheck_by_hand(cx, home, superuser, &mut session, findings)?
+        };
+        verdict.sound &= agree;
+        Ok(row.get(2))
+    }
+
+    /// Asks the user's question.
+    fn ask(&self, superuser: &str, verdict: &mut Verdict) -> Result<Option<String>, Error> {
+        let Some(question) = self.rehearsal.question else { return Ok(None) };
+        let database = self.engine.address.database();
+        match &question.asked {
+            Asked::Query(sql) => self.query(superuser, database, question, sql, verdict),
+            Asked::Command(line) => {
+                let home = self.rehearsal.home.display().to_string();
+                let variables = [
+                    ("PGHOST", home.clone()),
+                    ("PGPORT", "5432".to_owned()),
+                    ("PGUSER", superuser.to_owned()),
+                    ("PGDATABASE", database.to_owned()),
+                    ("MAINSTAY_DRILL_SOCKET", home),
+                ]
+                .map(|(name, value)| (name.to_owned(), value));
+                self.rehearsal.command(self.cx, question, line, &variables, verdict)
+            }
+        }
+    }
+
+    fn query(
+        &self,
+        superuser: &str,
+        database: &str,
+        question: &Question,
+        sql: &str,
+        verdict: &mut Verdict,
+    ) -> Result<Option<String>, Error> {
+        self.cx.progress.phase("asking the copy");
+        let address = Address::in_dir(self.rehearsal.home, superuser).with_database(database);
+        let asked = address
+            .connect()
+            .and_then(|mut session| session.text(self.cx, "answer the drill query", sql));
+        match asked {
+            Ok(answer) => {
+                question.judge(&answer, verdict);
+                Ok(Some(answer))
+            }
+            Err(error) if error.class() == Class::Cancelled => Err(error),
+            Err(error) => {
+                let error = with_cause(&error);
+                verdict.bad(format!("the question was not answered: {error}"));
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn with_cause(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// Gives a server that is cut off the files of its log.
+struct Feed<'a> {
+    /// `NAME.want` is what it wants, NAME the file, `NAME.code` that it has been asked for.
+    dir: PathBuf,
+    callback: &'a [String],
+    service: String,
+    owner: Option<Owner>,
+    /// Why the vault could not be asked.
+    unreached: Option<Error>,
+}
+
+impl<'a> Feed<'a> {
+    fn make(
+        rehearsal: &Rehearsal<'_>,
+        programs: &Programs,
+        callback: &'a [String],
+    ) -> Result<Feed<'a>, Error> {
+        let dir = rehearsal.home.join("log");
+        let failed = |e| Error::io("make", dir.display(), e);
+        fs::DirBuilder::new().mode(0o700).create(&dir).map_err(failed)?;
+        let owner = programs.owner();
+        if let Some(owner) = owner {
+            lchown(&dir, Some(owner.uid), Some(owner.gid)).map_err(failed)?;
+        }
+        let service = rehearsal.meta.service.to_string();
+        Ok(Feed { dir, callback, service, owner, unreached: None })
+    }
+
+    /// What the server runs: it waits as long as there is somebody to serve it, which is as long as
+    /// the directory is there.
+    fn restore_command(&self) -> String {
+        let dir = conf::command_words(&[self.dir.display().to_string()]);
+        format!(
+            "d={dir}; f=\"$d\"/%f; : >\"$f.want\" || exit 200; \
+             while [ ! -e \"$f.code\" ]; do [ -d \"$d\" ] || exit 200; sleep 0.02; done; \
+             c=$(cat \"$f.code\"); rm -f \"$f.code\"; [ \"$c\" = 0 ] || exit \"$c\"; \
+             mv \"$f\" \"%p\" || exit 200"
+        )
+    }
+
+    /// Fetches what is wanted now.
+    fn serve(&mut self, cx: &Context<'_>) -> Result<(), Error> {
+        let failed = |e: io::Error| Error::io("look into", self.dir.display(), e);
+        let mut wanted = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let name = name.to_str().and_then(|name| name.strip_suffix(".want"));
+            wanted.extend(name.map(str::to_owned));
+        }
+        for name in wanted {
+            let want = self.dir.join(format!("{name}.want"));
+            fs::remove_file(&want).map_err(|e| Error::io("remove", want.display(), e))?;
+            let code = self.fetch(cx, &name)?;
+            let (code_file, written) =
+                (self.dir.join(format!("{name}.code")), self.dir.join(format!("{name}.new")));
+            fs::write(&written, code.to_string())
+                .and_then(|()| self.give(&written))
+                .and_then(|()| fs::rename(&written, &code_file))
+                .map_err(|e| Error::io("write", code_file.display(), e))?;
+        }
+        Ok(())
+    }
+
+    /// With the exit code that a `restore_command` would have.
+    fn fetch(&mut self, cx: &Context<'_>, name: &str) -> Result<i32, Error> {
+        let (Some(_), Some((program, words))) = (WalFile::parse(name), self.callback.split_first())
+        else {
+            return Ok(1);
+        };
+        let target = self.dir.join(name);
+        let output = Command::program("the request for the log", program)
+            .args(words)
+            .args(["wal", "fetch", &self.service, name])
+            .arg(&target)
+            .tied()
+            .ask(cx.cancel)?;
+        let code = output.code().unwrap_or(COULD_NOT_ASK + 1);
+        if code == 0 {
+            self.give(&target)
+                .map_err(|e| Error::io("change the owner of", target.display(), e))?;
+        } else if code > COULD_NOT_ASK {
+            self.unreached = Some(output.failure());
+        }
+        Ok(code)
+    }
+
+    fn give(&self, path: &Path) -> io::Result<()> {
+        match self.owner {
+            Some(owner) => lchown(path, Some(owner.uid), Some(owner.gid)),
+            None => Ok(()),
+        }
+    }
+
+    /// An error if the vault could not be asked for something.
+    fn was_reached(self) -> Result<(), Error> {
+        match self.unreached {
+            None => Ok(()),
+            Some(error) => {
+                let what = "the copy could not be given its log";
+                Err(Error::new(Class::Unavailable, what).because(error))
+            }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! What a drill asks of an engine: to bring a restored copy to life where it can harm nobody, and to
+//! judge it there.
+
+use crate::command::Command;
+use crate::{Context, Error, SnapshotMeta, Staged, Verdict};
+use model::CancelToken;
+use model::config::Service;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+/// How long a command that looks at a copy may take.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+/// How long it may take to find out whether programs can be cut off.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much of an answer is shown.
+const SHOWN: usize = 200;
+
+/// What a drill proves of a copy of an engine's service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Nothing: the engine has no rehearsal.
+    None,
+    /// The files are the service, and are compared with the snapshot byte by byte.
+    Bytes,
+    /// A server is started on the copy.
+    Server,
+}
+
+/// A copy to be rehearsed.
+pub struct Rehearsal<'a> {
+    /// What the snapshot says of itself.
+    pub meta: &'a SnapshotMeta,
+    /// The copy, prepared as [`Purpose::Scratch`](crate::Purpose::Scratch). Nobody needs it
+    /// afterwards: the rehearsal may change it.
+    pub copy: &'a [Staged],
+    /// An empty directory for sockets and the like. It goes with the copy.
+    pub home: &'a Path,
+    /// How programs that work on the copy are cut off from the network.
+    pub isolation: &'a Isolation,
+    /// What the user wants the copy to be asked.
+    pub question: Option<&'a Question>,
+}
+
+/// What came of a rehearsal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rehearsed {
+    /// The engine's judgement, and that of the user's question.
+    pub verdict: Verdict,
+    /// How long it took from the start until the copy answered; none if it did not, or if there is
+    /// nothing to start.
+    pub answered_after: Option<Duration>,
+    /// What the user's question was answered.
+    pub answer: Option<String>,
+}
+
+impl Rehearsal<'_> {
+    /// The rehearsal of a copy that lies there as it is used: judged, then looked at by the user's
+    /// command.
+    pub fn of_files(&self, cx: &Context<'_>, mut verdict: Verdict) -> Result<Rehearsed, Error> {
+        let answer = match self.question.map(|question| (question, &question.asked)) {
+            None => None,
+            Some((question, Asked::Command(line))) => {
+                self.command(cx, question, line, &[], &mut verdict)?
+            }
+            Some((_, Asked::Query(_))) => {
+                return Err(Error::invalid("this engine cannot be asked in SQL")
+                    .hinting("Write a `drill-command` instead of the `drill-query`."));
+            }
+        };
+        Ok(Rehearsed { verdict, answered_after: None, answer })
+    }
+
+    /// Runs the user's command beside the copy, with these variables besides.
+    pub(crate) fn command(
+        &self,
+        cx: &Context<'_>,
+        question: &Question,
+        line: &str,
+        variables: &[(String, String)],
+        verdict: &mut Verdict,
+    ) -> Result<Option<String>, Error> {
+        cx.progress.phase("running the drill command");
+        let mut command = Command::shell("the drill command", line)
+            .within(self.isolation)
+            .dir(self.home)
+            .envs(cx.variables)
+            .envs(variables)
+            .timeout(COMMAND_TIMEOUT)
+            .tied();
+        if let Some(first) = self.copy.first() {
+            command = command.env("MAINSTAY_DRILL_DIR", &first.staged);
+        }
+        let output = command.ask(cx.cancel)?;
+        if !output.success() {
+            verdict.bad(output.failure().to_string());
+            return Ok(None);
+        }
+        let answer = output.stdout_text()?.trim().to_owned();
+        question.judge(&answer, verdict);
+        Ok(Some(answer))
+    }
+}
+
+/// What the user wants a restored copy to be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// In which words.
+    pub asked: Asked,
+    /// What it has to answer.
+    pub expect: Option<String>,
+}
+
+/// How a copy is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// In SQL.
+    Query(String),
+    /// By a command that runs beside it.
+    Command(String),
+}
+
+impl Question {
+    /// What a definition wants to be asked.
+    pub fn of(definition: &Service) -> Option<Question> {
+        let asked = match (&definition.drill_query, &definition.drill_command) {
+            (Some(query), _) => Asked::Query(query.clone()),
+            (None, Some(line)) => Asked::Command(line.clone()),
+            (None, None) => return None,
+        };
+        Some(Question { asked, expect: definition.drill_expect.clone() })
+    }
+
+    /// Compares an answer with what was expected.
+    pub(crate) fn judge(&self, answer: &str, verdict: &mut Verdict) {
+        let got = shown(answer);
+        match &self.expect {
+            None => verdict.findings.push(format!("the question was answered {got}")),
+            Some(expected) if answer == expected.trim() => {
+                verdict.findings.push(format!("the question was answered {got}, as expected"));
+            }
+            Some(expected) => verdict.bad(format!(
+                "the question was answered {got}; {} was expected",
+                shown(expected.trim())
+            )),
+        }
+    }
+}
+
+/// On one line, and not too long.
+fn shown(answer: &str) -> String {
+    let mut short: String = answer.chars().take(SHOWN).collect();
+    if short.len() < answer.len() {
+        short.push('…');
+    }
+    format!("{short:?}")
+}
+
+impl Verdict {
+    /// A finding that makes the copy unsound.
+    pub(crate) fn bad(&mut self, finding: String) {
+        self.sound = false;
+        self.findings.push(finding);
+    }
+}
+
+/// How programs are run where they reach no network: in a network namespace of their own, in which
+/// there is nobody.
+///
+/// Sockets in the file system are reached as before. That is how a server is asked that is cut off,
+/// and why it is no jail: it keeps an honest copy from calling out, not a program that wants to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Isolation {
+    words: Vec<&'static str>,
+    said: String,
+}
+
+impl Isolation {
+    /// Finds out what this host allows, by trying it.
+    pub fn find(cancel: &CancelToken) -> Result<Isolation, Error> {
+        let words = if rustix::process::geteuid().is_root() {
+            vec!["unshare", "--net", "--"]
+        } else {
+            vec!["unshare", "--user", "--map-current-user", "--net", "--"]
+        };
+        let ours = fs::read_link("/proc/self/ns/net")
+            .map_err(|e| Error::io("read", "/proc/self/ns/net", e))?;
+        let cut_off = Isolation { words, said: "in a network namespace of its own".to_owned() };
+        let tried = Command::program("unshare", "readlink")
+            .arg("/proc/self/ns/net")
+            .within(&cut_off)
+            .timeout(PROBE_TIMEOUT)
+            .ask(cancel);
+        let why = match tried {
+            Err(error) if cancel.is_cancelled() => return Err(error),
+            Err(error) => error.to_string(),
+            Ok(output) if !output.success() => output.failure().to_string(),
+            Ok(output) => {
+                let theirs = output.stdout_text()?;
+                if theirs.trim() != ours.to_string_lossy() {
+                    return Ok(cut_off);
+                }
+                "it stayed in the host's network".to_owned()
+            }
+        };
+        Ok(Isolation::none(&why))
+    }
+
+    /// None, and why.
+    pub fn none(why: &str) -> Isolation {
+        let why = why.split_whitespace().collect::<Vec<_>>().join(" ");
+        Isolation { words: Vec::new(), said: format!("not cut off from the network: {why}") }
+    }
+
+    /// Whether programs are cut off.
+    pub fn is_complete(&self) -> bool {
+        !self.words.is_empty()
+    }
+
+    /// How, or why not.
+    pub fn said(&self) -> &str {
+        &self.said
+    }
+
+    pub(crate) fn words(&self) -> &[&'static str] {
+        &self.words
+    }
+}

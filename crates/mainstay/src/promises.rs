@@ -1,0 +1,169 @@
+//! Whether what was promised of recoveries holds: drills on time, and as fast as declared. Functions
+//! of what was observed and of the time; nothing here looks or acts.
+
+use crate::due::Attempt;
+use jiff::{SignedDuration, Timestamp};
+use model::duration;
+use model::schedule::Schedule;
+use model::state::LastDrill;
+use std::time::Duration;
+
+/// A drill that failed is tried again after this, and not only at the schedule's next time: it costs
+/// as much as a restore.
+const RETRY: Duration = Duration::from_secs(6 * 60 * 60);
+/// What a drill may take before it is missed.
+const GRACE: Duration = Duration::from_secs(6 * 60 * 60);
+
+/// What was observed of the drills of one service.
+#[derive(Clone, Debug)]
+pub(crate) struct Drills {
+    pub(crate) schedule: Option<Schedule>,
+    pub(crate) rto: Option<Duration>,
+    /// Drills on this host, oldest first.
+    pub(crate) attempts: Vec<Attempt>,
+    /// The last one on any host.
+    pub(crate) last: Option<LastDrill>,
+    /// When a drill last proved a point restorable.
+    pub(crate) proven: Option<Timestamp>,
+    /// Since when this host is what it is.
+    pub(crate) since: Timestamp,
+}
+
+impl Drills {
+    /// Whether one is due, and when to ask again.
+    pub(crate) fn due(&self, now: Timestamp) -> (bool, Option<Timestamp>) {
+        let Some(schedule) = &self.schedule else { return (false, None) };
+        let went_well = self.attempts.iter().rev().find(|attempt| attempt.well);
+        let due = schedule.due(went_well.map(|attempt| attempt.began), now);
+        let failed = self.attempts.last().filter(|attempt| !attempt.well);
+        let retry = failed.and_then(|attempt| after(attempt.began, RETRY));
+        match retry.filter(|retry| *retry > now) {
+            Some(retry) if due.now => (false, Some(retry)),
+            _ => (due.now, due.next),
+        }
+    }
+
+    /// One sentence if no drill has proven anything since the last but one time that the schedule
+    /// named; that nothing happens at all is noticed by this.
+    pub(crate) fn overdue(&self, now: Timestamp) -> Option<String> {
+        let schedule = self.schedule.as_ref()?;
+        let done_by_now = now.checked_sub(duration::signed(GRACE)).ok()?;
+        let last = schedule.previous(done_by_now)?;
+        let limit = schedule.previous(last.checked_sub(SignedDuration::from_secs(1)).ok()?)?;
+        let ago = |then| duration::age(then, now).map(duration::human).unwrap_or_default();
+        match self.proven {
+            Some(proven) if proven < limit => {
+                Some(format!("the last drill that went well was {} ago", ago(proven)))
+            }
+            None if self.since < limit => {
+                Some(format!("no drill went well in {}", ago(self.since)))
+            }
+            _ => None,
+        }
+    }
+
+    /// One sentence if the last drill took longer than the declared RTO, or never came to its end.
+    pub(crate) fn slow(&self) -> Option<String> {
+        let (rto, last) = (self.rto?, self.last.as_ref()?);
+        let promised = duration::human(rto);
+        match last.drill.recovery_millis.map(Duration::from_millis) {
+            Some(took) if took <= rto => None,
+            Some(took) => Some(format!(
+                "the last recovery took {}; {promised} are promised",
+                duration::human(took)
+            )),
+            None => Some(format!("the last recovery failed; {promised} are promised")),
+        }
+    }
+
+    /// Whether the declared RTO is kept; unknown until it was measured.
+    pub(crate) fn rto_kept(&self) -> Option<bool> {
+        let measured = self.rto.is_some() && self.last.is_some();
+        measured.then(|| self.slow().is_none())
+    }
+}
+
+fn after(time: Timestamp, later: Duration) -> Option<Timestamp> {
+    time.checked_add(duration::signed(later)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::tz::TimeZone;
+    use model::{Drill, MemberName, SnapshotId};
+
+    fn at(text: &str) -> Timestamp {
+        format!("2026-11-{text}:00Z").parse().unwrap()
+    }
+
+    /// Sundays at four.
+    fn weekly(attempts: &[(&str, bool)]) -> Drills {
+        let attempt = |(began, well): &(&str, bool)| Attempt {
+            began: at(began),
+            well: *well,
+            incomplete: false,
+        };
+        Drills {
+            schedule: Some(Schedule::parse("0 4 * * 0", TimeZone::UTC).unwrap()),
+            rto: None,
+            attempts: attempts.iter().map(attempt).collect(),
+            last: None,
+            proven: None,
+            since: at("01T00:00"),
+        }
+    }
+
+    fn took(millis: Option<u64>) -> LastDrill {
+        LastDrill {
+            snapshot: SnapshotId([0; 32]),
+            source_time: at("08T03:00"),
+            drill: Drill {
+                at: at("08T04:10"),
+                member: MemberName::new("b").unwrap(),
+                sound: millis.is_some(),
+                recovery_millis: millis,
+                isolated: true,
+            },
+        }
+    }
+
+    #[test]
+    fn a_drill_is_due_once_and_tried_again_later() {
+        assert!(weekly(&[]).due(at("10T00:00")).0);
+        let done = weekly(&[("08T04:01", true)]);
+        assert_eq!(done.due(at("10T00:00")), (false, Some(at("15T04:00"))));
+        assert!(done.due(at("15T04:00")).0);
+        let failed = weekly(&[("08T04:01", false)]);
+        assert_eq!(failed.due(at("08T04:30")), (false, Some(at("08T10:01"))));
+        assert!(failed.due(at("08T10:01")).0);
+        let unscheduled = Drills { schedule: None, ..weekly(&[]) };
+        assert_eq!(unscheduled.due(at("10T00:00")), (false, None));
+    }
+
+    #[test]
+    fn that_nothing_happens_is_noticed() {
+        let mut drills = weekly(&[]);
+        // The 8th and the 15th were Sundays.
+        assert_eq!(drills.overdue(at("15T09:59")), None);
+        assert!(drills.overdue(at("15T10:01")).unwrap().contains("no drill went well"));
+        drills.proven = Some(at("08T04:10"));
+        assert_eq!(drills.overdue(at("22T09:59")), None);
+        assert!(drills.overdue(at("22T10:01")).unwrap().contains("14 d"));
+    }
+
+    #[test]
+    fn the_rto_is_what_was_measured() {
+        let mut drills = weekly(&[]);
+        drills.last = Some(took(Some(30_000)));
+        assert_eq!((drills.slow(), drills.rto_kept()), (None, None), "nothing is declared");
+        drills.rto = Some(Duration::from_secs(30));
+        assert_eq!((drills.slow(), drills.rto_kept()), (None, Some(true)));
+        drills.last = Some(took(Some(30_001)));
+        assert!(drills.slow().unwrap().contains("30 s are promised"));
+        drills.last = Some(took(None));
+        assert_eq!(drills.rto_kept(), Some(false));
+        drills.last = None;
+        assert_eq!(drills.rto_kept(), None, "nothing was measured");
+    }
+}

@@ -1,0 +1,161 @@
+//! Drills of a server: a copy is started and judged, and nothing of it reaches production.
+
+use super::*;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const ASK: &str = "drill-query = 'SELECT count(*), max(n) FROM orders'";
+
+/// Everything that the vault has of the log.
+fn log(stage: &Stage) -> BTreeMap<PathBuf, u64> {
+    let mut found = BTreeMap::new();
+    let mut left = vec![stage.dir.path().join("vault/shop/mainstay/log")];
+    while let Some(dir) = left.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(meta) if meta.is_dir() => left.push(entry.path()),
+                Ok(meta) => drop(found.insert(entry.path(), meta.len())),
+                Err(_) => {}
+            }
+        }
+    }
+    found
+}
+
+/// Processes that work in drills of a host.
+fn drilling(host: &Path) -> usize {
+    let drills = host.join("state/drills");
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let cwd = |process: fs::DirEntry| fs::read_link(process.path().join("cwd")).ok();
+    processes.filter_map(cwd).filter(|cwd| cwd.starts_with(&drills)).count()
+}
+
+#[track_caller]
+fn finds(drill: &Value, text: &str) {
+    let findings = drill["findings"].as_array().unwrap();
+    let found = findings.iter().any(|one| one.as_str().unwrap().contains(text));
+    assert!(found, "no {text:?} in {findings:?}");
+}
+
+/// The primary's own configuration, which the copy has, archives into the vault, and would go on to.
+#[test]
+fn a_drill_proves_a_server_and_reaches_nothing_of_production() {
+    let stage = Stage::with("archive_mode = on\nlog_connections = on", ASK);
+    let (a, server) = (&stage.a, &stage.a.server);
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    for _ in 0..3 {
+        a.write();
+    }
+    a.archived();
+    let archived = "SELECT archived_count || ' ' || failed_count FROM pg_stat_archiver";
+    let before = (log(&stage), server.sql(archived));
+    let connected = || {
+        let text = fs::read_to_string(stage.dir.path().join("a/server.log")).unwrap();
+        text.matches("connection received").count()
+    };
+    assert!(!before.0.is_empty(), "there is a log");
+    let connections = connected();
+    assert!(connections > 0);
+
+    let drill = a.run(&["drill", "shop", "--json", "--keep"]).code(0).json();
+    assert_eq!(connected(), connections, "somebody connected to the primary");
+    // What was written after the base is there: the log was replayed.
+    assert_eq!((&drill["sound"], &drill["answer"]), (&true.into(), &"4|4".into()));
+    finds(&drill, "pg_amcheck found no fault");
+    finds(&drill, "pg_checksums found every page");
+    let (start, recovery) = (&drill["start-seconds"], &drill["recovery-seconds"]);
+    assert!(start.as_f64() > Some(0.0) && start.as_f64() < recovery.as_f64(), "{drill}");
+    assert_eq!((log(&stage), server.sql(archived)), before, "the copy has archived something");
+    assert_eq!(server.sql("SELECT count(*) FROM pg_replication_slots"), "0");
+    // It is the primary's own configuration that was made harmless, and not another.
+    let copy = PathBuf::from(drill["kept"].as_str().unwrap()).join("copy-0/data");
+    let conf = |name: &str| fs::read_to_string(copy.join(name)).unwrap();
+    assert!(conf("postgresql.conf").contains("wal push shop"));
+    assert!(conf("postgresql.auto.conf").contains("archive_mode = 'off'"));
+    // It was a primary, of a timeline of its own, and had log that it could have archived.
+    assert!(copy.join("pg_wal/00000002.history").exists());
+    assert!(!copy.join("postmaster.pid").exists(), "it was stopped");
+    fs::remove_dir_all(copy.parent().unwrap().parent().unwrap()).unwrap();
+    a.write();
+    a.archived();
+
+    let shown = a.run(&["status", "shop"]).code(0);
+    assert!(shown.out.contains("is restorable, back after"), "{shown:#?}");
+    // By root, which no server runs as, too.
+    if pg_server::server_user().is_some() {
+        let here = stage.dir.path();
+        let config = here.join("root.toml");
+        let text = fs::read_to_string(&a.config).unwrap();
+        fs::write(&config, text.replace("/a/state'", "/root-state'")).unwrap();
+        fs::create_dir(here.join("root-state")).unwrap();
+        fs::set_permissions(here.join("root-state"), fs::Permissions::from_mode(0o755)).unwrap();
+        let mut command = Command::new(&a.program);
+        command.env("MAINSTAY_CONFIG", config).args(["drill", "shop", "--json"]);
+        let drill = run(&mut command).code(0).json();
+        assert_eq!((&drill["sound"], &drill["answer"]), (&true.into(), &"5|5".into()), "{drill}");
+        assert_eq!(fs::read_dir(here.join("root-state/drills")).unwrap().count(), 0);
+        let vault = here.join("vault");
+        run(Command::new("chown").args(["-R", "--reference"]).arg(&vault).arg(&vault)).code(0);
+    }
+
+    // An index that does not agree with its table is copied faithfully. No restore would notice.
+    server.sql("CREATE FUNCTION f(bigint) RETURNS bigint IMMUTABLE LANGUAGE sql AS 'SELECT $1'");
+    server.sql("CREATE INDEX ON orders (f(n))");
+    server.sql(
+        "CREATE OR REPLACE FUNCTION f(bigint) RETURNS bigint IMMUTABLE LANGUAGE sql \
+         AS 'SELECT -$1'",
+    );
+    a.run(&["backup", "shop"]).code(0);
+    let broken = a.run(&["drill", "shop", "--json"]).code(1).json();
+    finds(&broken, "pg_amcheck found faults");
+    a.run(&["status", "shop"]).code(1).says("not sound");
+    assert_eq!(drilling(&stage.dir.path().join("a")), 0, "something still runs");
+}
+
+/// Killed while its server runs, a drill leaves nothing that runs, and the next one nothing at all.
+#[test]
+fn a_killed_drill_leaves_no_server() {
+    let here = "drill-command = 'touch \"$PGHOST/../../asked\"; exec sleep 600'";
+    let stage = Stage::with("archive_mode = on", here);
+    let (a, home) = (&stage.a, stage.dir.path().join("a"));
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    let mut drill = Load(a.command(&["drill", "shop"]).stderr(Stdio::null()).spawn().unwrap());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let wait_for = |what: &str, there: &dyn Fn() -> bool| {
+        while !there() {
+            assert!(Instant::now() < deadline, "not in time: {what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let asked = home.join("state/drills/asked");
+    wait_for("the copy is asked", &|| asked.exists());
+    assert!(drilling(&home) > 0);
+    let status = a.run(&["status", "shop", "--json"]).code(0).json();
+    let id = status["services"][0]["running"]["id"].as_str().unwrap().to_owned();
+    let journal =
+        fs::read_to_string(home.join(format!("state/services/shop/operations/{id}/journal")));
+    let first: Value = serde_json::from_str(journal.unwrap().lines().next().unwrap()).unwrap();
+    let worker = first["pid"].as_u64().unwrap().to_string();
+    run(Command::new("kill").args(["-KILL", &worker])).code(0);
+    let _ = drill.0.wait();
+    wait_for("its server ends", &|| drilling(&home) == 0);
+    fs::remove_file(&asked).unwrap();
+
+    // A cancel leaves nothing either.
+    let cancelled = Load(a.command(&["drill", "shop"]).stderr(Stdio::null()).spawn().unwrap());
+    wait_for("the copy is asked again", &|| asked.exists());
+    fs::remove_file(&asked).unwrap();
+    assert_eq!(
+        fs::read_dir(home.join("state/drills")).unwrap().count(),
+        1,
+        "the first one's is gone"
+    );
+    a.run(&["cancel", "shop", "--wait", "60s"]);
+    wait_for("it ends", &|| drilling(&home) == 0);
+    drop(cancelled);
+    wait_for("its copy is gone", &|| fs::read_dir(home.join("state/drills")).unwrap().count() == 0);
+    assert_eq!(a.newest(), 1);
+}

@@ -1,0 +1,415 @@
+//! Drill: a recovery point is restored to a scratch place, brought to life there, and judged.
+//!
+//! | step | after it | undone by |
+//! |---|---|---|
+//! | `scratch` | the drill has a directory of its own | removing it |
+//! | `stage` | the content is there, verified and durable | (with the directory) |
+//! | `compare` | what is on disk was read, and is the snapshot's, where files are all there is | |
+//! | `prepare` | the engine has neutralised it | (with the directory) |
+//! | `rehearse` | the engine has started and judged it, and stopped it | what was started ends with its process |
+//! | `record` | the vault's state says what came of it | |
+//! | `clean` | the directory is gone, if nobody wants to keep it | |
+//!
+//! Nothing of the service is touched: not its directories, its server, its archive. The repository is
+//! only read, and the state only told what came of it.
+
+use crate::exchange::remove;
+use crate::journal::{Kind, Outcome};
+use crate::operation::{Operation, Run};
+use crate::placing::{self, Destination};
+use crate::recover::Left;
+use crate::{Error, ServiceSite, Which, restore, which};
+use engines::{Isolation, Proof, Purpose, Question, Rehearsal, Rehearsed, SnapshotMeta, Verdict};
+use jiff::Timestamp;
+use model::state::Refusal;
+use model::{Class, Classify, Drill, OperationId, PointName, Progress, ServiceState, SnapshotId};
+use repository::Work;
+use repository::restore::{Lacking, Restored};
+use repository::scrub::{self, Copy};
+use serde::{Deserialize, Serialize};
+use std::fs::DirBuilder;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, lchown};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How many files that are not the snapshot's are named.
+const NAMED: usize = 20;
+
+/// How long what a dead drill had started may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where drills go whose servers cannot enter the state directory.
+const OPEN_TO_ALL: &str = "/var/tmp";
+
+/// What is asked for.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Params {
+    /// Which point.
+    pub which: Which,
+    /// Leave the copy where it is.
+    pub keep: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Done {
+    /// The operation.
+    pub operation: OperationId,
+    /// The point's name.
+    pub name: String,
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// Its consistency time.
+    pub source_time: Timestamp,
+    /// The point in time that the log was replayed to beyond the snapshot, if one was named.
+    pub until: Option<Timestamp>,
+    /// The copy was sound, and gave the expected answer.
+    pub sound: bool,
+    /// What was found, in sentences.
+    pub findings: Vec<String>,
+    /// What the user's question was answered.
+    pub answer: Option<String>,
+    /// Nothing that was started could reach the network.
+    pub isolated: bool,
+    /// How, or why not.
+    pub isolation: String,
+    /// Regular files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Until the content was there and prepared.
+    pub restore_seconds: f64,
+    /// From then until it answered; none if nothing had to be started, or it did not answer.
+    pub start_seconds: Option<f64>,
+    /// Both: what a recovery takes. None if it did not come to one.
+    pub recovery_seconds: Option<f64>,
+    /// All of it, with the judging.
+    pub seconds: f64,
+    /// Where the copy is, if it was kept.
+    pub kept: Option<PathBuf>,
+}
+
+/// The directory of a drill, as it is journalled before it is made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Scratch {
+    dir: PathBuf,
+}
+
+/// Drills.
+pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error> {
+    // Said before anything is fetched.
+    let engine = site.engine()?;
+    if engine.proof() == Proof::None {
+        let what = format!("engine {} has no rehearsal, so it cannot be drilled", engine.name());
+        return Err(Error::invalid(what)
+            .hinting("Restore it elsewhere with `mainstay restore --target DIR`, and look."));
+    }
+    let mut operation = Operation::begin(site, Kind::Drill, params, run)?;
+    let result = perform(site, &mut operation, params);
+    operation.end(site, Kind::Drill, result, |done| match done.sound {
+        true => (Outcome::Done, format!("{} is restorable", done.name)),
+        false => {
+            let found = done.findings.last().map(String::as_str).unwrap_or_default();
+            (Outcome::Failed, format!("{} is not sound: {found}", done.name))
+        }
+    })
+}
+
+struct Plan {
+    name: String,
+    meta: SnapshotMeta,
+    until: Option<Timestamp>,
+    dir: PathBuf,
+    destinations: Vec<Destination>,
+}
+
+impl Plan {
+    fn make(
+        site: &ServiceSite,
+        operation: &Operation,
+        params: &Params,
+        state: &ServiceState,
+        snapshot: SnapshotId,
+    ) -> Result<Plan, Error> {
+        let meta = placing::meta(site, snapshot)?;
+        let until = match params.which {
+            Which::At(time) if site.engine()?.abilities().log => Some(time),
+            _ => None,
+        };
+        let place = place(site)?;
+        let size = match state.point(snapshot) {
+            Some(point) => point.size_bytes,
+            None => restore::size_of(site, snapshot)?,
+        };
+        placing::check_space(&place, size)?;
+        let dir = place.join(operation.id().as_str());
+        let destination = |(number, root): (usize, &engines::Root)| {
+            // A file keeps its name: what reads it may go by that.
+            let name = root.in_snapshot.rsplit('/').find(|part| !part.is_empty());
+            let staged = dir.join(format!("copy-{number}")).join(name.unwrap_or("data"));
+            let target = staged.clone();
+            Destination { root: root.clone(), staged, target, without: Lacking::default() }
+        };
+        let destinations = meta.roots.iter().enumerate().map(destination).collect();
+        let name = PointName::of(meta.source_time, &meta.definition.engine, snapshot).to_string();
+        Ok(Plan { name, meta, until, dir, destinations })
+    }
+}
+
+/// Where drills of a service go: where its configuration says, else below the state directory if
+/// the user whom the service's data belongs to can enter there, else where everybody can.
+fn place(site: &ServiceSite) -> Result<PathBuf, Error> {
+    if let Some(dir) = &site.spec().drill_dir {
+        return Ok(dir.clone());
+    }
+    let own = site.site().config().host.state_dir.join("drills");
+    if !rustix::process::geteuid().is_root() {
+        return Ok(own);
+    }
+    let roots = site.engine()?.roots();
+    let data = roots.first().and_then(|root| std::fs::metadata(&root.on_host).ok());
+    let enters = data.is_none_or(|data| can_enter(&own, data.uid(), data.gid()));
+    Ok(if enters { own } else { PathBuf::from(OPEN_TO_ALL) })
+}
+
+/// Whether a user can go to a directory, as far as it and those above it are there.
+fn can_enter(dir: &Path, uid: u32, gid: u32) -> bool {
+    uid == 0
+        || dir.ancestors().filter_map(|dir| std::fs::metadata(dir).ok()).all(|meta| {
+            let bit = match meta {
+                _ if meta.uid() == uid => 0o100,
+                _ if meta.gid() == gid => 0o010,
+                _ => 0o001,
+            };
+            meta.mode() & bit != 0
+        })
+}
+
+fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Result<Done, Error> {
+    let began = Instant::now();
+    let state = site.load_state()?.state;
+    let snapshot = which::resolve(site, &state, &params.which)?;
+    let isolation = Isolation::find(operation.cancel())?;
+    if !isolation.is_complete() {
+        operation.report().warn(isolation.said());
+    }
+    let tried = Plan::make(site, operation, params, &state, snapshot).and_then(|plan| {
+        let tried = rehearse(site, operation, &plan, snapshot, &isolation)?;
+        Ok((plan, tried))
+    });
+    let (plan, tried) = match tried {
+        // What cannot be restored is not restorable: that is what the drill was to find out.
+        Err(error) if error.class() == Class::Corrupt => {
+            if let Err(unrecorded) = record(site, operation, snapshot, &isolation, false, None) {
+                operation.report().warn(&unrecorded.chain());
+            }
+            return Err(error);
+        }
+        other => other?,
+    };
+    let Tried { restored, restore_seconds, rehearsed } = tried;
+    let start_seconds = rehearsed.answered_after.map(|after| after.as_secs_f64());
+    let recovery_seconds = match (site.engine()?.proof(), start_seconds) {
+        (Proof::Server, None) => None,
+        (_, start) => Some(restore_seconds + start.unwrap_or_default()),
+    };
+    let sound = rehearsed.verdict.sound;
+    for finding in &rehearsed.verdict.findings {
+        operation.report().note(finding);
+    }
+    record(site, operation, snapshot, &isolation, sound, recovery_seconds)?;
+    let dir = plan.dir.clone();
+    operation.forward("clean", params.keep, |_| match params.keep {
+        true => Ok(()),
+        false => remove(&dir),
+    })?;
+    Ok(Done {
+        operation: operation.id().clone(),
+        name: plan.name,
+        snapshot,
+        source_time: plan.meta.source_time,
+        until: plan.until,
+        sound,
+        findings: rehearsed.verdict.findings,
+        answer: rehearsed.answer,
+        isolated: isolation.is_complete(),
+        isolation: isolation.said().to_owned(),
+        files: restored.files,
+        bytes: restored.bytes,
+        restore_seconds,
+        start_seconds,
+        recovery_seconds,
+        seconds: began.elapsed().as_secs_f64(),
+        kept: params.keep.then_some(plan.dir),
+    })
+}
+
+/// How far it came.
+struct Tried {
+    restored: Restored,
+    restore_seconds: f64,
+    rehearsed: Rehearsed,
+}
+
+fn rehearse(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    plan: &Plan,
+    snapshot: SnapshotId,
+    isolation: &Isolation,
+) -> Result<Tried, Error> {
+    let engine = site.engine()?;
+    let (_, lock) = operation.open_for(site, Work::Restore)?;
+    let began = Instant::now();
+    let scratch = Scratch { dir: plan.dir.clone() };
+    operation.step("scratch", &scratch, |_| {
+        // What is above may be passed through, by who knows the name: a server that is not run by
+        // this user has to.
+        let above = scratch.dir.parent().unwrap_or(&scratch.dir);
+        let made = DirBuilder::new().recursive(true).mode(0o711).create(above);
+        made.and_then(|()| crate::member::private_dir(&scratch.dir))
+            .map_err(|e| Error::io("make", &scratch.dir, e))
+    })?;
+    let restored = placing::stage(site, operation, snapshot, &plan.destinations, None)?;
+    // Not part of what a recovery takes.
+    let mut restoring = began.elapsed();
+    let mut differing = Verdict { sound: true, findings: Vec::new() };
+    if engine.proof() == Proof::Bytes {
+        differing =
+            operation.step("compare", (), |operation| compare(site, operation, plan, snapshot))?;
+    }
+    let preparing = Instant::now();
+    let purpose = Purpose::Scratch { until: plan.until };
+    placing::prepare(site, operation, &plan.meta, &plan.destinations, &purpose)?;
+    restoring += preparing.elapsed();
+    // A vault that others prune meanwhile has given everything that is needed.
+    drop(lock);
+    let home = plan.dir.join("run");
+    let question = Question::of(site.spec());
+    let mut rehearsed = operation.step("rehearse", (), |operation| {
+        crate::member::private_dir(&home).map_err(|e| Error::io("make", &home, e))?;
+        hand_over(plan)?;
+        let copy = placing::staged(&plan.destinations);
+        let rehearsal = Rehearsal {
+            meta: &plan.meta,
+            copy: &copy,
+            home: &home,
+            isolation,
+            question: question.as_ref(),
+        };
+        let done = operation.with_context(site, |cx| engine.rehearse(cx, &rehearsal))?;
+        Ok(Heard(done))
+    })?;
+    rehearsed.0.verdict.sound &= differing.sound;
+    rehearsed.0.verdict.findings.splice(..0, differing.findings);
+    Ok(Tried { restored, restore_seconds: restoring.as_secs_f64(), rehearsed: rehearsed.0 })
+}
+
+/// What the journal keeps of a rehearsal: the verdict.
+struct Heard(Rehearsed);
+
+impl Serialize for Heard {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.0.verdict.serialize(to)
+    }
+}
+
+/// Reads back what was restored.
+fn compare(
+    site: &ServiceSite,
+    operation: &Operation,
+    plan: &Plan,
+    snapshot: SnapshotId,
+) -> Result<Verdict, Error> {
+    operation.report().phase("comparing the copy with the snapshot");
+    let repository = site.repository()?;
+    let mut verdict = Verdict { sound: true, findings: Vec::new() };
+    for destination in &plan.destinations {
+        let copy = Copy {
+            root: &destination.staged,
+            snapshot,
+            path: destination.root.in_snapshot.as_bytes(),
+        };
+        let report = operation.report();
+        let found = scrub::scrub(repository, copy, NAMED, &*report, operation.cancel())?;
+        verdict.sound &= found.is_empty();
+        verdict.findings.extend(found.iter().map(|one| format!("{}: {}", one.path, one.what)));
+    }
+    if verdict.sound {
+        verdict.findings.push("every byte on disk is the snapshot's".to_owned());
+    }
+    Ok(verdict)
+}
+
+/// The directory belongs to whom the copy belongs to, so that a server that runs as that user can
+/// enter, and nobody else.
+fn hand_over(plan: &Plan) -> Result<(), Error> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let Some(first) = plan.destinations.first() else { return Ok(()) };
+    let io = |e| Error::io("look at", &first.staged, e);
+    let meta = std::fs::symlink_metadata(&first.staged).map_err(io)?;
+    let mut dirs = vec![plan.dir.clone()];
+    dirs.extend(plan.destinations.iter().filter_map(|d| d.staged.parent().map(Path::to_owned)));
+    for dir in dirs {
+        lchown(&dir, Some(meta.uid()), Some(meta.gid()))
+            .map_err(|e| Error::io("change the owner of", &dir, e))?;
+    }
+    Ok(())
+}
+
+/// Tells the vault's state. A snapshot that no commit made history is none of its points.
+fn record(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    snapshot: SnapshotId,
+    isolation: &Isolation,
+    sound: bool,
+    recovery_seconds: Option<f64>,
+) -> Result<(), Error> {
+    let drill = Drill {
+        at: Timestamp::now(),
+        member: site.member().clone(),
+        sound,
+        recovery_millis: recovery_seconds.map(|seconds| {
+            u64::try_from(Duration::from_secs_f64(seconds).as_millis()).unwrap_or(u64::MAX)
+        }),
+        isolated: isolation.is_complete(),
+    };
+    let report = operation.report();
+    operation.forward("record", &drill, |_| {
+        match site.state()?.update(|state| state.drilled(snapshot, &drill)) {
+            Err(coordination::Error::Refused(Refusal::NoSuchPoint(_))) => {
+                report.note("this snapshot is no recovery point, so the drill is not recorded");
+                Ok(())
+            }
+            other => Ok(other.map(|_| ())?),
+        }
+    })
+}
+
+/// After a failure or a death: whatever the drill had made goes, unless its owner had said at its
+/// end that it stays.
+pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
+    let Some(data) = left.begun("scratch") else { return Ok(()) };
+    if left.done("clean").is_some() {
+        return Ok(());
+    }
+    let scratch: Scratch = serde_json::from_value(data).map_err(|e| {
+        Error::new(Class::Corrupt, "the journal's entry `scratch` is not valid").because(e)
+    })?;
+    // What it had started ends with it, but may write while it does.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match remove(&scratch.dir) {
+            Ok(()) if !scratch.dir.exists() => break,
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            _ => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+    left.undone("scratch", "the scratch copy was removed")
+}
