@@ -7,7 +7,7 @@
 use crate::{Error, Proof, Rehearsal, Rehearsed};
 use jiff::Timestamp;
 use model::config::Service;
-use model::{CancelToken, Generation, MemberName, Position, Progress, ServiceName};
+use model::{CancelToken, Class, Generation, MemberName, Position, Progress, ServiceName};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::num::NonZeroU64;
@@ -201,6 +201,28 @@ pub enum Purpose {
     },
 }
 
+/// A place in an engine's log at which the replay of a restored copy ends, other than a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LogTarget {
+    /// Which.
+    pub place: LogPlace,
+    /// What happened at that very place is left out.
+    pub exclusive: bool,
+}
+
+/// What a [`LogTarget`] names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogPlace {
+    /// A mark that somebody left in the log.
+    Name(String),
+    /// A position.
+    Lsn(u64),
+    /// The end of a transaction.
+    Xid(u32),
+}
+
 /// Whether the service runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -282,6 +304,19 @@ pub trait Engine: Send + Sync {
         staged: &[Staged],
         purpose: &Purpose,
     ) -> Result<(), Error>;
+
+    /// Lets the replay of a prepared copy that is still staged end at this place of its log.
+    fn aim(&self, _staged: &[Staged], _target: &LogTarget) -> Result<(), Error> {
+        let name = self.name();
+        Err(Error::new(Class::Refused, format!("engine {name} has no such places in a log")))
+    }
+
+    /// Makes the copy of a former primary on this host, which is stopped, a standby of the primary
+    /// that took over, by taking back what it has beyond it; says whether it did. Where it did not,
+    /// the copy is of no use any more, and has to be built anew.
+    fn rewind(&self, _cx: &Context<'_>, _meta: &SnapshotMeta) -> Result<bool, Error> {
+        Ok(false)
+    }
 
     /// Refuses to let `target` be replaced if something there would make the restored copy wrong
     /// (an open database). Called just before the exchange, with the start gate closed and the

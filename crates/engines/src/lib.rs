@@ -15,8 +15,9 @@ pub mod script;
 pub mod sqlite;
 
 pub use contract::{
-    Abilities, CaptureSink, Captured, Context, Engine, FileMeta, Inspection, Promoted, Purpose,
-    Refresh, Root, RootKind, Running, SnapshotMeta, Staged, TreeOptions, Verdict,
+    Abilities, CaptureSink, Captured, Context, Engine, FileMeta, Inspection, LogPlace, LogTarget,
+    Promoted, Purpose, Refresh, Root, RootKind, Running, SnapshotMeta, Staged, TreeOptions,
+    Verdict,
 };
 pub use error::Error;
 pub use rehearsal::{Isolation, Proof, Question, Rehearsal, Rehearsed};

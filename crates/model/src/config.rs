@@ -166,6 +166,11 @@ pub struct Service {
     /// log is let go, so that a vault that is gone never fills the primary's disk, and a new base is due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_queue: Option<String>,
+    /// How this host's copy reaches the primary when it is a standby, e.g.
+    /// `postgres://replication@db1/`: it streams the log, and takes it from the vault when it cannot
+    /// (`postgres`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_from: Option<String>,
     /// Executable that fills `path` (`script`).
     #[serde(default)]
     pub exporter: Option<PathBuf>,

@@ -455,6 +455,8 @@ fn snapshot_file(
 fn definition(site: &ServiceSite) -> model::config::Service {
     let mut definition = site.spec().clone();
     definition.password_command = None;
+    // It is about one host and its neighbour, and may hold a password.
+    definition.stream_from = None;
     definition.url = definition.url.map(|url| model::config::without_password(&url));
     definition
 }

@@ -10,7 +10,7 @@ use crate::member::{AppliedHere, manifest};
 use crate::operation::Operation;
 use crate::recover::Left;
 use crate::{Error, MemberRecord, ServiceSite};
-use engines::{Purpose, Refresh, Root, RootKind, SnapshotMeta, Staged};
+use engines::{LogTarget, Purpose, Refresh, Root, RootKind, SnapshotMeta, Staged};
 use jiff::Timestamp;
 use model::state::Applied;
 use model::{Class, Classify, OperationId, Position, Progress, Role, SnapshotId};
@@ -305,6 +305,17 @@ pub(crate) fn prepare(
         let staged = staged(destinations);
         operation.with_context(site, |cx| engine.prepare(cx, meta, &staged, purpose))
     })
+}
+
+/// Lets the replay of what was prepared end at this place of its log.
+pub(crate) fn aim(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    destinations: &[Destination],
+    target: &LogTarget,
+) -> Result<(), Error> {
+    let engine = site.engine()?;
+    operation.step("aim", target, |_| Ok(engine.aim(&staged(destinations), target)?))
 }
 
 pub(crate) fn staged(destinations: &[Destination]) -> Vec<Staged> {

@@ -3,7 +3,7 @@
 use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
 use crate::recover::Left;
-use crate::{Error, MemberRecord, ServiceSite, Which, refresh};
+use crate::{AppliedHere, Error, MemberRecord, ServiceSite, Which, placing, refresh};
 use engines::Running;
 use jiff::Timestamp;
 use model::{Generation, OperationId, Role};
@@ -20,20 +20,30 @@ pub struct Done {
     pub generation: Generation,
     /// Where its old data is.
     pub put_aside: Vec<PathBuf>,
+    /// The old copy was taken back to where the new primary began, and kept.
+    pub rewound: bool,
     /// What it holds now.
     pub refreshed: refresh::Done,
 }
 
+/// What is asked for.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Params {
+    /// Put the old copy aside and build a new one, whatever could be kept of it.
+    pub reseed: bool,
+}
+
 /// Makes this host's broken member a standby of the primary that took over.
-pub fn run(site: &ServiceSite, run: &Run) -> Result<Done, Error> {
-    let mut operation = Operation::begin(site, Kind::Rejoin, &(), run)?;
-    let result = perform(site, &mut operation);
+pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error> {
+    let mut operation = Operation::begin(site, Kind::Rejoin, params, run)?;
+    let result = perform(site, &mut operation, params);
     operation.end(site, Kind::Rejoin, result, |done| {
         (Outcome::Done, format!("a standby at {}", done.refreshed.to.short()))
     })
 }
 
-fn perform(site: &ServiceSite, operation: &mut Operation) -> Result<Done, Error> {
+fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Result<Done, Error> {
     let state = site.load_state()?.state;
     let role = state.members.get(site.member()).map(|member| member.role);
     match role {
@@ -80,14 +90,35 @@ fn perform(site: &ServiceSite, operation: &mut Operation) -> Result<Done, Error>
         })?;
         Ok(())
     })?;
-    let params = refresh::Params { which: Which::Latest, reseed: true, dry_run: false };
+    let rewound = !params.reseed && rewind(site, operation)?;
+    let params = refresh::Params { which: Which::Latest, reseed: !rewound, dry_run: false };
     let refreshed = refresh::perform(site, operation, &params)?;
     Ok(Done {
+        rewound,
         operation: operation.id().clone(),
         generation: state.generation,
         put_aside: refreshed.put_aside.clone(),
         refreshed,
     })
+}
+
+/// Lets the engine keep what there is, if it can. Its copy then follows from the head on.
+fn rewind(site: &ServiceSite, operation: &mut Operation) -> Result<bool, Error> {
+    let engine = site.engine()?;
+    let state = site.load_state()?.state;
+    let Some(head) = state.head_point() else { return Ok(false) };
+    let meta = placing::meta(site, head.snapshot)?;
+    let rewound = operation.step("rewind", (), |operation| {
+        operation.with_context(site, |cx| engine.rewind(cx, &meta))
+    })?;
+    if !rewound {
+        return Ok(false);
+    }
+    MemberRecord::change(site, |record| {
+        record.applied =
+            Some(AppliedHere { snapshot: head.snapshot, source_time: head.source_time, roots: 0 });
+    })?;
+    Ok(true)
 }
 
 /// A member that has joined stays a standby with nothing on it; its refresh is taken back.

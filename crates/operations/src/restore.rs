@@ -16,7 +16,7 @@ use crate::placing::{self, Placing};
 use crate::recover::Left;
 use crate::wal::sqlite::{self, Replayed};
 use crate::{Error, MemberRecord, ServiceSite, Which, may_start, quiesce, which};
-use engines::{Purpose, RootKind, Running, SnapshotMeta};
+use engines::{LogTarget, Purpose, RootKind, Running, SnapshotMeta};
 use jiff::Timestamp;
 use model::config::{FirstRole, Quiesce, Service};
 use model::{
@@ -37,6 +37,8 @@ pub struct Params {
     pub target: Option<PathBuf>,
     /// Under a new name: beside the service's own place if there is no target.
     pub as_name: Option<ServiceName>,
+    /// Where in the log replay ends, instead of a point or a time.
+    pub log_target: Option<LogTarget>,
     /// What stands there is put aside.
     pub replace: bool,
     /// The service is left stopped.
@@ -146,7 +148,10 @@ impl Plan {
         params: &Params,
         id: &OperationId,
     ) -> Result<Plan, Error> {
-        let snapshot = which::resolve(site, state, &params.which)?;
+        let snapshot = match (&params.log_target, &params.which) {
+            (Some(target), Which::Latest) => crate::wal::target::base_for(site, state, target)?,
+            (_, which) => which::resolve(site, state, which)?,
+        };
         let mut lacking = Vec::new();
         let meta = match placing::meta(site, snapshot) {
             // What describes it may be what is damaged.
@@ -164,7 +169,12 @@ impl Plan {
                 return Err(Error::invalid(format!("{time} is in the future"))
                     .hinting("Leave `--at` out for the newest point."));
             }
-            Which::At(time) if engine.abilities().log => Some(time),
+            Which::At(time) if engine.abilities().log => {
+                if engine.name() == "postgres" {
+                    crate::wal::target::require_time(site, state, time)?;
+                }
+                Some(time)
+            }
             _ => None,
         };
         if params.partial && params.target.is_none() {
@@ -265,6 +275,7 @@ fn of_the_copy(mut definition: Service, targets: &[PathBuf]) -> Service {
         // A new service begins with this one member, whatever role the captured one had first.
         role: FirstRole::Primary,
         url: None,
+        stream_from: None,
         unit: None,
         start: None,
         stop: None,
@@ -299,6 +310,9 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     // No server would run on a part of its files.
     if plan.lacking.is_empty() {
         placing::prepare(site, operation, &plan.meta, &plan.destinations, &plan.purpose)?;
+        if let Some(target) = &params.log_target {
+            placing::aim(site, operation, &plan.destinations, target)?;
+        }
     }
     let offline = MemberRecord::load(site)?.offline.is_some();
     let can_start = engine.abilities().start_stop;

@@ -6,6 +6,7 @@ mod receive;
 mod ship;
 mod spool;
 pub mod sqlite;
+pub(crate) mod target;
 
 pub use gap::{Gap, open as open_gap};
 pub use receive::{Done as Received, Params as Receive, cap, is_running, run as receive};

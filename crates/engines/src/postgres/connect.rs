@@ -131,6 +131,27 @@ impl Address {
         self.config.get_user().unwrap_or_default()
     }
 
+    /// As `libpq` takes it.
+    pub(super) fn conninfo(&self, with_password: bool) -> String {
+        let host = match &self.host {
+            Place::Socket(dir) => dir.display().to_string(),
+            Place::Tcp(name) => name.clone(),
+        };
+        let port = self.port.to_string();
+        let mut pairs = vec![("host", host.as_str()), ("port", &port), ("user", self.user())];
+        pairs.push(("dbname", self.config.get_dbname().unwrap_or("postgres")));
+        pairs.push(("application_name", "mainstay"));
+        let password = self.config.get_password().filter(|_| with_password);
+        let password = password.map(|password| String::from_utf8_lossy(password));
+        if let Some(password) = &password {
+            pairs.push(("password", password));
+        }
+        let quoted = |(key, value): &(&str, &str)| {
+            format!("{key}='{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
+        };
+        pairs.iter().map(quoted).collect::<Vec<_>>().join(" ")
+    }
+
     /// The password, if there is one: of the URL, or of the password file.
     pub(super) fn password(&self) -> Result<Option<String>, Error> {
         match self.config.get_password() {

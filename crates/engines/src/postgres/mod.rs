@@ -21,6 +21,7 @@ mod programs;
 mod receive;
 mod record;
 mod rehearse;
+mod rewind;
 mod server;
 mod wal;
 
@@ -33,8 +34,9 @@ pub use wal::check_file as check_wal_file;
 use crate::control::Control;
 use crate::files::plain_path;
 use crate::{
-    Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, Promoted, Proof, Purpose,
-    Refresh, Rehearsal, Rehearsed, Root, RootKind, Running, SnapshotMeta, Staged, Verdict,
+    Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, LogTarget, Promoted,
+    Proof, Purpose, Refresh, Rehearsal, Rehearsed, Root, RootKind, Running, SnapshotMeta, Staged,
+    Verdict,
 };
 use connect::Address;
 use model::config::Service;
@@ -54,6 +56,8 @@ const STARTUP_LOG_OLD: &str = "mainstay_startup.log.old";
 pub struct Postgres {
     name: ServiceName,
     address: Address,
+    /// How the primary is reached, if this host's copy is a standby.
+    upstream: Option<Address>,
     data_dir: PathBuf,
     bin_dir: Option<PathBuf>,
     control: Control,
@@ -81,6 +85,11 @@ impl Postgres {
         Ok(Postgres {
             name: name.clone(),
             address: Address::parse(name, url)?,
+            upstream: definition
+                .stream_from
+                .as_deref()
+                .map(|url| Address::parse(name, url))
+                .transpose()?,
             data_dir: plain_path(name, data_dir)?,
             bin_dir: definition.bin_dir.clone(),
             control: Control::of(name, definition),
@@ -162,6 +171,14 @@ impl Engine for Postgres {
         purpose: &Purpose,
     ) -> Result<(), Error> {
         prepare::prepare(self, cx, meta, data_of(staged)?, purpose)
+    }
+
+    fn aim(&self, staged: &[Staged], target: &LogTarget) -> Result<(), Error> {
+        prepare::aim(&data_of(staged)?.staged, target)
+    }
+
+    fn rewind(&self, cx: &Context<'_>, meta: &SnapshotMeta) -> Result<bool, Error> {
+        rewind::rewind(self, cx, meta)
     }
 
     fn ready_to_replace(

@@ -8,7 +8,7 @@ use super::lsn::{Lsn, Segments};
 use super::pg_control::PgControl;
 use super::programs::{Owner, data_version};
 use super::{Postgres, conf, go_on, place};
-use crate::{Context, Error, Purpose, SnapshotMeta, Staged};
+use crate::{Context, Error, LogPlace, LogTarget, Purpose, SnapshotMeta, Staged};
 use jiff::Timestamp;
 use model::Class;
 use std::fs::{self, File, Permissions};
@@ -46,7 +46,6 @@ pub(super) fn prepare(
 ) -> Result<(), Error> {
     go_on(cx)?;
     let dir = &data.staged;
-    let major = data_version(dir)?;
     let detail = Detail::of(meta)?;
     whole(dir, &detail)?;
     let until = match purpose {
@@ -67,6 +66,25 @@ pub(super) fn prepare(
         )));
     }
     let owner = adopt(dir, &data.target)?;
+    configure(engine, cx, meta, &detail, data, owner, purpose)
+}
+
+/// Writes the settings of a copy that lies there whole, and says what it is for.
+pub(super) fn configure(
+    engine: &Postgres,
+    cx: &Context<'_>,
+    meta: &SnapshotMeta,
+    detail: &Detail,
+    data: &Staged,
+    owner: Owner,
+    purpose: &Purpose,
+) -> Result<(), Error> {
+    let dir = &data.staged;
+    let major = data_version(dir)?;
+    let until = match purpose {
+        Purpose::Standby => None,
+        Purpose::Primary { until } | Purpose::Scratch { until } => *until,
+    };
     let file = Writer { dir, owner };
 
     let config = fs::read_to_string(dir.join("postgresql.conf"));
@@ -96,23 +114,28 @@ pub(super) fn prepare(
         Err(e) => return Err(Error::io("read", dir.join("postgresql.auto.conf").display(), e)),
     };
     let mut settings = following(cx, meta, until);
-    settings.extend(everywhere(&detail, major));
+    settings.extend(everywhere(detail, major));
     let (comment, signal) = match purpose {
         Purpose::Standby => {
             settings.extend(place::own(&engine.address, detail.listen_addresses.as_deref()));
-            settings.extend(archiving(engine, cx, &detail, major));
+            settings.extend(archiving(engine, cx, detail, major));
             // How often it asks for what is not there yet.
             settings.push(("wal_retrieve_retry_interval", "2s".to_owned()));
+            // It streams while it can, and takes from the vault what the primary has no more.
+            if let Some(upstream) = &engine.upstream {
+                settings.retain(|(name, _)| *name != "primary_conninfo");
+                settings.push(("primary_conninfo", upstream.conninfo(true)));
+            }
             ("a standby", "standby.signal")
         }
         Purpose::Primary { .. } => {
             settings.extend(place::own(&engine.address, detail.listen_addresses.as_deref()));
-            settings.extend(archiving(engine, cx, &detail, major));
+            settings.extend(archiving(engine, cx, detail, major));
             ("restored, to be a primary", "recovery.signal")
         }
         Purpose::Scratch { .. } => {
             settings.extend(place::isolated(&engine.address, &data.target));
-            settings.extend(neutral(&detail, major));
+            settings.extend(neutral(detail, major));
             ("restored to be looked at, cut off from everything", "recovery.signal")
         }
     };
@@ -130,6 +153,27 @@ pub(super) fn prepare(
             .map_err(|e| Error::io("set the mode of", dir.display(), e))?;
     }
     sync(dir)
+}
+
+/// Lets the replay of a prepared copy end at this place.
+pub(super) fn aim(dir: &Path, target: &LogTarget) -> Result<(), Error> {
+    let path = dir.join("postgresql.auto.conf");
+    let auto = fs::read_to_string(&path).map_err(|e| Error::io("read", path.display(), e))?;
+    let (name, value) = match &target.place {
+        LogPlace::Name(name) => ("recovery_target_name", name.clone()),
+        LogPlace::Lsn(lsn) => ("recovery_target_lsn", Lsn(*lsn).to_string()),
+        LogPlace::Xid(xid) => ("recovery_target_xid", xid.to_string()),
+    };
+    let inclusive = if target.exclusive { "off" } else { "on" };
+    let settings = [
+        ("recovery_target_time", String::new()),
+        ("recovery_target_inclusive", inclusive.to_owned()),
+        (name, value),
+    ];
+    let dir = dir.to_owned();
+    let file = Writer { dir: &dir, owner: Owner::of(&dir)? };
+    file.write("postgresql.auto.conf", &conf::with_block(&auto, "where replay ends", &settings))?;
+    sync(&dir)
 }
 
 /// Refuses a copy that is not what was captured, before a server stumbles over it.

@@ -54,7 +54,7 @@ fn check(app: &App) -> Outcome {
 fn show(app: &App) -> Outcome {
     let mut config = app.load_config()?.config;
     for service in config.service.values_mut() {
-        if let Some(url) = &mut service.url {
+        for url in [&mut service.url, &mut service.stream_from].into_iter().flatten() {
             *url = model::config::without_password(url);
         }
     }

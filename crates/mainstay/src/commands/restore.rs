@@ -3,6 +3,8 @@ use crate::app::App;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::ui::words::count;
 use crate::units;
+use engines::postgres::Lsn;
+use engines::{LogPlace, LogTarget};
 use jiff::Timestamp;
 use model::ServiceName;
 use operations::restore::{self, Done, Params};
@@ -21,6 +23,9 @@ pub(crate) struct RestoreArgs {
     #[command(flatten)]
     point: Point,
 
+    #[command(flatten)]
+    place: Place,
+
     /// Restore to this directory instead of the service's own place.
     #[arg(long, value_name = "DIR")]
     target: Option<PathBuf>,
@@ -28,6 +33,10 @@ pub(crate) struct RestoreArgs {
     /// Restore under a new name, which must be free.
     #[arg(long = "as", value_name = "NAME")]
     as_name: Option<ServiceName>,
+
+    /// Leave out what happened at the very place that --target-lsn or --target-xid names.
+    #[arg(long)]
+    target_exclusive: bool,
 
     /// Put aside what stands at the service's own place.
     #[arg(long, conflicts_with_all = ["target", "as_name"])]
@@ -47,6 +56,32 @@ pub(crate) struct RestoreArgs {
     dry_run: bool,
 }
 
+/// Where in PostgreSQL's log replay ends. The newest base before that place is taken.
+#[derive(Debug, clap::Args)]
+#[group(id = "place", multiple = false, conflicts_with = "at")]
+struct Place {
+    /// Replay up to a restore point, as pg_create_restore_point() made it.
+    #[arg(long, value_name = "NAME")]
+    target_name: Option<String>,
+
+    /// Replay up to a position in the log, as 16/B374D848.
+    #[arg(long, value_name = "LSN")]
+    target_lsn: Option<Lsn>,
+
+    /// Replay up to the end of a transaction.
+    #[arg(long, value_name = "XID")]
+    target_xid: Option<u32>,
+}
+
+impl Place {
+    fn target(&self, exclusive: bool) -> Option<LogTarget> {
+        let name = self.target_name.clone().map(LogPlace::Name);
+        let lsn = || self.target_lsn.map(|lsn| LogPlace::Lsn(lsn.0));
+        let place = name.or_else(lsn).or_else(|| self.target_xid.map(LogPlace::Xid))?;
+        Some(LogTarget { place, exclusive })
+    }
+}
+
 pub(crate) fn run(app: &App, args: &RestoreArgs) -> Outcome {
     let service = app.service(&args.service)?;
     let target = match &args.target {
@@ -57,6 +92,7 @@ pub(crate) fn run(app: &App, args: &RestoreArgs) -> Outcome {
     };
     let params = Params {
         which: args.point.which(),
+        log_target: args.place.target(args.target_exclusive),
         target,
         as_name: args.as_name.clone(),
         replace: args.replace,

@@ -80,6 +80,7 @@ fn by_engine(
         replace: false,
         no_start: true,
         dry_run: false,
+        log_target: None,
         partial: false,
     };
     let done = operations::restore::run(service, &params, &app.run())?;

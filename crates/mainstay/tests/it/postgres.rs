@@ -7,6 +7,7 @@ mod pg_server;
 
 mod drilling;
 mod receiving;
+mod targets;
 
 use crate::rig::{Said, run};
 use pg_server::{PgServer, as_server_user, bin_dir, give};
@@ -57,6 +58,8 @@ impl Stage {
         };
         let config = |host: &str, role: &str| {
             let here = dir.path().display();
+            let other = if host == "a" { "b" } else { "a" };
+            let definition = definition.replace("OTHER", &format!("{here}/{other}/s"));
             let text = format!(
                 "[host]\nname = '{host}'\nstate-dir = '{here}/{host}/state'\n\
                  [vault]\nurl = '{here}/vault'\npassword-file = '{here}/password'\n\

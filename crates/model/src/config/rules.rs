@@ -202,7 +202,7 @@ impl Judge<'_> {
             || service.one_file_system
             || !service.exclude.is_empty()
             || service.exclude_larger_than.is_some();
-        let owned: [(&str, bool, &[&str]); 10] = [
+        let owned: [(&str, bool, &[&str]); 11] = [
             ("path", service.path.is_some(), &["files", "sqlite", "script"]),
             ("paths", !service.paths.is_empty(), &["files", "sqlite"]),
             ("exclude", files, &["files"]),
@@ -211,6 +211,7 @@ impl Judge<'_> {
             ("data-dir", service.data_dir.is_some(), &["postgres"]),
             ("bin-dir", service.bin_dir.is_some(), &["postgres"]),
             ("log-queue", service.log_queue.is_some(), &["postgres", "sqlite"]),
+            ("stream-from", service.stream_from.is_some(), &["postgres"]),
             ("exporter", service.exporter.is_some(), &["script"]),
             ("importer", service.importer.is_some(), &["script"]),
         ];
@@ -475,10 +476,18 @@ impl Judge<'_> {
         if !vaults && own.iter().all(|(_, set)| !set) {
             self.wrong("", "has no password: write `password-file` here or in [vault]");
         }
-        if let Some(url) = &service.url
-            && without_password(url) != *url
+        for (key, url) in [("url", &service.url), ("stream-from", &service.stream_from)] {
+            if let Some(url) = url
+                && without_password(url) != *url
+            {
+                self.doubtful(key, "holds a password, which everybody who reads this file can see");
+            }
+        }
+        let schemes = ["postgres://", "postgresql://"];
+        if let Some(url) = &service.stream_from
+            && !schemes.iter().any(|scheme| url.starts_with(scheme))
         {
-            self.doubtful("url", "holds a password, which everybody who reads this file can see");
+            self.wrong("stream-from", "is no URL like \"postgres://replication@db1/\"");
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a server's `archive_command` and `restore_command` come down to.
 
 use jiff::Timestamp;
-use mainstay_operations::wal::{Fetched, fetch, is_gap, push};
+use mainstay_operations::wal::{Fetched, fetch, is_gap, let_go, open_gap, push};
 use mainstay_operations::{ServiceSite, Site};
 use model::state::{Applied, FenceProof, Intent, TakeoverKind};
 use model::{Class, Classify, MemberName, Role, Secret, ServiceName, SnapshotId};
@@ -81,7 +81,7 @@ fn host(dir: &Path, name: &str) -> ServiceSite {
         "[host]\nname = '{name}'\nstate-dir = '{shown}/state-{name}'\n\
          [vault]\nurl = '{shown}/vault'\npassword-file = '{shown}/password'\n\
          [service.shop]\nengine = 'postgres'\nurl = 'postgres://u@/d?host={shown}'\n\
-         data-dir = '{shown}/data'\n"
+         data-dir = '{shown}/data'\nlog-queue = '3 MiB'\n"
     );
     let config = toml::from_str(&config).expect("a configuration");
     let site = Site::new(config, dir.join(format!("{name}.toml")));
@@ -280,4 +280,42 @@ fn a_primary_that_a_takeover_counts_on_not_to_serve_pushes_nothing() {
     assert_eq!(error.class(), Class::Refused, "{error}");
     bench.b.state().expect("state").update(|state| state.abandon("t")).expect("abandon");
     assert_eq!(push(&bench.a, &file).expect("push"), Pushed::Stored);
+}
+
+/// A server keeps what it cannot archive until its disk is full. What is too much is let go, known to
+/// be missing, and made good by a base.
+#[test]
+fn what_waits_for_a_vault_that_is_gone_is_bounded() {
+    let bench = Bench::new();
+    let (name, bytes) = segment(1, 3, 1);
+    push(&bench.a, &bench.file(&name, &bytes)).expect("push");
+    let status = bench.dir.path().join("pg_wal/archive_status");
+    fs::create_dir_all(&status).expect("archive_status");
+    let (vault, away) = (bench.dir.path().join("vault"), bench.dir.path().join("away"));
+    fs::rename(&vault, &away).expect("the vault goes");
+    let mut oldest = None;
+    for number in 4..8 {
+        let (name, bytes) = segment(1, number, 1);
+        let file = bench.file(&name, &bytes);
+        fs::write(status.join(format!("{name}.ready")), "").expect("ready");
+        let oldest = oldest.get_or_insert(file);
+        let error = push(&bench.a, oldest).expect_err("no vault");
+        // Three may wait.
+        assert_eq!(let_go(&bench.a, oldest, &error).expect("ask"), number == 7, "{number}");
+    }
+    fs::rename(&away, &vault).expect("the vault is back");
+    let gap = || open_gap(&bench.a, &bench.a.load_state().expect("state").state).expect("gap");
+    let open = gap().expect("a gap");
+    assert_eq!((open.from, open.to, open.timeline), (4 << 20, None, 1));
+    let (name, bytes) = segment(1, 5, 1);
+    push(&bench.a, &bench.file(&name, &bytes)).expect("the log goes on");
+    let open = gap().expect("a gap");
+    assert_eq!((open.to, open.recorded), (Some(5 << 20), true));
+    assert!(is_gap(&bench.b, "000000010000000000000004").expect("ask"));
+
+    // What the vault refuses is never let go: somebody has to look.
+    let (_, other) = segment(1, 5, 2);
+    let file = bench.file("000000010000000000000005", &other);
+    let error = push(&bench.a, &file).expect_err("other bytes");
+    assert!(!let_go(&bench.a, &file, &error).expect("ask"), "{error}");
 }

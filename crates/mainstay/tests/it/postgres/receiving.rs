@@ -13,7 +13,7 @@ const NO_ARCHIVE: &str = "archive_mode = off\nmax_slot_wal_keep_size = 1GB";
 const KILLS: u64 = 3;
 
 /// `wal receive`, until it is dropped.
-fn receiver(host: &Host) -> Load {
+pub(super) fn receiver(host: &Host) -> Load {
     let mut command = host.command(&["wal", "receive", "shop"]);
     Load(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
 }
@@ -34,7 +34,7 @@ fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
 }
 
 /// Returns when everything that was committed before the call is in the vault.
-fn is_stored(host: &Host) {
+pub(super) fn is_stored(host: &Host) {
     let now = Timestamp::now();
     wait_for("the log is stored", || stored(host).is_some_and(|until| until >= now));
 }
@@ -56,7 +56,7 @@ fn objects(stage: &Stage, dir: &str) -> Vec<String> {
 }
 
 /// A copy of the newest state that the vault has, started and replayed to its end.
-fn restored(stage: &Stage, host: &Host, name: &str, words: &[&str]) -> Host {
+pub(super) fn restored(stage: &Stage, host: &Host, name: &str, words: &[&str]) -> Host {
     let target = stage.dir.path().join(name).join("data");
     let shown = target.display().to_string();
     let words = [&["restore", "shop", "--target", &shown], words].concat();

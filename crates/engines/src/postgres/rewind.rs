@@ -1,0 +1,84 @@
+//! A former primary becomes a standby of the one that took over: `pg_rewind` takes back what it has
+//! beyond the place where the two parted, and fetches what differs, and nothing else.
+
+use super::detail::Detail;
+use super::programs::{Owner, data_version};
+use super::{DATA, Postgres, prepare, server};
+use crate::{Context, Error, Purpose, Root, RootKind, SnapshotMeta, Staged};
+use model::Class;
+use std::fs;
+use std::io;
+
+/// Says whether it did; a copy that could not be rewound may be of no use any more.
+pub(super) fn rewind(
+    engine: &Postgres,
+    cx: &Context<'_>,
+    meta: &SnapshotMeta,
+) -> Result<bool, Error> {
+    let Some(upstream) = &engine.upstream else { return Ok(false) };
+    let data_dir = &engine.data_dir;
+    if data_version(data_dir).is_err() {
+        return Ok(false);
+    }
+    if let Some(postmaster) = server::postmaster(data_dir)? {
+        return Err(Error::new(
+            Class::Refused,
+            format!("a server (process {}) works on {}", postmaster.pid, data_dir.display()),
+        )
+        .hinting("Stop it first."));
+    }
+    let programs = engine.programs(data_dir)?;
+    if !programs.has("pg_rewind") {
+        cx.progress.note("there is no pg_rewind: the copy is built anew");
+        return Ok(false);
+    }
+    let mut source = match upstream.connect() {
+        Ok(source) => source,
+        Err(error) => {
+            cx.progress.note(&format!("the copy is built anew: {error}"));
+            return Ok(false);
+        }
+    };
+    if server::in_recovery(&mut source)? {
+        cx.progress.note("the copy is built anew: `stream-from` names a standby");
+        return Ok(false);
+    }
+    // What it is told of its timeline lies in the control file only after one.
+    if let Err(error) = source.set("CHECKPOINT") {
+        cx.progress.note(&format!("the copy is built anew: {error}"));
+        return Ok(false);
+    }
+    cx.progress.phase("rewinding");
+    let mut command = programs
+        .command("pg_rewind")
+        .arg(format!("--target-pgdata={}", data_dir.display()))
+        .arg(format!("--source-server={}", upstream.conninfo(false)));
+    if let Some(password) = upstream.password()? {
+        command = command.secret_env("PGPASSWORD", &model::Secret::new(password));
+    }
+    let output = command.tied().ask(cx.cancel)?;
+    if !output.success() {
+        cx.progress.note(&format!("the copy is built anew: {}", output.failure()));
+        return Ok(false);
+    }
+    // Its slots were for others, and would keep the log for ever.
+    let slots = data_dir.join("pg_replslot");
+    let failed = |e: io::Error| Error::io("remove what is in", slots.display(), e);
+    for entry in fs::read_dir(&slots).map_err(failed)? {
+        fs::remove_dir_all(entry.map_err(failed)?.path()).map_err(failed)?;
+    }
+    // Its settings are the new primary's now.
+    let data = Staged {
+        root: Root {
+            in_snapshot: DATA.to_owned(),
+            on_host: data_dir.clone(),
+            kind: RootKind::Tree,
+        },
+        staged: data_dir.clone(),
+        target: data_dir.clone(),
+    };
+    let owner = Owner::of(data_dir)?;
+    let detail = Detail::of(meta)?;
+    prepare::configure(engine, cx, meta, &detail, &data, owner, &Purpose::Standby)?;
+    Ok(true)
+}

@@ -1,0 +1,121 @@
+//! Places in the log that a restore ends at, and standbys that stream.
+
+use super::receiving::restored;
+use super::*;
+
+/// By name, transaction and position, each from the base that is right for it; what is not there is
+/// refused before anything is touched.
+#[test]
+fn a_restore_ends_at_a_name_a_transaction_or_a_position() {
+    let stage = Stage::new();
+    let a = &stage.a;
+    a.write();
+    let first = a.run(&["backup", "shop", "--json"]).code(0).json();
+    a.write();
+    a.server.sql("SELECT pg_create_restore_point('before')");
+    a.write();
+    let xid = a.server.sql(
+        "WITH row AS (INSERT INTO orders VALUES (4, 'x') RETURNING n) \
+         SELECT pg_current_xact_id() FROM row",
+    );
+    let lsn = a.server.sql("SELECT pg_current_wal_insert_lsn()");
+    a.write();
+    let second = a.run(&["backup", "shop", "--json"]).code(0).json();
+    a.write();
+    a.server.sql("SELECT pg_create_restore_point('after')");
+    a.write();
+    a.archived();
+    let id = |made: &serde_json::Value| {
+        made["services"][0]["point"]["snapshot"].as_str().unwrap().to_owned()
+    };
+    let base = |words: &[&str]| {
+        let words =
+            [&["restore", "shop", "--target", "/nonexistent/x", "--dry-run", "--json"], words];
+        a.run(&words.concat()).code(0).json()["snapshot"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(base(&["--target-name", "before"]), id(&first));
+    assert_eq!(base(&["--target-name", "after"]), id(&second));
+    assert_eq!(base(&["--target-lsn", &lsn]), id(&first));
+    let places: [(&[&str], u64); 5] = [
+        (&["--target-name", "before"], 2),
+        (&["--target-name", "after"], 6),
+        (&["--target-xid", &xid], 4),
+        (&["--target-xid", &xid, "--target-exclusive"], 3),
+        (&["--target-lsn", &lsn, "--target-exclusive"], 4),
+    ];
+    for (number, (words, wanted)) in places.into_iter().enumerate() {
+        let copy = restored(&stage, a, &format!("copy{number}"), words);
+        assert_eq!(copy.newest(), wanted, "{words:?}");
+    }
+
+    let refused = |words: &[&str]| {
+        let words = [&["restore", "shop", "--target", "/nonexistent/x"], words].concat();
+        a.run(&words).code(1)
+    };
+    refused(&["--target-name", "never"]).complains("is not in the log").complains("before, after");
+    refused(&["--target-lsn", "FF/0"]).complains("is not in the log");
+    refused(&["--target-xid", "3"]).complains("is not in the log");
+    // Nothing was committed since.
+    let now = a
+        .server
+        .sql("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
+    refused(&["--at", &now]).complains("ends before").complains("its last commit is of");
+}
+
+const STREAMS: &str = "stream-from = 'postgres://postgres@/?host=OTHER'";
+
+/// A standby streams, takes from the vault what the primary has no more, and streams again. What was
+/// the primary is rewound and follows the new one.
+#[test]
+fn a_standby_streams_and_a_lost_primary_is_rewound() {
+    let stage = Stage::with("archive_mode = on\nwal_keep_size = 0", STREAMS);
+    let (a, b) = (&stage.a, &stage.b);
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    b.run(&["refresh", "shop"]).code(0);
+    let streams = "SELECT count(*) = 1 FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+    b.server.eventually(streams);
+    let wanted = a.write();
+    b.server.eventually(&format!("SELECT max(n) = {wanted} FROM orders"));
+
+    b.server.stop("fast");
+    let segment = a.server.sql("SELECT pg_walfile_name(pg_current_wal_lsn())");
+    for _ in 0..3 {
+        a.write();
+        a.archived();
+        a.server.sql("CHECKPOINT");
+    }
+    a.server.eventually(&format!(
+        "SELECT NOT EXISTS (SELECT FROM pg_ls_waldir() WHERE name = '{segment}')"
+    ));
+    b.server.start();
+    let wanted = a.write();
+    b.server.eventually(&format!("SELECT max(n) = {wanted} FROM orders"));
+    b.server.eventually(streams);
+
+    // What the standby never got is what the two differ in.
+    b.server.stop("fast");
+    let lost = a.write();
+    a.server.kill();
+    b.server.start();
+    stage.dead(true);
+    b.run(&["takeover", "shop", "--yes"]).code(0);
+    stage.dead(false);
+    assert_eq!(b.newest() + 1, lost);
+    b.write();
+    let wanted = b.write();
+    b.run(&["backup", "shop"]).code(0);
+    let done = a.run(&["rejoin", "shop", "--json"]).code(0).json();
+    assert_eq!(done["rewound"], true, "{done}");
+    a.server.eventually(&format!("SELECT max(n) = {wanted} FROM orders"));
+    a.server.eventually(streams);
+    assert_eq!(a.server.sql("SELECT count(*) FROM pg_replication_slots"), "0");
+    let wanted = b.write();
+    a.server.eventually(&format!("SELECT max(n) = {wanted} FROM orders"));
+    assert_eq!(a.newest(), wanted);
+
+    // And back, as planned.
+    b.run(&["offline", "shop"]).code(0);
+    a.run(&["takeover", "shop", "--planned", "--yes"]).code(0);
+    assert_eq!(a.newest(), wanted);
+}
