@@ -282,3 +282,53 @@ fn a_vault_that_is_gone_never_fills_the_disk() {
     let copy = restored(&stage, a, "copy", &[]);
     assert_eq!(copy.newest(), wanted);
 }
+
+/// What stands in the way is told, with what to do about it, before anything is changed.
+#[test]
+fn what_stands_in_the_way_of_receiving_is_told() {
+    let stage = Stage::with(NO_ARCHIVE, "");
+    let a = &stage.a;
+    a.server.sql("CREATE ROLE plain LOGIN");
+    let text = fs::read_to_string(&a.config).unwrap();
+    let tools = stage.dir.path().join("tools");
+    fs::create_dir(&tools).unwrap();
+    std::os::unix::fs::symlink(bin_dir().join("pg_ctl"), tools.join("pg_ctl")).unwrap();
+    give(&tools);
+    let other = |from: &str, to: &str| {
+        assert!(text.contains(from), "{from} in {text}");
+        let config = stage.dir.path().join("other.toml");
+        fs::write(&config, text.replace(from, to)).unwrap();
+        give(&config);
+        let shown = config.display().to_string();
+        a.run(&["--config", &shown, "wal", "receive", "shop", "--once"])
+    };
+    let (bin, without) = (bin_dir().display().to_string(), tools.display().to_string());
+    other(&bin, &without).code(1).complains("pg_receivewal").complains("Install");
+    a.server.sql("SELECT pg_drop_replication_slot('mainstay_shop')");
+    other("postgres://postgres@", "postgres://plain@").code(1).complains("make a replication slot");
+    other("postgres://postgres@", "postgres://nobody@").code(1).complains("pg_hba.conf");
+    other("engine = 'postgres'", "engine = 'sqlite'").code(1);
+    stage.b.run(&["wal", "receive", "shop", "--once"]).code(1).complains("primary");
+    a.server.stop("fast");
+    a.run(&["doctor"]).code(1);
+    a.server.start();
+
+    // Two of them would be in each other's way.
+    let _receive = receiver(a);
+    wait_for("it runs", || {
+        let status = a.run(&["status", "shop", "--json"]).code(0).json();
+        status["services"][0]["log-received"] == true
+    });
+    a.run(&["wal", "receive", "shop", "--once"]).code(11).complains("another process");
+    a.server
+        .eventually("SELECT active FROM pg_replication_slots WHERE slot_name = 'mainstay_shop'");
+    // Somebody else's backup runs beside: neither ends the other.
+    let mut base = a.server.program("pg_basebackup");
+    base.args(["-U", "postgres", "-X", "none", "--checkpoint=fast", "-h"]);
+    base.arg(a.server.socket_dir()).arg("-D").arg(stage.dir.path().join("theirs"));
+    give(stage.dir.path());
+    let theirs = base.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    a.run(&["backup", "shop"]).code(0);
+    let mut theirs = theirs;
+    assert!(theirs.wait().unwrap().success());
+}

@@ -119,3 +119,39 @@ fn a_standby_streams_and_a_lost_primary_is_rewound() {
     a.run(&["takeover", "shop", "--planned", "--yes"]).code(0);
     assert_eq!(a.newest(), wanted);
 }
+
+/// The oldest base leads over every takeover to the newest timeline, to its end and to places on the
+/// way.
+#[test]
+fn the_first_base_leads_over_several_takeovers() {
+    let stage = Stage::with("archive_mode = on", STREAMS);
+    stage.a.write();
+    let first = stage.a.run(&["backup", "shop", "--json"]).code(0).json();
+    let first = first["services"][0]["point"]["snapshot"].as_str().unwrap().to_owned();
+    stage.b.run(&["refresh", "shop"]).code(0);
+    let (mut old, mut new) = (&stage.a, &stage.b);
+    for round in 1..=2 {
+        old.write();
+        old.server.sql(&format!("SELECT pg_create_restore_point('round{round}')"));
+        old.write();
+        old.run(&["offline", "shop"]).code(0);
+        new.run(&["takeover", "shop", "--planned", "--yes"]).code(0);
+        new.run(&["backup", "shop"]).code(0);
+        let done = old.run(&["rejoin", "shop", "--json"]).code(0).json();
+        assert_eq!(done["rewound"], true, "{done}");
+        (old, new) = (new, old);
+    }
+    old.write();
+    old.server.sql("SELECT pg_create_restore_point('last')");
+    old.write();
+    old.archived();
+    let places: [(&[&str], u64); 3] = [
+        (&["--snapshot", &first, "--target-name", "round2"], 4),
+        (&["--snapshot", &first, "--target-name", "last"], 6),
+        (&["--snapshot", &first], 7),
+    ];
+    for (number, (words, wanted)) in places.into_iter().enumerate() {
+        let copy = restored(&stage, old, &format!("copy{number}"), words);
+        assert_eq!(copy.newest(), wanted, "{words:?}");
+    }
+}
