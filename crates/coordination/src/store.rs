@@ -105,6 +105,22 @@ impl StateStore {
         }
         Err(Error::Contended(ATTEMPTS))
     }
+
+    /// The newest state, stored once more under a number of its own. An update whose answer was
+    /// never heard may still be on its way to the storage: what it would create is taken after this,
+    /// so it has been heard of now, or will never be.
+    pub fn settle(&self) -> Result<Versioned, Error> {
+        for attempt in 0..ATTEMPTS {
+            let Versioned { number, state } = self.load()?;
+            let number = number + 1;
+            let bytes = envelope::close(self.seal.as_ref(), number, &state)?;
+            match self.register.create(number, &bytes)? {
+                Advance::Won => return Ok(Versioned { number, state }),
+                Advance::Lost => back_off(attempt)?,
+            }
+        }
+        Err(Error::Contended(ATTEMPTS))
+    }
 }
 
 /// Waits a random while that grows, so that writers that collided do not collide again. The first

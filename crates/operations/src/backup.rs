@@ -362,7 +362,7 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
         return Ok(());
     }
     let site = left.site;
-    let state = site.load_state()?.state;
+    let state = left.state_after("commit")?;
     let repository = site.repository()?;
     // A killed worker leaves its repository lock behind; taking one removes what is stale.
     let lock = repository.lock_for(Work::Backup, Duration::from_secs(60), &left.run.cancel)?;

@@ -187,7 +187,7 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
         Error::new(model::Class::Corrupt, "the journal of a forget is not understood").because(e)
     })?;
     let site = left.site;
-    let state = site.load_state()?.state;
+    let state = left.state_after("commit")?;
     // The state drops all of them or none.
     let committed = going.points.iter().all(|point| state.point(*point).is_none());
     if !committed || (going.points.is_empty() && left.begun("files").is_none()) {

@@ -10,7 +10,7 @@ use crate::operation::{Parts, Run, is_alive, operations_dir, remove_scratch};
 use crate::{
     Error, ServiceSite, backup, drill, forget, offline, quiesce, refresh, rejoin, restore, takeover,
 };
-use model::{Class, OperationId};
+use model::{Class, OperationId, ServiceState};
 use std::path::{Path, PathBuf};
 
 /// How many finished operations are kept for `mainstay logs`.
@@ -150,6 +150,17 @@ impl Left<'_> {
     /// The data of a step that was done, and not undone.
     pub(crate) fn done(&self, step: &str) -> Option<serde_json::Value> {
         self.journal.entries().done(step).cloned()
+    }
+
+    /// The state, when what this step has sent to it either is in it or will never be.
+    pub(crate) fn state_after(&self, step: &str) -> Result<ServiceState, Error> {
+        let site = self.site;
+        let unheard = self.begun(step).is_some() && self.done(step).is_none();
+        if unheard {
+            let versioned = site.state()?.settle()?;
+            site.witness().see(&versioned)?;
+        }
+        Ok(site.load_state()?.state)
     }
 
     /// Says what was found, where nothing had to be done.

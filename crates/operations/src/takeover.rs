@@ -483,8 +483,7 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
         return Ok(());
     }
     let (site, id) = (left.site, left.id.clone());
-    let versioned = site.load_state()?;
-    let state = &versioned.state;
+    let state = left.state_after("claim")?;
     let ours = state.intent.as_ref().filter(|intent| intent.id == id.as_str());
     match ours {
         // Never claimed, or finished just before it died.

@@ -1,8 +1,9 @@
 //! Storages that fail, before or after they did what was asked.
 
-use crate::support::{join, key, store};
-use mainstay_coordination::Error;
-use std::sync::Arc;
+use crate::support::{join, key, store, store_on};
+use mainstay_coordination::{Advance, Error, Objects, Register, Stored};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use storage::doubles::{Fault, Flaky, How, Memory, Verb};
 use storage::{ErrorKind, Storage};
 
@@ -145,4 +146,48 @@ fn an_absurdly_large_object_is_not_read() {
     let storage = Large(Memory::new());
     storage.put(&key(1), b"x").unwrap();
     assert!(matches!(store(Arc::new(storage)).load(), Err(Error::Damaged { .. })));
+}
+
+/// A register whose next answer is lost, and whose bytes arrive later than that is told.
+#[derive(Debug)]
+struct Late {
+    register: Objects,
+    on_its_way: Mutex<Option<(u64, Vec<u8>)>>,
+    hangs: AtomicBool,
+}
+
+impl Register for Late {
+    fn newest(&self) -> Result<Option<Stored>, Error> {
+        self.register.newest()
+    }
+
+    fn create(&self, number: u64, bytes: &[u8]) -> Result<Advance, Error> {
+        if self.hangs.swap(false, Ordering::SeqCst) {
+            *self.on_its_way.lock().unwrap() = Some((number, bytes.to_vec()));
+            return Err(Error::Contended(0));
+        }
+        self.register.create(number, bytes)
+    }
+}
+
+#[test]
+fn what_arrives_after_the_state_was_settled_comes_too_late() {
+    for settled in [false, true] {
+        let late = Arc::new(Late {
+            register: Objects::new(Arc::new(Memory::new())),
+            on_its_way: Mutex::default(),
+            hangs: AtomicBool::new(false),
+        });
+        let store = store_on(late.clone());
+        store.update(join("a")).unwrap();
+        late.hangs.store(true, Ordering::SeqCst);
+        assert!(store.update(join("b")).is_err());
+        if settled {
+            assert_eq!(store.settle().unwrap().state.members.len(), 1);
+        }
+        let (number, bytes) = late.on_its_way.lock().unwrap().take().unwrap();
+        let arrived = late.register.create(number, &bytes).unwrap();
+        assert_eq!(arrived, if settled { Advance::Lost } else { Advance::Won });
+        assert_eq!(store.load().unwrap().state.members.len(), if settled { 1 } else { 2 });
+    }
 }

@@ -1,7 +1,7 @@
 //! What the tests share.
 
 use jiff::Timestamp;
-use mainstay_coordination::StateStore;
+use mainstay_coordination::{Register, StateStore};
 use model::state::Refusal;
 use model::{MemberName, Role, Seal, SealError, ServiceName, ServiceState};
 use std::sync::Arc;
@@ -44,6 +44,10 @@ pub(crate) fn member(name: &str) -> MemberName {
 
 pub(crate) fn store(storage: Arc<dyn Storage>) -> StateStore {
     StateStore::new(storage, Arc::new(ToySeal(1)), REPOSITORY, service())
+}
+
+pub(crate) fn store_on(register: Arc<dyn Register>) -> StateStore {
+    StateStore::on(register, Arc::new(ToySeal(1)), REPOSITORY, service())
 }
 
 pub(crate) fn key(number: u64) -> Key {
