@@ -56,8 +56,8 @@ impl std::fmt::Debug for Repository {
 pub struct KeyInfo {
     /// The key file's name.
     pub id: KeyId,
-    /// When it was made.
-    pub created: jiff::Timestamp,
+    /// When it was made, if it says so.
+    pub created: Option<jiff::Timestamp>,
     /// The user who made it.
     pub username: String,
     /// The host it was made on.
@@ -249,7 +249,7 @@ impl Repository {
         let file = self.key_file(id)?;
         Ok(KeyInfo {
             id: KeyId(id),
-            created: file.created.timestamp(),
+            created: file.created.map(|time| time.timestamp()),
             username: file.username,
             hostname: file.hostname,
         })

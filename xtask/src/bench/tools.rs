@@ -232,10 +232,19 @@ impl Tool {
     }
 
     /// A backup that is told where the image was written to since the last one. Only ours can.
-    pub(super) fn backup_ranges(self, job: Job<'_>, ranges: &Path) -> Command {
+    pub(super) fn backup_ranges(self, job: Job<'_>, ranges: &Path) -> Result<Command, Failure> {
+        let listed = self
+            .at(job.home)
+            .args(["snapshots", "data"])
+            .output()
+            .map_err(|e| Failure::new(format!("cannot list the points: {e}")))?;
+        let listed = String::from_utf8_lossy(&listed.stdout);
+        // The newest is the last line, and its name the first word.
+        let newest = listed.lines().last().and_then(|line| line.split_whitespace().next());
+        let newest = newest.ok_or_else(|| Failure::new("there is no point".to_owned()))?;
         let mut command = self.backup(job, "");
-        command.arg("--changed").arg(ranges).args(["--since", "latest"]);
-        command
+        command.arg("--changed").arg(ranges).args(["--since", newest]);
+        Ok(command)
     }
 
     /// A restore of the newest backup, to a directory that is not there. borg restores by name.

@@ -162,7 +162,7 @@ fn list(app: &App, service: &ServiceSite) -> Outcome {
         match info {
             Ok(info) => {
                 let mark = if used { app.out.paint.good("in use") } else { String::new() };
-                let created = units::local(info.created);
+                let created = info.created.map(units::local).unwrap_or_default();
                 rows.push(vec![short, shown(&info.username), shown(&info.hostname), created, mark]);
                 values.push(json!({
                     "id": id,

@@ -5,7 +5,7 @@ use super::time::Time;
 use super::{FormatError, KeyId};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
 /// Bytes of salt.
@@ -30,13 +30,14 @@ pub struct Cost {
 /// A key file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyFile {
-    /// When it was made.
-    pub created: Time,
+    /// When it was made. rustic's key files say neither this nor by whom and where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<Time>,
     /// The user who made it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub username: String,
     /// The host it was made on.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub hostname: String,
     kdf: String,
     #[serde(rename = "N")]
@@ -47,6 +48,11 @@ pub struct KeyFile {
     salt: String,
     /// Base64 of the sealed master key.
     data: String,
+}
+
+/// A text; an empty one where it says `null`.
+fn or_nothing<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 impl KeyFile {
@@ -66,7 +72,7 @@ impl KeyFile {
         let mut data = Vec::new();
         wrapping.seal_into(&master.to_json()?, &mut data);
         Ok(KeyFile {
-            created,
+            created: Some(created),
             username,
             hostname,
             kdf: "scrypt".to_owned(),

@@ -276,3 +276,26 @@ proptest! {
         prop_assert_eq!(time.timestamp().as_nanosecond(), i128::from(seconds) * 1_000_000_000 + i128::from(nanos));
     }
 }
+
+/// rustic 0.11 writes key files that say only what it takes to open them.
+#[test]
+fn a_key_file_that_does_not_say_who_made_it() {
+    let master = MasterKey::generate().unwrap();
+    let cost = Cost { n: 2, r: 1, p: 1 };
+    let made = KeyFile::wrap(&master, "password", cost, Time::utc(0, 0), "u".into(), "h".into());
+    let (_, bytes) = made.unwrap().encode().unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    for null in [true, false] {
+        for key in ["created", "username", "hostname"] {
+            if null {
+                json[key] = serde_json::Value::Null;
+            } else {
+                json.as_object_mut().unwrap().remove(key);
+            }
+        }
+        let file = KeyFile::decode(json.to_string().as_bytes()).unwrap();
+        assert_eq!((file.created, file.hostname.as_str()), (None, ""));
+        let opened = file.unwrap("password").unwrap().unwrap();
+        assert_eq!(opened.to_json().unwrap(), master.to_json().unwrap());
+    }
+}

@@ -55,7 +55,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<(), Failure> {
             let home = bench.home(*tool);
             let job = Job { source: &image, home: &home, definition };
             let mut command = if tool.is_ours() {
-                tool.backup_ranges(job, &ranges)
+                tool.backup_ranges(job, &ranges)?
             } else {
                 tool.backup(job, "second")
             };
