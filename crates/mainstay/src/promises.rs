@@ -110,7 +110,8 @@ mod tests {
             attempts: attempts.iter().map(attempt).collect(),
             last: None,
             proven: None,
-            since: at("01T00:00"),
+            // After that Sunday's.
+            since: at("01T05:00"),
         }
     }
 
@@ -144,7 +145,7 @@ mod tests {
     #[test]
     fn that_nothing_happens_is_noticed() {
         let mut drills = weekly(&[]);
-        // The 8th and the 15th were Sundays.
+        // The 1st, the 8th and the 15th were Sundays.
         assert_eq!(drills.overdue(at("15T09:59")), None);
         assert!(drills.overdue(at("15T10:01")).unwrap().contains("no drill went well"));
         drills.proven = Some(at("08T04:10"));
