@@ -98,17 +98,7 @@ fn act(
         Action::Nothing => None,
     };
     let result = match ran {
-        // Somebody wanted it to end.
-        Some(Err(failure)) if failure.class() == Class::Cancelled => return Err(failure),
-        // Something else runs; it is due again in a minute.
-        Some(Err(failure)) if failure.class() == Class::Locked => {
-            app.out.detail(format_args!("{}: {}", service.name(), failure.one_line()));
-            Ok((Exit::DONE, Value::Null))
-        }
-        Some(Err(failure)) => {
-            teller.tell(event, Some(failure.one_line()));
-            Err(failure)
-        }
+        Some(Err(failure)) => missed(app, service, teller, event, failure)?,
         Some(Ok(done)) => Ok(done),
         None => {
             app.out.detail(match decision.next {
@@ -145,6 +135,28 @@ fn act(
     ))
 }
 
+/// What becomes of a run that did not come to its end. That somebody wanted it to end ends all of it;
+/// that something else runs is no failure, since it is due again in a minute; anything else is told.
+fn missed(
+    app: &App,
+    service: &ServiceSite,
+    teller: &mut Teller<'_>,
+    event: &str,
+    failure: Failure,
+) -> Result<Result<(Exit, Value), Failure>, Failure> {
+    match failure.class() {
+        Class::Cancelled => Err(failure),
+        Class::Locked => {
+            app.out.detail(format_args!("{}: {}", service.name(), failure.one_line()));
+            Ok(Ok((Exit::DONE, Value::Null)))
+        }
+        _ => {
+            teller.tell(event, Some(failure.one_line()));
+            Ok(Err(failure))
+        }
+    }
+}
+
 fn plan_drill(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Failure> {
     let now = Timestamp::now();
     let drills = observe_drills(service)?;
@@ -166,15 +178,7 @@ fn one_drill(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Failure>
     let mut teller = Teller::load(app, service);
     let ran = due.then(|| drill::newest(app, service));
     let result = match ran {
-        Some(Err(failure)) if failure.class() == Class::Cancelled => return Err(failure),
-        Some(Err(failure)) if failure.class() == Class::Locked => {
-            app.out.detail(format_args!("{}: {}", service.name(), failure.one_line()));
-            Ok((Exit::DONE, Value::Null))
-        }
-        Some(Err(failure)) => {
-            teller.tell(drill::FAILED, Some(failure.one_line()));
-            Err(failure)
-        }
+        Some(Err(failure)) => missed(app, service, &mut teller, drill::FAILED, failure)?,
         Some(Ok((why, value))) => {
             let exit = if why.is_some() { Exit::NOT_WELL } else { Exit::DONE };
             teller.tell(drill::FAILED, why);
