@@ -209,8 +209,10 @@ struct Receiver<'a> {
     process: Option<Process>,
     /// Where the stream that runs begins.
     began: Option<Lsn>,
-    /// The server does not have what comes next: the log goes on where the slot begins.
+    /// What comes next is not to be had any more: the log goes on where the slot begins.
     broken: bool,
+    /// Where it went on, last; what lies before waits for nobody.
+    resumed: Lsn,
     retry: (Instant, Duration),
     /// How far the server was, and when.
     samples: VecDeque<Sample>,
@@ -236,6 +238,7 @@ impl<'a> Receiver<'a> {
             process: None,
             began: None,
             broken: false,
+            resumed: Lsn(0),
             retry: (Instant::now(), PAUSE.0),
             samples: VecDeque::new(),
             reached: false,
@@ -362,8 +365,11 @@ impl<'a> Receiver<'a> {
         let open = gap::load(self.site)?.filter(|gap| gap.to.is_none());
         // What waits goes first: a stream that is begun now would be let go again.
         let drained = well_since.is_some_and(|since| since > self.retry.0);
-        if open.is_some() && !drained {
-            return Ok(());
+        if open.is_some() {
+            if !drained {
+                return Ok(());
+            }
+            self.broken = true;
         }
         let mut log = log;
         if log.slot.is_some_and(|slot| slot.lost) {
@@ -390,7 +396,9 @@ impl<'a> Receiver<'a> {
             let from = self.first(&log)?;
             let name = log.segments.name(log.timeline, log.segments.number(from));
             self.spool.seed(&name)?;
-            began = Some((log.timeline, log.segments.start(log.segments.number(from))));
+            let start = log.segments.start(log.segments.number(from));
+            began = Some((log.timeline, start));
+            self.resumed = start;
         }
         self.broken = false;
         self.began = began.map(|(_, start)| start);
@@ -453,6 +461,7 @@ impl<'a> Receiver<'a> {
             (None, Some(from), None) | (None, None, Some(from)) => from,
             (None, None, None) => return false,
         };
+        let waits_from = waits_from.max(self.resumed);
         log.slot.is_some() && log.flushed.0.saturating_sub(waits_from.0) > self.cap
     }
 

@@ -221,7 +221,8 @@ fn damaged_content_fails_the_restore_and_names_the_file() {
 
 #[test]
 fn a_cancelled_restore_says_so() {
-    let case = Case::new(|source| fs::write(source.join("x"), noise(1, 5 << 20)).unwrap());
+    // However it is cut, more chunks than are written at the same time.
+    let case = Case::new(|source| fs::write(source.join("x"), noise(1, 40 << 20)).unwrap());
     struct CancelAtFirst(CancelToken);
     impl Progress for CancelAtFirst {
         fn advance(&self, _: u64, _: u64) {

@@ -233,6 +233,28 @@ fn a_part_of_another_server_is_refused() {
 /// made good by a new base.
 #[test]
 fn a_vault_that_is_gone_never_fills_the_disk() {
+    a_vault_goes(false);
+}
+
+/// The same where hardly anything was received when it was let go.
+#[test]
+fn a_vault_that_is_gone_and_a_receiver_that_lags_fill_no_disk() {
+    a_vault_goes(true);
+}
+
+/// The programs that receive into this host's spool.
+fn receiving(spool: &std::path::Path) -> Vec<i32> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let words = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let ours = |pid: &i32| {
+        let words = words(pid);
+        words.contains("pg_receivewal") && words.contains(spool.to_str().unwrap())
+    };
+    pids.filter(ours).collect()
+}
+
+fn a_vault_goes(lagging: bool) {
     let stage = Stage::with(NO_ARCHIVE, "log-queue = '64 MiB'");
     let a = &stage.a;
     a.server.sql("ALTER SYSTEM SET max_wal_size = '32MB'");
@@ -244,6 +266,15 @@ fn a_vault_that_is_gone_never_fills_the_disk() {
     is_stored(a);
     let (vault, away) = (stage.dir.path().join("vault"), stage.dir.path().join("away"));
     fs::rename(&vault, &away).unwrap();
+    let spool = stage.dir.path().join("a/state/services/shop/log-spool");
+    if lagging {
+        let pids = receiving(&spool);
+        assert!(!pids.is_empty());
+        for pid in pids {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        }
+    }
     let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'mainstay_shop'";
     for _ in 0..4 {
         a.server.sql(
@@ -256,7 +287,6 @@ fn a_vault_that_is_gone_never_fills_the_disk() {
     // The server recycles what nobody needs.
     a.server.sql("CHECKPOINT");
     a.server.eventually("SELECT sum(size) < 200000000 FROM pg_ls_waldir()");
-    let spool = stage.dir.path().join("a/state/services/shop/log-spool");
     let spooled: u64 =
         fs::read_dir(&spool).unwrap().flatten().map(|e| e.metadata().unwrap().len()).sum();
     assert!(spooled <= (64 << 20) + 3 * (16 << 20), "{spooled} bytes wait");
