@@ -33,6 +33,10 @@ const NEEDS: &[Need] = &[
     // Unmounts for users who are not root.
     Need { program: "fusermount3", package: "fuse3", also: &[] },
     Need { program: "setfacl", package: "acl", also: &[] },
+    // File systems that standbys are refreshed on.
+    Need { program: "mkfs.xfs", package: "xfsprogs", also: SBIN },
+    Need { program: "mkfs.btrfs", package: "btrfs-progs", also: SBIN },
+    Need { program: "mkfs.ext4", package: "e2fsprogs", also: SBIN },
     Need { program: "setfattr", package: "attr", also: &[] },
     // Runs the S3 servers; see s3_servers.rs.
     Need { program: "python3", package: "python3-venv", also: &[] },

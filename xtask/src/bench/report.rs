@@ -31,7 +31,7 @@ pub(super) fn markdown(bench: &Bench) -> String {
     let versions: Vec<_> = bench
         .tools
         .iter()
-        .filter(|(tool, _)| *tool != Tool::Better)
+        .filter(|(tool, _)| !matches!(tool, Tool::Better | Tool::RsyncWhole))
         .map(|(_, version)| version.as_str())
         .collect();
     let processors = std::thread::available_parallelism().map_or(1, usize::from);

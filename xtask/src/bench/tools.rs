@@ -18,6 +18,10 @@ pub(super) enum Tool {
     Rustic,
     /// `cp -a`: no backup, but what a restore could cost at the least.
     Copy,
+    /// Brings one tree to the state of another, comparing the content of files that changed.
+    Rsync,
+    /// The same without comparing, as it does by itself between two places of one machine.
+    RsyncWhole,
 }
 
 /// A tool's place, and what it is to back up.
@@ -70,8 +74,16 @@ pub(super) fn build_rustic() -> Result<(), Failure> {
 }
 
 impl Tool {
-    pub(super) const ALL: [Tool; 6] =
-        [Tool::Mainstay, Tool::Better, Tool::Restic, Tool::Borg, Tool::Rustic, Tool::Copy];
+    pub(super) const ALL: [Tool; 8] = [
+        Tool::Mainstay,
+        Tool::Better,
+        Tool::Restic,
+        Tool::Borg,
+        Tool::Rustic,
+        Tool::Copy,
+        Tool::Rsync,
+        Tool::RsyncWhole,
+    ];
     /// Those that make repositories, with their defaults.
     pub(super) const BACKUP: [Tool; 4] = [Tool::Mainstay, Tool::Restic, Tool::Borg, Tool::Rustic];
 
@@ -83,6 +95,8 @@ impl Tool {
             Tool::Borg => "borg",
             Tool::Rustic => "rustic",
             Tool::Copy => "cp -a",
+            Tool::Rsync => "rsync --inplace --no-whole-file",
+            Tool::RsyncWhole => "rsync --inplace",
         }
     }
 
@@ -96,6 +110,7 @@ impl Tool {
             Tool::Mainstay | Tool::Better => Some(root().join("target/release/mainstay")),
             Tool::Rustic if built.exists() => Some(built),
             Tool::Copy => packages::find("cp", &[]),
+            Tool::Rsync | Tool::RsyncWhole => packages::find("rsync", &[]),
             other => packages::find(other.name(), &[]),
         }
     }
@@ -115,7 +130,11 @@ impl Tool {
         let text = String::from_utf8_lossy(&output.stdout);
         let first = text.lines().next().unwrap_or_default();
         let words: Vec<&str> = first.split_whitespace().take(4).collect();
-        let few = if self == Tool::Copy { words.len() } else { 2 };
+        let few = match self {
+            Tool::Copy => words.len(),
+            Tool::Rsync | Tool::RsyncWhole => 3,
+            _ => 2,
+        };
         Ok(words.into_iter().take(few).collect::<Vec<_>>().join(" "))
     }
 
@@ -146,7 +165,7 @@ impl Tool {
                     .env("RUSTIC_CACHE_DIR", home.join("cache"))
                     .env("RUSTIC_NO_PROGRESS", "true");
             }
-            Tool::Copy => {}
+            Tool::Copy | Tool::Rsync | Tool::RsyncWhole => {}
         }
         command
     }
@@ -170,7 +189,7 @@ impl Tool {
         }
         let mut command = self.at(home);
         match self {
-            Tool::Copy => return Ok(()),
+            Tool::Copy | Tool::Rsync | Tool::RsyncWhole => return Ok(()),
             Tool::Borg => command.args(["init", "--encryption", "repokey"]),
             _ => command.arg("init"),
         };
@@ -187,7 +206,9 @@ impl Tool {
                 .args(["create", "--compression", "zstd,3"])
                 .arg(format!("::{name}"))
                 .arg(job.source),
-            Tool::Copy => command.arg("-a").arg(job.source).arg(job.out()),
+            Tool::Copy | Tool::Rsync | Tool::RsyncWhole => {
+                command.arg("-a").arg(job.source).arg(job.out())
+            }
         };
         command
     }
@@ -261,7 +282,9 @@ impl Tool {
                 std::fs::create_dir_all(&out).ok();
                 command.arg("extract").arg(format!("::{name}")).current_dir(out)
             }
-            Tool::Copy => command.arg("-a").arg(job.source).arg(out),
+            Tool::Copy | Tool::Rsync | Tool::RsyncWhole => {
+                command.arg("-a").arg(job.source).arg(out)
+            }
         };
         command
     }
@@ -273,7 +296,7 @@ impl Tool {
             Tool::Mainstay | Tool::Better => command.args(["check", "data", "--read-data"]),
             Tool::Restic | Tool::Rustic => command.args(["check", "--read-data"]),
             Tool::Borg => command.args(["check", "--verify-data"]),
-            Tool::Copy => command.arg("--version"),
+            Tool::Copy | Tool::Rsync | Tool::RsyncWhole => command.arg("--version"),
         };
         command
     }
@@ -290,9 +313,26 @@ impl Tool {
                 command.args(["forget", "--prune", "--keep-last", &keep])
             }
             Tool::Borg => command.args(["prune", "--keep-last", &keep]),
-            Tool::Copy => command.arg("--version"),
+            Tool::Copy | Tool::Rsync | Tool::RsyncWhole => command.arg("--version"),
         };
         command
+    }
+
+    /// Brings the copy of a tree to its state.
+    pub(super) fn follow(self, source: &Path, copy: &Path) -> Command {
+        let mut command = self.program();
+        command.args(["-a", "--inplace", "--delete"]);
+        if self == Tool::Rsync {
+            command.arg("--no-whole-file");
+        }
+        // With a slash the content of the directory is meant, and not the directory.
+        command.arg(source.join("")).arg(copy.join(""));
+        command
+    }
+
+    /// Ours, on a host with this directory.
+    pub(super) fn on(self, home: &Path) -> Command {
+        self.at(home)
     }
 
     /// Where the tree is after a restore.

@@ -5,6 +5,7 @@ mod database;
 mod image;
 mod noise;
 mod prune;
+mod refresh;
 mod tiny;
 mod usr;
 
@@ -29,11 +30,21 @@ pub(super) enum Set {
     Prune,
     /// A repository of ten million chunks
     Chunks,
+    /// A standby of 4 GB on XFS, of which 1 % changes (needs root)
+    Refresh,
 }
 
 impl Set {
-    pub(super) const ALL: [Set; 7] =
-        [Set::Usr, Set::Image, Set::Database, Set::Noise, Set::Tiny, Set::Prune, Set::Chunks];
+    pub(super) const ALL: [Set; 8] = [
+        Set::Usr,
+        Set::Image,
+        Set::Database,
+        Set::Noise,
+        Set::Tiny,
+        Set::Prune,
+        Set::Chunks,
+        Set::Refresh,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -44,6 +55,7 @@ impl Set {
             Set::Tiny => "tiny",
             Set::Prune => "prune",
             Set::Chunks => "chunks",
+            Set::Refresh => "refresh",
         }
     }
 
@@ -56,6 +68,7 @@ impl Set {
             Set::Tiny => tiny::run(bench),
             Set::Prune => prune::run(bench),
             Set::Chunks => chunks::run(bench),
+            Set::Refresh => refresh::run(bench),
         };
         bench.remove("homes")?;
         bench.remove("source")?;
