@@ -305,6 +305,13 @@ pub trait Engine: Send + Sync {
         purpose: &Purpose,
     ) -> Result<(), Error>;
 
+    /// Whether [`prepare`](Engine::prepare) for a standby leaves every restored file as it is. Only
+    /// then may staged files share their bytes with those of the copy that they replace (hard links),
+    /// which takes neither time nor space.
+    fn keeps_staged(&self) -> bool {
+        false
+    }
+
     /// Lets the replay of a prepared copy that is still staged end at this place of its log.
     fn aim(&self, _staged: &[Staged], _target: &LogTarget) -> Result<(), Error> {
         let name = self.name();

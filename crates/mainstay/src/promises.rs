@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use model::duration;
 use model::schedule::Schedule;
 use model::state::LastDrill;
+use operations::Scrubbed;
 use std::time::Duration;
 
 /// A drill that failed is tried again after this, and not only at the schedule's next time: it costs
@@ -32,34 +33,13 @@ pub(crate) struct Drills {
 impl Drills {
     /// Whether one is due, and when to ask again.
     pub(crate) fn due(&self, now: Timestamp) -> (bool, Option<Timestamp>) {
-        let Some(schedule) = &self.schedule else { return (false, None) };
-        let went_well = self.attempts.iter().rev().find(|attempt| attempt.well);
-        let due = schedule.due(went_well.map(|attempt| attempt.began), now);
-        let failed = self.attempts.last().filter(|attempt| !attempt.well);
-        let retry = failed.and_then(|attempt| after(attempt.began, RETRY));
-        match retry.filter(|retry| *retry > now) {
-            Some(retry) if due.now => (false, Some(retry)),
-            _ => (due.now, due.next),
-        }
+        due(self.schedule.as_ref(), &self.attempts, now)
     }
 
     /// One sentence if no drill has proven anything since the last but one time that the schedule
     /// named; that nothing happens at all is noticed by this.
     pub(crate) fn overdue(&self, now: Timestamp) -> Option<String> {
-        let schedule = self.schedule.as_ref()?;
-        let done_by_now = now.checked_sub(duration::signed(GRACE)).ok()?;
-        let last = schedule.previous(done_by_now)?;
-        let limit = schedule.previous(last.checked_sub(SignedDuration::from_secs(1)).ok()?)?;
-        let ago = |then| duration::age(then, now).map(duration::human).unwrap_or_default();
-        match self.proven {
-            Some(proven) if proven < limit => {
-                Some(format!("the last drill that went well was {} ago", ago(proven)))
-            }
-            None if self.since < limit => {
-                Some(format!("no drill went well in {}", ago(self.since)))
-            }
-            _ => None,
-        }
+        overdue("drill", self.schedule.as_ref()?, self.proven, self.since, now)
     }
 
     /// One sentence if the last drill took longer than the declared RTO, or never came to its end.
@@ -80,6 +60,91 @@ impl Drills {
     pub(crate) fn rto_kept(&self) -> Option<bool> {
         let measured = self.rto.is_some() && self.last.is_some();
         measured.then(|| self.slow().is_none())
+    }
+}
+
+/// What was observed of the scrubs of a standby on this host.
+#[derive(Clone, Debug)]
+pub(crate) struct Scrubs {
+    /// None where there is no standby that could be scrubbed.
+    pub(crate) schedule: Option<Schedule>,
+    /// Scrubs on this host, oldest first.
+    pub(crate) attempts: Vec<Attempt>,
+    /// What the last one found.
+    pub(crate) last: Option<Scrubbed>,
+    /// Something has rotted, and was not replaced.
+    pub(crate) rotten: bool,
+    /// Since when this host is what it is.
+    pub(crate) since: Timestamp,
+}
+
+impl Scrubs {
+    /// Whether one is due, and when to ask again.
+    pub(crate) fn due(&self, now: Timestamp) -> (bool, Option<Timestamp>) {
+        due(self.schedule.as_ref(), &self.attempts, now)
+    }
+
+    /// One sentence if the copy was not read through since the last but one time that the schedule
+    /// named.
+    pub(crate) fn overdue(&self, now: Timestamp) -> Option<String> {
+        let read = self.last.as_ref().map(|last| last.at);
+        overdue("scrub", self.schedule.as_ref()?, read, self.since, now)
+    }
+
+    /// One sentence if something has rotted and is still there.
+    pub(crate) fn rot(&self) -> Option<String> {
+        let count = self.last.as_ref().map_or(0, |last| last.rotten);
+        self.rotten.then(|| match count {
+            1 => "a file of the standby has rotted, and was not replaced yet".to_owned(),
+            count => format!("{count} files of the standby have rotted, and were not replaced yet"),
+        })
+    }
+
+    /// One sentence if the last scrub found something, also if it was replaced: a disk on which a bit
+    /// has rotted should be looked at.
+    pub(crate) fn found(&self) -> Option<String> {
+        let count = self.last.as_ref().map_or(0, |last| last.rotten);
+        self.rot().or_else(|| match count {
+            0 => None,
+            1 => Some("a file of the standby had rotted, and was replaced".to_owned()),
+            count => Some(format!("{count} files of the standby had rotted, and were replaced")),
+        })
+    }
+}
+
+fn due(
+    schedule: Option<&Schedule>,
+    attempts: &[Attempt],
+    now: Timestamp,
+) -> (bool, Option<Timestamp>) {
+    let Some(schedule) = schedule else { return (false, None) };
+    let went_well = attempts.iter().rev().find(|attempt| attempt.well);
+    let due = schedule.due(went_well.map(|attempt| attempt.began), now);
+    let failed = attempts.last().filter(|attempt| !attempt.well);
+    let retry = failed.and_then(|attempt| after(attempt.began, RETRY));
+    match retry.filter(|retry| *retry > now) {
+        Some(retry) if due.now => (false, Some(retry)),
+        _ => (due.now, due.next),
+    }
+}
+
+fn overdue(
+    what: &str,
+    schedule: &Schedule,
+    well: Option<Timestamp>,
+    since: Timestamp,
+    now: Timestamp,
+) -> Option<String> {
+    let done_by_now = now.checked_sub(duration::signed(GRACE)).ok()?;
+    let last = schedule.previous(done_by_now)?;
+    let limit = schedule.previous(last.checked_sub(SignedDuration::from_secs(1)).ok()?)?;
+    let ago = |then| duration::age(then, now).map(duration::human).unwrap_or_default();
+    match well {
+        Some(well) if well < limit => {
+            Some(format!("the last {what} that went well was {} ago", ago(well)))
+        }
+        None if since < limit => Some(format!("no {what} went well in {}", ago(since))),
+        _ => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::commands::wal;
 use crate::due::Attempt;
 use crate::failure::Failure;
-use crate::promises::Drills;
+use crate::promises::{Drills, Scrubs};
 use crate::units;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -13,7 +13,7 @@ use model::{
     Generation, Member, MemberName, OperationId, Position, Role, ServiceState, SnapshotId, Verified,
 };
 use operations::history::{self, Operation};
-use operations::{Kind, ServiceSite};
+use operations::{Kind, MemberRecord, ServiceSite};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -52,6 +52,10 @@ pub(crate) struct Status {
     pub(crate) proven: Option<Timestamp>,
     /// What is wrong with the drills that are scheduled on this host: too long ago.
     pub(crate) drill_overdue: Option<String>,
+    /// What the last scrub of this host's standby found.
+    pub(crate) scrub: Option<ScrubStatus>,
+    /// What is wrong with the scrubs that are scheduled on this host: too long ago.
+    pub(crate) scrub_overdue: Option<String>,
     /// Whether everything that was promised holds, as far as it is known.
     pub(crate) promises_kept: bool,
     pub(crate) points: usize,
@@ -98,6 +102,19 @@ pub(crate) struct DrillStatus {
     /// From the begin of the restore until the copy answered.
     pub(crate) recovery_seconds: Option<f64>,
     pub(crate) isolated: bool,
+}
+
+/// The last scrub.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct ScrubStatus {
+    pub(crate) at: Timestamp,
+    /// What the copy was compared with.
+    pub(crate) snapshot: SnapshotId,
+    /// How many files had rotted.
+    pub(crate) rotten: usize,
+    /// They are still there: the next refresh replaces them.
+    pub(crate) unhealed: bool,
 }
 
 /// Another member, or this one.
@@ -172,10 +189,14 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
     });
     let members: Vec<MemberStatus> = members.collect();
     let drill_overdue = drills.overdue(now);
+    let scrubs = scrubs(service, &state, &operations)?;
+    let scrub_overdue = scrubs.overdue(now);
     let promises_kept = rpo_kept != Some(false)
         && members.iter().all(|member| member.rpo_kept != Some(false))
         && drills.rto_kept() != Some(false)
         && drill_overdue.is_none()
+        && scrub_overdue.is_none()
+        && !scrubs.rotten
         && drills.last.as_ref().is_none_or(|last| last.drill.sound);
     Ok(Status {
         engine: service.spec().engine.clone(),
@@ -196,6 +217,13 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
         last_drill: drills.last.as_ref().map(drill_status),
         proven: drills.proven,
         drill_overdue,
+        scrub: scrubs.last.map(|last| ScrubStatus {
+            at: last.at,
+            snapshot: last.snapshot,
+            rotten: last.rotten,
+            unhealed: scrubs.rotten,
+        }),
+        scrub_overdue,
         promises_kept,
         points: state.points.len(),
         members,
@@ -264,6 +292,26 @@ pub(crate) fn drills(
         proven: state.points.iter().filter_map(|point| point.drilled).max().max(sound),
         last,
         since: state.members.get(service.member()).map_or_else(Timestamp::now, |me| me.since),
+    })
+}
+
+/// What is known of the scrubs of this host's standby.
+pub(crate) fn scrubs(
+    service: &ServiceSite,
+    state: &ServiceState,
+    operations: &[Operation],
+) -> Result<Scrubs, Failure> {
+    let me = state.members.get(service.member());
+    // There is nothing to read before the first refresh, and nothing to compare once it serves.
+    let standby = me.is_some_and(|me| me.role == Role::Standby && me.applied.is_some());
+    let text = service.spec().scrub_schedule.as_deref().filter(|_| standby && !follows(service));
+    let record = MemberRecord::load(service)?;
+    Ok(Scrubs {
+        schedule: schedule(service, text)?,
+        attempts: attempts(operations, Kind::Scrub),
+        last: record.scrubbed.filter(|_| standby),
+        rotten: record.rotten && standby,
+        since: me.map_or_else(Timestamp::now, |me| me.since),
     })
 }
 

@@ -200,7 +200,8 @@ pub struct Service {
     /// When a backup is due, in cron syntax.
     #[serde(default)]
     pub schedule: Option<String>,
-    /// Time zone of `schedule` and `drill-schedule` (IANA name); the host's own without it.
+    /// Time zone of `schedule`, `drill-schedule` and `scrub-schedule` (IANA name); the host's own
+    /// without it.
     #[serde(default)]
     pub time_zone: Option<String>,
     /// Which points are kept; all without it.
@@ -215,6 +216,9 @@ pub struct Service {
     /// When a drill is due on this host, in cron syntax.
     #[serde(default)]
     pub drill_schedule: Option<String>,
+    /// When a scrub of this host's standby is due, in cron syntax.
+    #[serde(default)]
+    pub scrub_schedule: Option<String>,
     /// Where drills restore to, instead of below `host.state-dir`.
     #[serde(default)]
     pub drill_dir: Option<PathBuf>,

@@ -16,7 +16,7 @@
 use crate::exchange::remove;
 use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
-use crate::placing::{self, Destination};
+use crate::placing::{self, Destination, Staging};
 use crate::recover::Left;
 use crate::{Error, ServiceSite, Which, restore, which};
 use engines::{Isolation, Proof, Purpose, Question, Rehearsal, Rehearsed, SnapshotMeta, Verdict};
@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use model::state::Refusal;
 use model::{Class, Classify, Drill, OperationId, PointName, Progress, ServiceState, SnapshotId};
 use repository::Work;
-use repository::restore::{Lacking, Restored};
+use repository::restore::Lacking;
 use repository::scrub::{self, Copy};
 use serde::{Deserialize, Serialize};
 use std::fs::DirBuilder;
@@ -210,7 +210,7 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         }
         other => other?,
     };
-    let Tried { restored, restore_seconds, rehearsed } = tried;
+    let Tried { staging, restore_seconds, rehearsed } = tried;
     let start_seconds = rehearsed.answered_after.map(|after| after.as_secs_f64());
     let recovery_seconds = match (site.engine()?.proof(), start_seconds) {
         (Proof::Server, None) => None,
@@ -237,8 +237,8 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         answer: rehearsed.answer,
         isolated: isolation.is_complete(),
         isolation: isolation.said().to_owned(),
-        files: restored.files,
-        bytes: restored.bytes,
+        files: staging.sum(|root| root.files),
+        bytes: staging.sum(|root| root.bytes),
         restore_seconds,
         start_seconds,
         recovery_seconds,
@@ -249,7 +249,7 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
 
 /// How far it came.
 struct Tried {
-    restored: Restored,
+    staging: Staging,
     restore_seconds: f64,
     rehearsed: Rehearsed,
 }
@@ -273,7 +273,7 @@ fn rehearse(
         made.and_then(|()| crate::member::private_dir(&scratch.dir))
             .map_err(|e| Error::io("make", &scratch.dir, e))
     })?;
-    let restored = placing::stage(site, operation, snapshot, &plan.destinations, None)?;
+    let staging = placing::stage(site, operation, snapshot, &plan.destinations, None)?;
     // Not part of what a recovery takes.
     let mut restoring = began.elapsed();
     let mut differing = Verdict { sound: true, findings: Vec::new() };
@@ -305,7 +305,7 @@ fn rehearse(
     })?;
     rehearsed.0.verdict.sound &= differing.sound;
     rehearsed.0.verdict.findings.splice(..0, differing.findings);
-    Ok(Tried { restored, restore_seconds: restoring.as_secs_f64(), rehearsed: rehearsed.0 })
+    Ok(Tried { staging, restore_seconds: restoring.as_secs_f64(), rehearsed: rehearsed.0 })
 }
 
 /// What the journal keeps of a rehearsal: the verdict.

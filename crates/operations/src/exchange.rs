@@ -1,6 +1,8 @@
 //! Puts staged content in place: one rename, atomic, durable, and told apart after a crash.
 
 use crate::Error;
+use crate::journal::kill_at;
+use repository::restore::redo;
 use rustix::fs::{CWD, RenameFlags};
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::MetadataExt;
@@ -19,6 +21,16 @@ pub(crate) struct Placement {
     /// Where content that stands at `target` is kept after the exchange; without it, that content
     /// stays at `staged` and is removed later.
     pub(crate) keep_old_at: Option<PathBuf>,
+    /// What is to be written into files of the old content that are files of the new one, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) redo: Option<PathBuf>,
+}
+
+/// The redo journal of what is staged here.
+pub(crate) fn redo_of(staged: &Path) -> PathBuf {
+    let mut path = staged.as_os_str().to_owned();
+    path.push(".redo");
+    PathBuf::from(path)
 }
 
 /// A name beside `target` on the same file system.
@@ -65,7 +77,17 @@ impl Placement {
         let inode = inode(&staged)?.ok_or_else(|| {
             Error::new(model::Class::Failed, format!("{} is not there", staged.display()))
         })?;
-        Ok(Placement { staged, target, inode, keep_old_at })
+        Ok(Placement { staged, target, inode, keep_old_at, redo: None })
+    }
+
+    /// With a redo journal beside what is staged.
+    pub(crate) fn with_redo(self, redo: Option<PathBuf>) -> Self {
+        Placement { redo, ..self }
+    }
+
+    /// Whether files at the target are still to be written to.
+    pub(crate) fn is_half_applied(&self) -> bool {
+        self.redo.as_ref().is_some_and(|redo| redo.exists())
     }
 
     /// Whether the new content is in place already.
@@ -101,7 +123,13 @@ impl Placement {
             rename(&self.staged, aside, RenameFlags::NOREPLACE)
                 .map_err(|e| Error::io("put aside what stood at", &self.target, e.into()))?;
         }
-        self.sync()
+        self.sync()?;
+        kill_at("place:moved");
+        if let Some(redo) = &self.redo {
+            redo::apply(redo, &self.target, &mut |records| kill_at(&format!("redo:{records}")))?;
+            kill_at("redo:done");
+        }
+        Ok(())
     }
 
     fn sync(&self) -> Result<(), Error> {
@@ -112,8 +140,15 @@ impl Placement {
     /// Removes what is left at the staging place: the old content after an exchange, or new
     /// content that was never placed.
     pub(crate) fn drop_staged(&self) -> Result<(), Error> {
-        remove(&self.staged)
+        discard(&self.staged)
     }
+}
+
+/// Removes what is staged, and its redo journal. The journal goes last: it is what tells that there
+/// is something to be removed, and nobody needs it less for being there.
+pub(crate) fn discard(staged: &Path) -> Result<(), Error> {
+    remove(staged)?;
+    Ok(redo::discard(&redo_of(staged))?)
 }
 
 fn rename(from: &Path, to: &Path, flags: RenameFlags) -> Result<(), rustix::io::Errno> {

@@ -41,6 +41,8 @@ pub enum Kind {
     Migrate,
     /// A point is restored to a scratch place, and judged there.
     Drill,
+    /// This host's standby is read, and what has rotted is replaced.
+    Scrub,
 }
 
 impl Kind {
@@ -59,6 +61,7 @@ impl Kind {
             Kind::Repair => "repair",
             Kind::Migrate => "migrate",
             Kind::Drill => "drill",
+            Kind::Scrub => "scrub",
         }
     }
 }

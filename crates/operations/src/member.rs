@@ -27,9 +27,28 @@ pub struct MemberRecord {
     /// head since: what is here differs from the head by more than what was written to.
     #[serde(default)]
     pub restored: Option<SnapshotId>,
+    /// A scrub found that something of the standby's copy has rotted, and nothing has replaced it yet:
+    /// the next refresh takes nothing of the copy unread.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rotten: bool,
+    /// What the last scrub found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrubbed: Option<Scrubbed>,
     /// Somebody took this member out of service. The gate is closed.
     #[serde(default)]
     pub offline: Option<Timestamp>,
+}
+
+/// What a scrub of a standby's copy found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Scrubbed {
+    /// When it was through.
+    pub at: Timestamp,
+    /// What the copy was compared with.
+    pub snapshot: SnapshotId,
+    /// How many files had rotted.
+    pub rotten: usize,
 }
 
 /// A point that is in place on this host.

@@ -5,7 +5,7 @@
 //! away after a crash, from it on the rest is carried out by whoever comes next. In between the
 //! start gate is closed.
 
-use crate::exchange::{Placement, beside, remove};
+use crate::exchange::{Placement, beside, discard, redo_of};
 use crate::member::{AppliedHere, manifest};
 use crate::operation::Operation;
 use crate::recover::Left;
@@ -13,7 +13,9 @@ use crate::{Error, MemberRecord, ServiceSite};
 use engines::{LogTarget, Purpose, Refresh, Root, RootKind, SnapshotMeta, Staged};
 use jiff::Timestamp;
 use model::state::Applied;
-use model::{Class, Classify, OperationId, Position, Progress, Role, SnapshotId};
+use model::{
+    CancelToken, Class, Classify, OperationId, Position, Progress, RecoveryPoint, Role, SnapshotId,
+};
 use repository::restore::{Lacking, Options, Restored, Reuse};
 use repository::{Node, NodeKind, SnapshotReader};
 use serde::{Deserialize, Serialize};
@@ -249,29 +251,82 @@ pub(crate) fn check_space(target: &Path, need: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Restores every root into its staging place. `reuse` is the snapshot that the targets hold,
-/// untouched.
+/// What a target holds, of which a new copy may take what has not changed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seed {
+    /// The state of this snapshot.
+    pub(crate) snapshot: SnapshotId,
+    /// Or something like it: all of it is read first.
+    pub(crate) doubted: bool,
+}
+
+impl Seed {
+    /// What a restore may take from the copy at one of the targets.
+    fn reuse<'a>(
+        self,
+        site: &ServiceSite,
+        destination: &'a Destination,
+        redo: &'a Path,
+    ) -> Result<Option<Reuse<'a>>, Error> {
+        if !destination.target.exists() {
+            return Ok(None);
+        }
+        Ok(Some(Reuse {
+            tree: &destination.target,
+            snapshot: self.snapshot,
+            // What a log may be replayed into, once it is staged, is nobody else's.
+            hard_links: site.engine()?.keeps_staged() && !crate::wal::sqlite::has_log(site)?,
+            redo: Some(redo),
+            doubted: self.doubted,
+        }))
+    }
+}
+
+/// Refuses to begin a refresh that cannot end for want of space: it takes what changed, or, where
+/// the file system cannot clone files and the engine's must be copied, all of it.
+pub(crate) fn check_space_beside(
+    site: &ServiceSite,
+    point: &RecoveryPoint,
+    destinations: &[Destination],
+    seed: Seed,
+    cancel: &CancelToken,
+) -> Result<(), Error> {
+    for destination in destinations {
+        let redo = redo_of(&destination.staged);
+        let Some(reuse) = seed.reuse(site, destination, &redo)? else {
+            check_space(&destination.target, point.size_bytes)?;
+            continue;
+        };
+        let root = destination.root.in_snapshot.as_bytes();
+        let repository = site.repository()?;
+        let need = repository::restore::need(repository, point.snapshot, root, &reuse, cancel)?;
+        check_space(&destination.target, need.bytes)?;
+    }
+    Ok(())
+}
+
+/// Restores every root into its staging place, and says what came of each. `reuse` is what the targets
+/// hold.
 pub(crate) fn stage(
     site: &ServiceSite,
     operation: &mut Operation,
     snapshot: SnapshotId,
     destinations: &[Destination],
-    reuse: Option<SnapshotId>,
-) -> Result<Restored, Error> {
+    reuse: Option<Seed>,
+) -> Result<Staging, Error> {
     let repository = site.repository()?;
-    let hard_links = site.engine()?.name() == "files";
-    let mut total = Restored::default();
+    let mut staging = Staging::default();
     operation.step("stage", destinations, |operation| {
         operation.report().phase("restoring");
         for destination in destinations {
             if let Some(parent) = destination.staged.parent() {
                 std::fs::create_dir_all(parent).map_err(|e| Error::io("make", parent, e))?;
             }
-            let reuse = reuse.filter(|_| destination.target.exists()).map(|old| Reuse {
-                tree: &destination.target,
-                snapshot: old,
-                hard_links,
-            });
+            let redo = redo_of(&destination.staged);
+            let reuse = match reuse {
+                Some(seed) => seed.reuse(site, destination, &redo)?,
+                None => None,
+            };
             let report = operation.report();
             let done = repository::restore::restore_without(
                 repository,
@@ -283,13 +338,24 @@ pub(crate) fn stage(
                 &*report,
                 operation.cancel(),
             )?;
-            total.files += done.files;
-            total.bytes += done.bytes;
-            total.fetched_bytes += done.fetched_bytes;
+            staging.roots.push(done);
         }
         Ok(())
     })?;
-    Ok(total)
+    Ok(staging)
+}
+
+/// What was staged, root by root.
+#[derive(Debug, Default)]
+pub(crate) struct Staging {
+    pub(crate) roots: Vec<Restored>,
+}
+
+impl Staging {
+    /// A figure of all roots together.
+    pub(crate) fn sum(&self, of: impl Fn(&Restored) -> u64) -> u64 {
+        self.roots.iter().map(of).sum()
+    }
 }
 
 /// Lets the engine make the staged files what they are for.
@@ -362,6 +428,7 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
         return match carry_on(left, &placing) {
             Ok(()) => bring_to_life(left, &placing),
             Err(error) if !any_placed(&placing)? => take_back(left, &placing, &error),
+            Err(error) if error.class() == Class::Corrupt => give_up(left, &placing, &error),
             Err(error) => Err(error),
         };
     }
@@ -369,7 +436,7 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
         let destinations: Vec<Destination> =
             serde_json::from_value(data).map_err(|e| decode("stage", e))?;
         for destination in &destinations {
-            remove(&destination.staged)?;
+            discard(&destination.staged)?;
         }
         left.undone("stage", "what was staged was removed")?;
     }
@@ -391,7 +458,7 @@ fn carry_on(left: &Left<'_>, placing: &Placing) -> Result<(), Error> {
     if placing.own {
         let engine = site.engine()?;
         for (root, placement) in engine.roots().iter().zip(&placing.placements) {
-            if !placement.is_placed()? {
+            if !placement.is_placed()? || placement.is_half_applied() {
                 left.with_context(|cx| engine.ready_to_replace(cx, root, &placement.target))?;
             }
         }
@@ -410,6 +477,23 @@ fn take_back(left: &mut Left<'_>, placing: &Placing, why: &Error) -> Result<(), 
     }
     left.undone("place", format!("nothing was put in place ({})", why.chain()))?;
     left.undone("stage", "what was staged was removed")
+}
+
+/// What was to be written is damaged, so the copy is neither the old point nor the new one. It must
+/// not bar the way to a new copy: nothing is known of it any more, and its gate stays closed.
+fn give_up(left: &mut Left<'_>, placing: &Placing, why: &Error) -> Result<(), Error> {
+    for placement in &placing.placements {
+        placement.drop_staged()?;
+    }
+    if placing.own {
+        MemberRecord::change(left.site, |record| {
+            record.applying = None;
+            record.applied = None;
+            record.unloaded = Some(placing.snapshot);
+        })?;
+    }
+    let said = format!("the copy is of no use any more ({}); build it anew", why.chain());
+    left.finished("settle", said)
 }
 
 /// The content is in place; its engine takes it, or refuses it once more. A refusal is an end, too:
@@ -469,6 +553,8 @@ fn record(site: &ServiceSite, placing: &Placing, loaded: bool) -> Result<(), Err
     }
     MemberRecord::change(site, |record| {
         record.applying = None;
+        // Whatever had rotted, what is in place now was read and found whole, or came from the vault.
+        record.rotten = false;
         record.unloaded = (!loaded).then_some(placing.snapshot);
         record.restored = (!standby).then_some(placing.snapshot);
         record.applied = standby.then_some(AppliedHere {

@@ -104,7 +104,7 @@ pub(crate) fn undo(
     match kind {
         Kind::Backup => backup::undo(&mut left)?,
         Kind::Restore => restore::undo(&mut left)?,
-        Kind::Refresh => refresh::undo(&mut left)?,
+        Kind::Refresh | Kind::Scrub => refresh::undo(&mut left)?,
         Kind::Takeover => takeover::undo(&mut left)?,
         Kind::Offline | Kind::Online => offline::undo(&mut left)?,
         Kind::Rejoin => rejoin::undo(&mut left)?,

@@ -1,14 +1,25 @@
 //! Refresh: this host's standby is brought from the point it holds to a newer one.
 //!
 //! At every instant, crash included, the standby is at the old point or the new one: the new copy
-//! is built beside the old and exchanged with it in one rename. An engine that follows a log by
-//! itself is only seeded so; after that a refresh makes sure that it follows, and waits.
+//! is built beside the old and exchanged with it in one rename. What has not changed is shared with
+//! the old copy, and of a large file that has, so is the rest, so that cost and space follow the
+//! change. How depends on the file system and the engine:
+//!
+//! | | unchanged files | large files of which a part changed |
+//! |---|---|---|
+//! | reflinks (XFS, btrfs) | hard links, or clones | clones, and what differs is written to them |
+//! | no reflinks (ext4) | hard links | hard links, and what differs goes to a redo journal |
+//! | no reflinks, and the engine writes to what is staged | copies | copies |
+//!
+//! A redo journal is applied past the commit marker, with the start gate closed; whoever comes after
+//! a crash applies it again. An engine that follows a log by itself is only seeded by a copy; after
+//! that a refresh makes sure that it follows, and waits.
 
-use crate::exchange::{Placement, aside};
+use crate::exchange::{Placement, aside, redo_of};
 use crate::journal::{Kind, Outcome};
 use crate::member::manifest;
 use crate::operation::{Operation, Run};
-use crate::placing::{self, Placing};
+use crate::placing::{self, Placing, Seed};
 use crate::recover::Left;
 use crate::{Error, MemberRecord, ServiceSite, Which, which};
 use engines::{Purpose, Refresh, RootKind, Running};
@@ -19,9 +30,10 @@ use model::{
     SnapshotId,
 };
 use repository::Work;
-use repository::restore::Difference;
-use repository::scrub::{self, Copy};
+use repository::restore::{Difference, Links, differences_but_links};
+use repository::scrub::{self, Copy, Written};
 use serde::Serialize;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -42,6 +54,8 @@ pub struct Params {
     pub which: Which,
     /// Put aside whatever is there and begin anew.
     pub reseed: bool,
+    /// Read all of the copy, and replace what has rotted in it.
+    pub verify: bool,
     /// Only say what would be done.
     pub dry_run: bool,
 }
@@ -68,6 +82,14 @@ pub struct Done {
     pub bytes: u64,
     /// Of these: bytes that came from the vault.
     pub fetched_bytes: u64,
+    /// Bytes that were written to this host's disk.
+    pub written_bytes: u64,
+    /// Files that were taken over as they are.
+    pub linked_files: u64,
+    /// Files that were cloned, and what differs written to the clone.
+    pub cloned_files: u64,
+    /// Files that were changed in their place, through a redo journal.
+    pub patched_files: u64,
     /// Where a copy that was put aside is.
     pub put_aside: Vec<std::path::PathBuf>,
     /// How long the run took.
@@ -107,6 +129,10 @@ impl Done {
             seeded: from.is_none(),
             bytes: point.size_bytes,
             fetched_bytes: 0,
+            written_bytes: 0,
+            linked_files: 0,
+            cloned_files: 0,
+            patched_files: 0,
             put_aside: Vec::new(),
             seconds: began.elapsed().as_secs_f64(),
         }
@@ -227,8 +253,12 @@ fn replace(
     let meta = placing::meta(site, point.snapshot)?;
     let targets = placing::own_targets(site, &meta)?;
     let destinations = placing::destinations(&meta, targets, operation.id())?;
+    let record = MemberRecord::load(site)?;
+    let verify = params.verify || record.rotten;
     let reuse = done.from.filter(|_| !params.reseed);
+    let seed = reuse.map(|snapshot| Seed { snapshot, doubted: verify });
     let mut put_aside = Vec::new();
+    let mut innocent = HashMap::new();
     for (number, destination) in destinations.iter().enumerate() {
         let occupied = placing::occupied(&destination.target)?;
         match (occupied, reuse) {
@@ -244,16 +274,16 @@ fn replace(
                 .hinting("Move it away, or build the copy anew with `mainstay refresh --reseed`, which puts it aside."));
             }
             (true, Some(held)) => {
-                let found =
+                let written =
                     written_to(site, held, number, &destination.target, operation.cancel())?;
-                untouched(&destination.target, found)?;
+                untouched(&destination.target, written.found)?;
+                innocent.insert(number, written.innocent);
                 put_aside.push(None);
             }
         }
     }
-    let loaded = MemberRecord::load(site)?.unloaded.is_none();
-    if done.unchanged && loaded && !params.reseed && destinations.iter().all(|d| d.target.exists())
-    {
+    let in_place = record.unloaded.is_none() && destinations.iter().all(|d| d.target.exists());
+    if done.unchanged && in_place && !params.reseed && !verify {
         site.state()?.update(|state| {
             let entry = state.members.get(site.member()).and_then(|m| m.applied.clone());
             match entry {
@@ -267,18 +297,28 @@ fn replace(
     done.seeded = reuse.is_none();
     let repository = site.repository()?;
     let _lock = repository.lock_for(Work::Refresh, Duration::from_secs(60), operation.cancel())?;
-    if reuse.is_none() {
-        for destination in &destinations {
-            placing::check_space(&destination.target, point.size_bytes)?;
+    match seed {
+        Some(seed) => {
+            let cancel = operation.cancel();
+            placing::check_space_beside(site, point, &destinations, seed, cancel)?;
+        }
+        None => {
+            for destination in &destinations {
+                placing::check_space(&destination.target, point.size_bytes)?;
+            }
         }
     }
     operation.step("announce", (), |_| {
         site.state()?.update(|state| state.importing(site.member()))?;
         Ok(())
     })?;
-    let restored = placing::stage(site, operation, point.snapshot, &destinations, reuse)?;
-    done.bytes = restored.bytes;
-    done.fetched_bytes = restored.fetched_bytes;
+    let staging = placing::stage(site, operation, point.snapshot, &destinations, seed)?;
+    done.bytes = staging.sum(|root| root.bytes);
+    done.fetched_bytes = staging.sum(|root| root.fetched_bytes);
+    done.written_bytes = staging.sum(|root| root.written_bytes);
+    done.linked_files = staging.sum(|root| root.linked_files);
+    done.cloned_files = staging.sum(|root| root.cloned_files);
+    done.patched_files = staging.sum(|root| root.patched_files);
     placing::prepare(site, operation, &meta, &destinations, &Purpose::Standby)?;
     if runs {
         operation
@@ -287,8 +327,13 @@ fn replace(
     let placements = destinations
         .iter()
         .zip(&put_aside)
-        .map(|(d, aside)| Placement::new(d.staged.clone(), d.target.clone(), aside.clone()))
-        .collect::<Result<Vec<_>, _>>()?;
+        .zip(&staging.roots)
+        .map(|((d, aside), root)| {
+            let redo = root.journal.then(|| redo_of(&d.staged));
+            let placement = Placement::new(d.staged.clone(), d.target.clone(), aside.clone())?;
+            Ok(placement.with_redo(redo))
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
     let placing = Placing {
         placements,
         snapshot: point.snapshot,
@@ -300,19 +345,16 @@ fn replace(
     // Looked at again just before the exchange: building took time in which somebody may have
     // written.
     if reuse.is_some() {
-        for (number, destination) in destinations.iter().enumerate() {
+        let targets = destinations.iter().zip(&staging.roots).enumerate();
+        for (number, (destination, root)) in targets {
             if placing::occupied(&destination.target)? {
-                // Staging has made hard links to files of the copy, which moves their ctimes: what
-                // else has changed is what counts here.
-                let found = repository::restore::differences(
-                    &destination.target,
-                    &manifest(site, number),
-                    usize::MAX,
-                )?;
-                untouched(
-                    &destination.target,
-                    found.into_iter().filter(|d| !d.only_ctime).collect(),
-                )?;
+                // Files that the new copy shares with the old one have got a name more. Whoever wrote
+                // to them since would have written to both.
+                let mut known: Links = innocent.remove(&number).unwrap_or_default();
+                known.extend(&root.links);
+                let (target, manifest) = (&destination.target, manifest(site, number));
+                let found = differences_but_links(target, &manifest, &known, NAMED + 1)?;
+                untouched(target, found)?;
             }
         }
     }
@@ -462,7 +504,7 @@ fn written_to(
     number: usize,
     target: &Path,
     cancel: &CancelToken,
-) -> Result<Vec<Difference>, Error> {
+) -> Result<Written, Error> {
     let meta = placing::meta(site, held)?;
     let root = meta.roots.get(number).ok_or_else(|| {
         let held = held.short();
@@ -470,11 +512,11 @@ fn written_to(
     })?;
     let copy = Copy { root: target, snapshot: held, path: root.in_snapshot.as_bytes() };
     let manifest = manifest(site, number);
-    let mut found = scrub::written_to(site.repository()?, copy, &manifest, NAMED + 1, cancel)?;
+    let mut written = scrub::written_to(site.repository()?, copy, &manifest, NAMED + 1, cancel)?;
     if root.kind == RootKind::File {
-        found.extend(journals(target)?);
+        written.found.extend(journals(target)?);
     }
-    Ok(found)
+    Ok(written)
 }
 
 /// A database that was written to may hold the changes in a journal beside its file, and the file
@@ -499,6 +541,32 @@ fn journals(file: &Path) -> Result<Vec<Difference>, Error> {
     Ok(found)
 }
 
+/// Replaces what has rotted in this host's standby, which stays at the point that it holds.
+pub(crate) fn heal(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    point: &RecoveryPoint,
+) -> Result<Done, Error> {
+    let began = Instant::now();
+    let which = Which::Named(point.snapshot.to_string());
+    let params = Params { which, reseed: false, verify: true, dry_run: false };
+    let mut done = Done::to(point, Some(point.snapshot), began);
+    replace(site, operation, point, &params, &mut done)?;
+    Ok(done)
+}
+
+/// Refuses a standby that somebody wrote to since its last refresh.
+pub(crate) fn require_untouched(
+    site: &ServiceSite,
+    held: SnapshotId,
+    cancel: &CancelToken,
+) -> Result<(), Error> {
+    for (number, root) in site.engine()?.roots().iter().enumerate() {
+        untouched(&root.on_host, written_to(site, held, number, &root.on_host, cancel)?.found)?;
+    }
+    Ok(())
+}
+
 /// What of this host's standby was changed since its last refresh, by name; empty if nothing was,
 /// or if the engine follows by itself.
 pub fn modified(site: &ServiceSite) -> Result<Vec<String>, Error> {
@@ -507,7 +575,7 @@ pub fn modified(site: &ServiceSite) -> Result<Vec<String>, Error> {
     let mut found = Vec::new();
     for (number, root) in roots.iter().enumerate().take(applied.roots) {
         let here = written_to(site, applied.snapshot, number, &root.on_host, &CancelToken::new())?;
-        found.extend(here.iter().map(told));
+        found.extend(here.found.iter().map(told));
     }
     Ok(found)
 }

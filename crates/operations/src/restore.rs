@@ -305,7 +305,8 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     if params.partial {
         leave_out(site, operation, &mut plan)?;
     }
-    let restored = placing::stage(site, operation, plan.snapshot, &plan.destinations, None)?;
+    let staging = placing::stage(site, operation, plan.snapshot, &plan.destinations, None)?;
+    let (files, bytes) = (staging.sum(|root| root.files), staging.sum(|root| root.bytes));
     let log = replay_log(site, operation, params, &plan)?;
     // No server would run on a part of its files.
     if plan.lacking.is_empty() {
@@ -356,8 +357,7 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         })?;
     }
     let seconds = began.elapsed().as_secs_f64();
-    let done =
-        plan.done(Some(operation.id().clone()), restored.files, restored.bytes, start, seconds);
+    let done = plan.done(Some(operation.id().clone()), files, bytes, start, seconds);
     let source_time = log.as_ref().and_then(|log| log.until).unwrap_or(done.source_time);
     Ok(Done { source_time: source_time.max(done.source_time), log, ..done })
 }

@@ -275,7 +275,8 @@ fn catch_up(
     }
     let as_is = params.kind == TakeoverKind::Unplanned && params.overrides.contains_key(MODIFIED);
     if behind && !as_is {
-        let params = refresh::Params { which: Which::Latest, reseed: false, dry_run: false };
+        let params =
+            refresh::Params { which: Which::Latest, reseed: false, verify: false, dry_run: false };
         let done = refresh::perform(site, operation, &params)?;
         return Ok(Some(done.source_time));
     }

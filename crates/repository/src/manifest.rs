@@ -9,6 +9,7 @@ use crate::disk::{self, Stat};
 use crate::{Error, NodeKind, Xattr};
 use sha2::{Digest, Sha256};
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
@@ -92,18 +93,38 @@ pub fn record_manifest(root: &Path, manifest: &Path) -> Result<(), Error> {
 /// vanished directory is one difference, whatever it holds.
 pub fn differences(root: &Path, manifest: &Path, limit: usize) -> Result<Vec<Difference>, Error> {
     let mut found = Vec::new();
-    compare_all(root, manifest, &mut |path, what, only_ctime| {
+    compare_all(root, manifest, &mut |path, what, moved| {
         if found.len() < limit {
-            found.push(Difference::new(path, what, only_ctime));
+            found.push(Difference::new(path, what, moved.is_some()));
         }
         Ok(found.len() < limit)
     })?;
     Ok(found)
 }
 
-/// Told a path below the root, what is the matter with it, and whether that is its ctime alone.
-/// Returns whether to go on.
-pub(crate) type Found<'a> = dyn FnMut(&[u8], &str, bool) -> Result<bool, Error> + 'a;
+/// The times of the last change of inodes, by their numbers, as making hard links to them left them.
+pub type Links = HashMap<u64, (i64, u32)>;
+
+/// As [`differences`], but that somebody has made these hard links is none: their files count only
+/// if something has happened to them since.
+pub fn differences_but_links(
+    root: &Path,
+    manifest: &Path,
+    links: &Links,
+    limit: usize,
+) -> Result<Vec<Difference>, Error> {
+    let mut found = Vec::new();
+    compare(root, manifest, links, &mut |path, what, moved| {
+        found.push(Difference::new(path, what, moved.is_some()));
+        Ok(found.len() < limit)
+    })?;
+    Ok(found)
+}
+
+/// Told a path below the root, what is the matter with it, and if that is its ctime alone, the inode
+/// and that time. Returns whether to go on.
+pub(crate) type Found<'a> =
+    dyn FnMut(&[u8], &str, Option<(u64, (i64, u32))>) -> Result<bool, Error> + 'a;
 
 /// Calls `found` for each difference between `root` and a manifest.
 pub(crate) fn compare_all(
@@ -111,11 +132,20 @@ pub(crate) fn compare_all(
     manifest: &Path,
     found: &mut Found<'_>,
 ) -> Result<(), Error> {
+    compare(root, manifest, &Links::new(), found)
+}
+
+fn compare(
+    root: &Path,
+    manifest: &Path,
+    links: &Links,
+    found: &mut Found<'_>,
+) -> Result<(), Error> {
     let mut recorded = Recorded::open(manifest)?;
     let mut before = recorded.next()?;
     let mut walk = match Walk::new(root) {
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            return found(b"", "gone", false).map(|_| ());
+            return found(b"", "gone", None).map(|_| ());
         }
         walk => walk?,
     };
@@ -131,13 +161,16 @@ pub(crate) fn compare_all(
         match (order, before.take(), now.take()) {
             (Ordering::Equal, Some(old), Some(new)) => {
                 if old != new {
-                    go_on = found(&new.path, "changed", only_ctime(&old, &new))?;
+                    let moved = only_ctime(&old, &new);
+                    if moved.is_none_or(|(inode, ctime)| links.get(&inode) != Some(&ctime)) {
+                        go_on = found(&new.path, "changed", moved)?;
+                    }
                 }
                 before = recorded.next()?;
                 now = walk.next()?;
             }
             (Ordering::Less, Some(old), kept) => {
-                go_on = found(&old.path, "gone", false)?;
+                go_on = found(&old.path, "gone", None)?;
                 now = kept;
                 before = recorded.next()?;
                 while before.as_ref().is_some_and(|entry| below(&entry.path, &old.path)) {
@@ -145,7 +178,7 @@ pub(crate) fn compare_all(
                 }
             }
             (_, kept, Some(new)) => {
-                go_on = found(&new.path, "new", false)?;
+                go_on = found(&new.path, "new", None)?;
                 before = kept;
                 if new.state.file.is_none() {
                     walk.skip_directory();
@@ -165,10 +198,12 @@ impl Difference {
     }
 }
 
-fn only_ctime(old: &Entry, new: &Entry) -> bool {
-    let (Some(old_file), Some(new_file)) = (&old.state.file, &new.state.file) else { return false };
+/// The inode and its ctime, if nothing else differs.
+fn only_ctime(old: &Entry, new: &Entry) -> Option<(u64, (i64, u32))> {
+    let (Some(old_file), Some(new_file)) = (&old.state.file, &new.state.file) else { return None };
     let aligned = FileState { ctime: new_file.ctime, ..old_file.clone() };
-    State { file: Some(aligned), ..old.state.clone() } == new.state
+    let same = State { file: Some(aligned), ..old.state.clone() } == new.state;
+    same.then_some((new_file.inode, new_file.ctime))
 }
 
 fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {

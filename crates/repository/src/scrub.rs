@@ -3,7 +3,7 @@
 //! A manifest tells whether anybody wrote to a copy; it trusts the file system. Bits that rot change
 //! no time stamp: only reading finds them.
 
-use crate::manifest::{Difference, compare_all};
+use crate::manifest::{Difference, Links, compare_all};
 use crate::reader::{SnapshotReader, blob_length, load_tree};
 use crate::{BlobId, Error, Node, NodeKind, Repository, Tree, disk, parallel};
 use model::{CancelToken, Progress, SnapshotId};
@@ -85,14 +85,14 @@ pub fn written_to(
     manifest: &Path,
     limit: usize,
     cancel: &CancelToken,
-) -> Result<Vec<Difference>, Error> {
+) -> Result<Written, Error> {
     let judge = Judge::new(repository, copy, cancel)?;
     // The directory of the last file that had to be read, and its tree.
     let mut last: Option<(Vec<u8>, Option<Tree>)> = None;
-    let mut found = Vec::new();
-    compare_all(copy.root, manifest, &mut |path, what, only_ctime| {
+    let mut written = Written::default();
+    compare_all(copy.root, manifest, &mut |path, what, moved| {
         let mut innocent = false;
-        if only_ctime {
+        if moved.is_some() {
             let (dir, name) = split(path);
             if last.as_ref().is_none_or(|(known, _)| known != dir) {
                 last = Some((dir.to_vec(), judge.tree(dir)?));
@@ -109,12 +109,27 @@ pub fn written_to(
                 None => false,
             };
         }
-        if !innocent && found.len() < limit {
-            found.push(Difference::new(path, what, only_ctime));
+        match moved {
+            Some((inode, ctime)) if innocent => {
+                written.innocent.insert(inode, ctime);
+            }
+            _ if written.found.len() < limit => {
+                written.found.push(Difference::new(path, what, moved.is_some()));
+            }
+            _ => {}
         }
-        Ok(found.len() < limit)
+        Ok(written.found.len() < limit)
     })?;
-    Ok(found)
+    Ok(written)
+}
+
+/// What [`written_to`] found.
+#[derive(Clone, Debug, Default)]
+pub struct Written {
+    /// What was written to.
+    pub found: Vec<Difference>,
+    /// The ctimes of inodes that have moved, and nothing else.
+    pub innocent: Links,
 }
 
 struct Judge<'a> {

@@ -267,6 +267,10 @@ impl Engine for Files {
         all_there(staged)
     }
 
+    fn keeps_staged(&self) -> bool {
+        true
+    }
+
     fn ready_to_replace(
         &self,
         _cx: &Context<'_>,

@@ -286,6 +286,10 @@ impl Engine for Script {
         Ok(())
     }
 
+    fn keeps_staged(&self) -> bool {
+        true
+    }
+
     fn ready_to_replace(
         &self,
         _cx: &Context<'_>,

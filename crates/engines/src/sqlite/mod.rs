@@ -157,6 +157,10 @@ impl Engine for Sqlite {
         staged.iter().try_for_each(|root| has_magic(&root.staged))
     }
 
+    fn keeps_staged(&self) -> bool {
+        true
+    }
+
     fn ready_to_replace(
         &self,
         _cx: &Context<'_>,

@@ -41,6 +41,7 @@ mod online;
 mod refresh;
 mod rejoin;
 mod run_due;
+mod scrub;
 mod takeover;
 mod vault;
 mod vault_accept;
@@ -73,6 +74,7 @@ pub(crate) enum Command {
     Logs(logs::LogsArgs),
     MayStart(may_start::MayStartArgs),
     Refresh(refresh::RefreshArgs),
+    Scrub(scrub::ScrubArgs),
     Offline(offline::OfflineArgs),
     Online(online::OnlineArgs),
     Takeover(takeover::TakeoverArgs),
@@ -113,6 +115,7 @@ impl Command {
             Command::Backup(_)
                 | Command::Restore(_)
                 | Command::Refresh(_)
+                | Command::Scrub(_)
                 | Command::Drill(_)
                 | Command::Offline(_)
                 | Command::Online(_)
@@ -150,6 +153,7 @@ impl Command {
             Command::Logs(args) => logs::run(app, args),
             Command::MayStart(args) => may_start::run(app, args),
             Command::Refresh(args) => refresh::run(app, args),
+            Command::Scrub(args) => scrub::run(app, args),
             Command::Offline(args) => offline::run(app, args),
             Command::Online(args) => online::run(app, args),
             Command::Takeover(args) => takeover::run(app, args),

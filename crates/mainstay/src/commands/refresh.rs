@@ -25,6 +25,11 @@ pub(crate) struct RefreshArgs {
     #[arg(long)]
     reseed: bool,
 
+    /// Read all of the copy, and replace what has rotted in it, instead of trusting what nobody has
+    /// written to.
+    #[arg(long)]
+    verify: bool,
+
     /// Say which point it would be brought to, and do nothing.
     #[arg(long)]
     dry_run: bool,
@@ -38,8 +43,12 @@ pub(crate) fn run(app: &App, args: &RefreshArgs) -> Outcome {
                 .say(format_args!("{}: not a standby, so not refreshed here", service.name()))?;
             return Ok((Exit::DONE, json!({ "skipped": "not a standby" })));
         }
-        let params =
-            Params { which: args.point.which(), reseed: args.reseed, dry_run: args.dry_run };
+        let params = Params {
+            which: args.point.which(),
+            reseed: args.reseed,
+            verify: args.verify,
+            dry_run: args.dry_run,
+        };
         one(app, service, &params)
     })
 }
@@ -51,7 +60,11 @@ fn is_standby(service: &ServiceSite) -> Result<bool, Failure> {
 
 /// Refreshes one standby to the newest point.
 pub(crate) fn newest(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Failure> {
-    one(app, service, &Params { which: Which::Latest, reseed: false, dry_run: false })
+    one(
+        app,
+        service,
+        &Params { which: Which::Latest, reseed: false, verify: false, dry_run: false },
+    )
 }
 
 fn one(app: &App, service: &ServiceSite, params: &Params) -> Result<(Exit, Value), Failure> {
@@ -81,8 +94,9 @@ pub(crate) fn told(done: &Done, dry_run: bool) -> String {
     }
     let what = if done.seeded { "built from" } else { "brought to" };
     format!(
-        "{what} the point of {time}; {} fetched of {}, in {}",
+        "{what} the point of {time}; {} fetched and {} written of {}, in {}",
         units::size(done.fetched_bytes),
+        units::size(done.written_bytes),
         units::size(done.bytes),
         units::duration(Duration::from_secs_f64(done.seconds.max(0.0))),
     )

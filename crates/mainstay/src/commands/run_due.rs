@@ -1,4 +1,4 @@
-use super::{backup, drill, refresh};
+use super::{backup, drill, refresh, scrub};
 use crate::app::App;
 use crate::due::{self, Action, Observed};
 use crate::failure::{Exit, Failure, Outcome};
@@ -15,8 +15,9 @@ use std::cell::Cell;
 
 /// Do what is due by the schedules of this host: called by a timer, every minute or so.
 ///
-/// A primary is backed up, a standby refreshed; after that, drills that are due. Missed runs are
-/// caught up by one, failed ones tried again after ten minutes (drills after six hours). An alert is
+/// A primary is backed up, a standby refreshed; after that, drills and scrubs that are due. Missed
+/// runs are caught up by one, failed ones tried again after ten minutes (drills and scrubs after six
+/// hours). An alert is
 /// sent when a run fails, when the newest point is older than it may be (so that a schedule that does
 /// nothing is noticed too), when a recovery took longer than it may, and when that is over.
 #[derive(Debug, clap::Args)]
@@ -28,22 +29,27 @@ pub(crate) struct RunDueArgs {
 
 pub(crate) fn run(app: &App, args: &RunDueArgs) -> Outcome {
     let site = app.site()?;
-    let mut names = site.services();
-    let services = names.len();
-    // Drills come last: they take long, and nothing waits for them.
-    let drilled = |name: &ServiceName| {
-        let service = site.config().service.get(name);
-        service.is_some_and(|service| service.drill_schedule.is_some() || service.rto.is_some())
+    let all = site.services();
+    let those = |wanted: fn(&model::config::Service) -> bool| {
+        let services = &site.config().service;
+        let is_wanted = move |name: &&ServiceName| services.get(*name).is_some_and(wanted);
+        all.iter().filter(is_wanted).cloned().collect::<Vec<_>>()
     };
-    names.extend(site.services().into_iter().filter(drilled));
+    // What takes long, and what nothing waits for, comes last.
+    let drills = those(|service| service.drill_schedule.is_some() || service.rto.is_some());
+    let scrubs = those(scrub::is_scheduled);
+    let (services, drilled) = (all.len(), all.len() + drills.len());
+    let names = [all.clone(), drills, scrubs].concat();
     let turn = Cell::new(0);
     app.each(&names, |service| {
-        let drills = turn.replace(turn.get() + 1) >= services;
-        match (drills, args.dry_run) {
-            (false, true) => plan(app, service),
-            (false, false) => one(app, service),
-            (true, true) => plan_drill(app, service),
-            (true, false) => one_drill(app, service),
+        let turn = turn.replace(turn.get() + 1);
+        match (turn < services, turn < drilled, args.dry_run) {
+            (true, _, true) => plan(app, service),
+            (true, _, false) => one(app, service),
+            (_, true, true) => plan_drill(app, service),
+            (_, true, false) => one_drill(app, service),
+            (_, _, true) => scrub::plan(app, service),
+            (_, _, false) => scrub::one_due(app, service),
         }
     })
 }

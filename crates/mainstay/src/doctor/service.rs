@@ -73,6 +73,9 @@ pub(crate) fn examine(chain: &mut Chain<'_>, app: &App, service: &ServiceSite) -
         }
     }
     history_of(chain, service, my_role)?;
+    if my_role == Role::Standby {
+        scrubs(chain, service, &state)?;
+    }
     freshness(chain, service, &state)?;
     standbys(chain, service, &state)
 }
@@ -286,6 +289,31 @@ fn history_of(chain: &mut Chain<'_>, service: &ServiceSite, my_role: Role) -> To
             format!("no {wanted} was ever run here, and there is no schedule"),
             format!("Set `schedule` in [service.{}].", service.name()),
         ),
+    }
+}
+
+/// Whether this host's standby was read, and what had rotted.
+fn scrubs(chain: &mut Chain<'_>, service: &ServiceSite, state: &ServiceState) -> Told {
+    let operations = chain.need("scrub", history::list(service))?.unwrap_or_default();
+    let Some(scrubs) = chain.need("scrub", crate::status::scrubs(service, state, &operations))?
+    else {
+        return Ok(());
+    };
+    let (name, now) = (service.name(), Timestamp::now());
+    if let Some(rot) = scrubs.rot() {
+        let advice = format!("Run `mainstay refresh {name}`, and look at the disk.");
+        return chain.fail("scrub", rot, advice);
+    }
+    if let Some(overdue) = scrubs.overdue(now) {
+        let advice = format!("See the last scrub in `mainstay logs {name} --list`, and the timer.");
+        return chain.fail("scrub", overdue, advice);
+    }
+    match (&scrubs.last, &scrubs.schedule) {
+        (Some(last), _) => {
+            chain.ok("scrub", format!("the copy was read {}", units::ago(last.at, now)))
+        }
+        (None, Some(_)) => chain.ok("scrub", "none is due yet"),
+        (None, None) => Ok(()),
     }
 }
 

@@ -163,6 +163,7 @@ pub(crate) fn detail(
         line("its bytes", format!("read {ago}{}", part.unwrap_or_default()))?;
     }
     drills(app, status, now)?;
+    scrubs(app, status, now)?;
     for member in &status.members {
         line("member", of_member(app, member))?;
     }
@@ -230,6 +231,25 @@ fn drills(app: &App, status: &Status, now: Timestamp) -> Result<(), Failure> {
     }
     match &status.drill_overdue {
         Some(overdue) => line("drills", out.paint.bad(overdue)),
+        None => Ok(()),
+    }
+}
+
+/// What is known of scrubs.
+fn scrubs(app: &App, status: &Status, now: Timestamp) -> Result<(), Failure> {
+    let out = &app.out;
+    let line = |title: &str, text: String| out.line(format_args!("  {title:13} {text}"));
+    if let Some(last) = &status.scrub {
+        let found = words::count(last.rotten as u64, "file", "files");
+        let found = match (last.rotten, last.unhealed) {
+            (0, _) => "every byte of the copy is right".to_owned(),
+            (_, false) => format!("{found} had rotted, and were replaced"),
+            (_, true) => out.paint.bad(&format!("{found} rotted, to be replaced by a refresh")),
+        };
+        line("last scrub", format!("{}: {found}", units::ago(last.at, now)))?;
+    }
+    match &status.scrub_overdue {
+        Some(overdue) => line("scrubs", out.paint.bad(overdue)),
         None => Ok(()),
     }
 }

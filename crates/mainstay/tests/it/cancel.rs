@@ -13,7 +13,7 @@ fn signal(child: &Child, name: &str) {
     assert!(status.success());
 }
 
-fn cont(worker: u32) {
+pub(crate) fn cont(worker: u32) {
     let status = Command::new("kill").arg("-CONT").arg(worker.to_string()).status().unwrap();
     assert!(status.success());
 }
@@ -30,7 +30,7 @@ fn end(child: Child) -> Output {
 }
 
 /// How the last operation of a host ended, as `mainstay logs` tells.
-fn outcome(world: &World, host: &str) -> String {
+pub(crate) fn outcome(world: &World, host: &str) -> String {
     let said = world.run(host, &["--json", "logs", "docs", "--list"]).code(0).json();
     let all = said["operations"].as_array().unwrap();
     all.last().unwrap()["outcome"].as_str().unwrap().to_owned()

@@ -12,23 +12,23 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// One operation under test.
-struct Scenario {
+pub(crate) struct Scenario {
     /// The host that it runs on.
-    host: &'static str,
+    pub(crate) host: &'static str,
     /// Its kind, as in names of operations.
-    kind: &'static str,
+    pub(crate) kind: &'static str,
     /// Its words.
-    words: &'static [&'static str],
+    pub(crate) words: &'static [&'static str],
     /// What is done to a copy of the world before it.
-    prepare: fn(&World),
+    pub(crate) prepare: fn(&World),
     /// Looks at the world right after the death.
-    dead: fn(&World, &str),
+    pub(crate) dead: fn(&World, &str),
     /// The next command; it cleans up, and at its end the operation has succeeded.
-    again: fn(&World, &str) -> Said,
+    pub(crate) again: fn(&World, &str) -> Said,
     /// Looks at the world in the end.
-    after: fn(&World, &str),
+    pub(crate) after: fn(&World, &str),
     /// From this line on a guardian cleans up without any command.
-    guarded: bool,
+    pub(crate) guarded: bool,
 }
 
 /// Every line of the journal of an operation that was not killed, as `MAINSTAY_TEST_KILL_AT` has it.
@@ -96,7 +96,13 @@ fn case(base: &World, scenario: &Scenario, at: &str) {
 
 /// All cases of a scenario.
 fn all(base: &World, scenario: &Scenario) {
-    let lines = lines(base, scenario);
+    and_more(base, scenario, &[]);
+}
+
+/// All cases of a scenario, and deaths between the lines.
+pub(crate) fn and_more(base: &World, scenario: &Scenario, between: &[&str]) {
+    let mut lines = lines(base, scenario);
+    lines.extend(between.iter().map(|at| (*at).to_owned()));
     assert!(lines.len() >= 4, "{lines:?}");
     each(&lines, |at| case(base, scenario, at));
 }
@@ -400,7 +406,7 @@ fn standby_is_old_or_new(world: &World, at: &str) {
     is_old_or_new(world, "b/data", &[&None, &version(1), &version(2)], at);
 }
 
-fn refresh_again(world: &World, _: &str) -> Said {
+pub(crate) fn refresh_again(world: &World, _: &str) -> Said {
     world.run("b", &["refresh", "docs"]).code(0)
 }
 

@@ -51,7 +51,12 @@ pub(crate) struct World {
 impl World {
     /// Both hosts with service `docs` of this engine at `data` of their directory, not joined yet.
     pub(crate) fn new(engine: &str, lines: &str) -> World {
-        let world = World { dir: tempfile::tempdir().expect("a temporary directory") };
+        World::new_in(&std::env::temp_dir(), engine, lines)
+    }
+
+    /// The same, on the file system of a directory.
+    pub(crate) fn new_in(parent: &Path, engine: &str, lines: &str) -> World {
+        let world = World { dir: tempfile::tempdir_in(parent).expect("a temporary directory") };
         let script = world.path("service");
         fs::write(&script, SERVICE).expect("a script");
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a mode");
@@ -75,9 +80,11 @@ impl World {
         fs::write(dir.join("mainstay.toml"), text).expect("a configuration");
     }
 
-    /// The same world, with the same past, at another place. Its services are stopped.
+    /// The same world, with the same past, at another place of its file system. Its services are
+    /// stopped.
     pub(crate) fn copy(&self) -> World {
-        let copy = World { dir: tempfile::tempdir().expect("a temporary directory") };
+        let parent = self.dir.path().parent().expect("a directory above");
+        let copy = World { dir: tempfile::tempdir_in(parent).expect("a temporary directory") };
         let (from, to) = (self.dir.path().join("."), copy.dir.path());
         run(Command::new("cp").arg("-a").arg(from).arg(to)).code(0);
         let (old, new) = (self.dir.path().display().to_string(), to.display().to_string());

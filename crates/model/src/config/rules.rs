@@ -427,12 +427,16 @@ impl Judge<'_> {
                     );
                 }
             }
-            if service.schedule.is_none() && service.drill_schedule.is_none() {
+            let scheduled = [&service.schedule, &service.drill_schedule, &service.scrub_schedule];
+            if scheduled.iter().all(|schedule| schedule.is_none()) {
                 self.doubtful("time-zone", "means nothing without `schedule`");
             }
         }
-        let schedules =
-            [("schedule", &service.schedule), ("drill-schedule", &service.drill_schedule)];
+        let schedules = [
+            ("schedule", &service.schedule),
+            ("drill-schedule", &service.drill_schedule),
+            ("scrub-schedule", &service.scrub_schedule),
+        ];
         for (key, schedule) in schedules {
             if let Some(schedule) = schedule
                 && let Err(e) = Schedule::parse(schedule, zone.clone())

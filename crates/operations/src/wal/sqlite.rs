@@ -60,6 +60,11 @@ pub fn is_meant(site: &ServiceSite) -> bool {
     site.spec().engine == "sqlite"
 }
 
+/// Whether the vault has anything of the logs of a service's databases.
+pub(crate) fn has_log(site: &ServiceSite) -> Result<bool, Error> {
+    Ok(is_meant(site) && !LogStore::new(site.repository()?).list()?.is_empty())
+}
+
 /// Ships until somebody cancels it, or, once, until the vault has what was committed.
 pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error> {
     let _lock = lock(site)?;

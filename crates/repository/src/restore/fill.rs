@@ -1,6 +1,7 @@
 //! Writes the content of files, in the order in which it lies in the packs.
 
 use super::plan::{Batch, Job};
+use super::redo;
 use super::reuse::{Missing, Old, old_handles};
 use super::site::{self, Handles, Site};
 use crate::{BlobId, BlobKind, Error, Repository, parallel};
@@ -8,6 +9,7 @@ use model::{CancelToken, Progress};
 use rustix::fs::AtFlags;
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +28,11 @@ pub(super) struct Filler<'a> {
     pub(super) progress: &'a dyn Progress,
     pub(super) cancel: &'a CancelToken,
     pub(super) fetched_bytes: AtomicU64,
-    open: AtomicUsize,
+    pub(super) written_bytes: AtomicU64,
+    pub(super) linked_files: AtomicU64,
+    pub(super) cloned_files: AtomicU64,
+    pub(super) patched_files: AtomicU64,
+    pub(super) open: AtomicUsize,
 }
 
 /// Where a blob goes: a file of the batch, and the offset in it.
@@ -40,8 +46,19 @@ impl<'a> Filler<'a> {
         progress: &'a dyn Progress,
         cancel: &'a CancelToken,
     ) -> Filler<'a> {
-        let (fetched_bytes, open) = (AtomicU64::new(0), AtomicUsize::new(0));
-        Filler { repository, site, old, progress, cancel, fetched_bytes, open }
+        Filler {
+            repository,
+            site,
+            old,
+            progress,
+            cancel,
+            fetched_bytes: AtomicU64::new(0),
+            written_bytes: AtomicU64::new(0),
+            linked_files: AtomicU64::new(0),
+            cloned_files: AtomicU64::new(0),
+            patched_files: AtomicU64::new(0),
+            open: AtomicUsize::new(0),
+        }
     }
 
     /// Writes a batch's files and makes its links.
@@ -179,7 +196,8 @@ impl<'a> Filler<'a> {
         Ok(file)
     }
 
-    /// Writes bytes of a file, leaving long runs of zeros out.
+    /// Writes bytes of a file, leaving long runs of zeros out; of one that began as a clone, or that
+    /// is to be changed in its place, what differs.
     pub(super) fn write_at(
         &self,
         file: &OwnedFd,
@@ -188,14 +206,27 @@ impl<'a> Filler<'a> {
         bytes: &[u8],
     ) -> Result<(), Error> {
         let failed = |e| self.site.error("write", job.dir, &job.node.name, e);
-        if job.cloned.load(Ordering::Relaxed) {
-            write_all(file, bytes, at).map_err(failed)?;
+        let patched = job.patched.load(Ordering::Relaxed);
+        if patched || job.cloned.load(Ordering::Relaxed) {
+            let mut before = vec![0; bytes.len()];
+            read_up_to(file, &mut before, at).map_err(failed)?;
+            for run in differing(&before, bytes, at) {
+                let (bytes, at) = (&bytes[run.clone()], at + run.start as u64);
+                self.written_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                match self.redo().filter(|_| patched) {
+                    Some(redo) => {
+                        redo.range(&self.site.below(job.dir, &job.node.name), at, bytes)?
+                    }
+                    None => write_all(file, bytes, at).map_err(failed)?,
+                }
+            }
         } else {
             let mut rest = bytes;
             let mut at = at;
             while !rest.is_empty() {
                 let (data, hole) = split_at_hole(rest, at);
                 write_all(file, &rest[..data], at).map_err(failed)?;
+                self.written_bytes.fetch_add(data as u64, Ordering::Relaxed);
                 if hole > 0 {
                     job.holes.store(true, Ordering::Relaxed);
                 }
@@ -218,16 +249,27 @@ impl<'a> Filler<'a> {
 
     fn finish(&self, job: &Job, file: &OwnedFd) -> Result<(), Error> {
         let failed = |e| self.site.error("finish", job.dir, &job.node.name, e);
-        if job.holes.load(Ordering::Relaxed) || job.cloned.load(Ordering::Relaxed) {
-            rustix::fs::ftruncate(file, job.node.size).map_err(|e| failed(e.into()))?;
+        match self.redo().filter(|_| job.patched.load(Ordering::Relaxed)) {
+            Some(redo) => {
+                redo.attributes(&self.site.below(job.dir, &job.node.name), &job.node)?;
+            }
+            None => {
+                if job.holes.load(Ordering::Relaxed) || job.cloned.load(Ordering::Relaxed) {
+                    rustix::fs::ftruncate(file, job.node.size).map_err(|e| failed(e.into()))?;
+                }
+                self.site.give_attributes(file.as_fd(), &job.node).map_err(failed)?;
+            }
         }
-        self.site.give_attributes(file.as_fd(), &job.node).map_err(failed)?;
         let mut opened = job.opened.lock().unwrap_or_else(PoisonError::into_inner);
         if opened.file.take().is_some() {
             self.open.fetch_sub(1, Ordering::Relaxed);
         }
         self.done(1, 0);
         Ok(())
+    }
+
+    fn redo(&self) -> Option<&redo::Writer> {
+        self.old.and_then(|old| old.redo.as_ref())
     }
 
     fn links(&self, batch: &Batch) -> Result<(), Error> {
@@ -268,6 +310,49 @@ fn write_all(file: &OwnedFd, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Reads what there is of a place in a file; behind its end are zeros.
+fn read_up_to(file: &OwnedFd, bytes: &mut [u8], mut at: u64) -> io::Result<()> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match rustix::io::pread(file, &mut *rest, at) {
+            Ok(0) => break,
+            Ok(read) => {
+                rest = &mut rest[read..];
+                at += read as u64;
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            // What cannot be read is written anew, whatever it was.
+            Err(rustix::io::Errno::IO) => {
+                let step = rest.len().min(BLOCK);
+                rest[..step].fill(0);
+                rest = &mut rest[step..];
+                at += step as u64;
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Where bytes that go to a place of a file differ from those that are there, in whole blocks of the
+/// file. Short stretches that do not differ are taken along: one longer write is cheaper than two.
+fn differing(before: &[u8], bytes: &[u8], at: u64) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    let into_block = usize::try_from(at % BLOCK as u64).unwrap_or(0);
+    let mut start = 0;
+    while start < bytes.len() {
+        let end = (start + BLOCK - if start == 0 { into_block } else { 0 }).min(bytes.len());
+        if before.get(start..end) != bytes.get(start..end) {
+            match runs.last_mut() {
+                Some(last) if start - last.end < 4 * BLOCK => last.end = end,
+                _ => runs.push(start..end),
+            }
+        }
+        start = end;
+    }
+    runs
 }
 
 /// How many bytes come before the next hole, and how long the hole is. `at` is where they go.
@@ -314,5 +399,25 @@ mod tests {
         assert_eq!(split_at_hole(&vec![0; 100_001], 0), (0, 100_001));
         assert_eq!(split_at_hole(&[0; 100], 0), (100, 0));
         assert_eq!(split_at_hole(&[], 5), (0, 0));
+    }
+
+    #[test]
+    fn what_differs_is_written_in_blocks_of_the_file() {
+        let before = vec![1; 100_000];
+        let runs = |bytes: &[u8], at| -> Vec<(usize, usize)> {
+            let runs = differing(&before[..bytes.len()], bytes, at);
+            runs.into_iter().map(|run| (run.start, run.end)).collect()
+        };
+        assert_eq!(runs(&before, 0), []);
+        let mut bytes = before.clone();
+        bytes[5000] = 2;
+        assert_eq!(runs(&bytes, 0), [(4096, 8192)]);
+        // The blocks are the file's, wherever the bytes begin.
+        assert_eq!(runs(&bytes, 4000), [(4192, 8288)]);
+        bytes[20_000] = 2;
+        assert_eq!(runs(&bytes, 0), [(4096, 20_480)], "a short gap is written");
+        bytes[99_999] = 2;
+        assert_eq!(runs(&bytes, 0), [(4096, 20_480), (98_304, 100_000)]);
+        assert_eq!(runs(&[], 7), []);
     }
 }

@@ -6,13 +6,16 @@
 
 mod fill;
 mod lacking;
+mod need;
 mod plan;
+pub mod redo;
 mod reuse;
 mod site;
 
 pub use lacking::{Lacking, lacking};
+pub use need::{Need, need};
 
-pub use crate::manifest::{Difference, differences, record_manifest};
+pub use crate::manifest::{Difference, Links, differences, differences_but_links, record_manifest};
 use crate::reader::SnapshotReader;
 use crate::{Error, Node, NodeKind, Repository, disk};
 use fill::Filler;
@@ -21,7 +24,8 @@ use plan::Planner;
 use reuse::Old;
 use site::Site;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 
 /// What a restore may reuse, and how it writes.
@@ -41,9 +45,15 @@ pub struct Reuse<'a> {
     pub tree: &'a Path,
     /// The snapshot whose state it has.
     pub snapshot: SnapshotId,
-    /// Hard links may be made to it (engine `files`, nothing writes in place); otherwise
-    /// reflinks where the file system has them, else copies.
+    /// Its files may become files of the new copy by hard links: nobody writes to either before the
+    /// older copy is gone. Otherwise reflinks where the file system has them, else copies.
     pub hard_links: bool,
+    /// Where the changes of large files may be collected that cannot be cloned, if hard links may be
+    /// made; see [`redo`]. It is on the same file system, and not there yet. Who gets a restore with
+    /// [`Restored::journal`] has to [apply](redo::apply) it once the new copy is the one that counts.
+    pub redo: Option<&'a Path>,
+    /// It may hold something else by now, or have rotted: nothing is taken from it unread.
+    pub doubted: bool,
 }
 
 /// What a restore did.
@@ -55,6 +65,18 @@ pub struct Restored {
     pub bytes: u64,
     /// Bytes that came from the repository.
     pub fetched_bytes: u64,
+    /// Bytes that were written, to files or to a redo journal.
+    pub written_bytes: u64,
+    /// Files that are hard links to the older copy's.
+    pub linked_files: u64,
+    /// Files that began as clones of the older copy's.
+    pub cloned_files: u64,
+    /// Files that the redo journal is to change in their place.
+    pub patched_files: u64,
+    /// A redo journal was written.
+    pub journal: bool,
+    /// The times that hard links left on the older copy's files.
+    pub links: Links,
 }
 
 /// Restores what is at `path` in the snapshot (a directory or one file) to `target`, which must not
@@ -156,6 +178,9 @@ pub fn restore_without(
             "the file system of the target has no extended attributes or ACLs: they are left out",
         );
     }
+    if let Some(redo) = old.as_ref().and_then(|old| old.redo.as_ref()) {
+        restored.journal = redo.finish()?.is_some();
+    }
     if options.durable {
         progress.phase("making it durable");
         // One call for the whole file system, instead of one for each file; it also tells of
@@ -163,7 +188,16 @@ pub fn restore_without(
         rustix::fs::syncfs(&site.base).map_err(|e| failed(e.into()))?;
         rustix::fs::fsync(&parent).map_err(|e| failed(e.into()))?;
     }
-    restored.fetched_bytes = filler.fetched_bytes.load(Ordering::Relaxed);
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    restored.fetched_bytes = count(&filler.fetched_bytes);
+    restored.written_bytes = count(&filler.written_bytes);
+    restored.linked_files = count(&filler.linked_files);
+    restored.cloned_files = count(&filler.cloned_files);
+    restored.patched_files = count(&filler.patched_files);
+    if let Some(old) = &old {
+        let mut links = old.links.lock().unwrap_or_else(PoisonError::into_inner);
+        restored.links = std::mem::take(&mut *links);
+    }
     Ok(restored)
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Job {
     pub(super) holes: AtomicBool,
     /// It began as a clone of another file: what is to be zero must be written.
     pub(super) cloned: AtomicBool,
+    /// It is another name of the older copy's file, and what differs goes to the redo journal.
+    pub(super) patched: AtomicBool,
     pub(super) opened: Mutex<Opened>,
 }
 
@@ -51,6 +53,7 @@ impl Job {
             node,
             holes: AtomicBool::new(false),
             cloned: AtomicBool::new(false),
+            patched: AtomicBool::new(false),
             opened: Mutex::default(),
         }
     }

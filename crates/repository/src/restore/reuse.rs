@@ -2,24 +2,36 @@
 
 use super::fill::Filler;
 use super::plan::Job;
+use super::redo;
 use super::site::Handles;
-use super::{Reuse, site};
+use super::{Links, Reuse, site};
 use crate::reader::{SnapshotReader, blob_length};
 use crate::{BlobId, Error, Node, NodeKind, Repository, disk};
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, Mode, OFlags};
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Smaller files are written anew: a journal for them would cost as much.
+pub(super) const REDO_MIN: u64 = 4 << 20;
 
 /// An older copy.
 pub(super) struct Old {
     base: OwnedFd,
     hard_links: bool,
+    /// Nothing of it is believed before it was read.
+    doubted: bool,
     /// Clones work between the two places, as far as is known.
     clones: AtomicBool,
+    /// Where changes of its own files are collected.
+    pub(super) redo: Option<redo::Writer>,
+    /// Its files that have got another name.
+    pub(super) links: Mutex<Links>,
     /// The root directory's node in the older snapshot.
     pub(super) root: Option<Node>,
     /// The file's node there, if the copy is one file.
@@ -30,9 +42,11 @@ pub(super) struct Old {
 pub(super) struct OldFile {
     /// Its name there, if it is another one.
     name: Option<Vec<u8>>,
-    node: Node,
+    pub(super) node: Node,
+    /// In neither snapshot has it another name.
+    pub(super) alone: bool,
     /// It may become a name of the same file.
-    same: bool,
+    pub(super) same: bool,
 }
 
 impl Old {
@@ -47,7 +61,9 @@ impl Old {
         let old = reader.node(path).ok()?.filter(|old| old.kind == node.kind)?;
         let make = |base, root, file| {
             let clones = AtomicBool::new(true);
-            Some(Old { base, hard_links: reuse.hard_links, clones, root, file })
+            let redo = reuse.redo.filter(|_| reuse.hard_links).map(redo::Writer::new);
+            let (hard_links, doubted, links) = (reuse.hard_links, reuse.doubted, Mutex::default());
+            Some(Old { base, hard_links, doubted, clones, redo, links, root, file })
         };
         if node.kind == NodeKind::Dir {
             return make(disk::open_dir(reuse.tree).ok()?, Some(old), None);
@@ -73,7 +89,7 @@ impl OldFile {
             && (old.mtime.seconds, old.mtime.nanos) == (new.mtime.seconds, new.mtime.nanos)
             && old.content == new.content
             && old.xattrs == new.xattrs;
-        Some(OldFile { name, node: old.clone(), same })
+        Some(OldFile { name, node: old.clone(), alone, same })
     }
 }
 
@@ -93,40 +109,82 @@ impl Filler<'_> {
         let Some(file) = &job.old else { return all() };
         let name = file.name.as_deref().unwrap_or(&job.node.name);
         let Ok(old_dir) = old_handles.get(job.dir) else { return all() };
-        let Ok((source, stat)) = disk::open_file_at(old_dir, name) else { return all() };
-        // The caller has verified that nobody wrote to the copy; this costs nothing.
-        let untouched = stat.kind() == NodeKind::File
-            && stat.size == file.node.size
-            && stat.mtime == (file.node.mtime.seconds, file.node.mtime.nanos);
-        if !untouched {
-            return all();
-        }
+        // Of a copy to which nobody wrote, as the caller has verified; this costs nothing.
+        let untouched = |stat: &disk::Stat| {
+            stat.kind() == NodeKind::File
+                && stat.size == file.node.size
+                && stat.mtime == (file.node.mtime.seconds, file.node.mtime.nanos)
+        };
         let failed = |e| self.site.error("write", job.dir, &job.node.name, e);
         let dir = handles.get(job.dir).map_err(failed)?;
-        if old.hard_links && file.same {
-            let name_now = job.node.name.as_slice();
-            if rustix::fs::linkat(old_dir, name, dir, name_now, AtFlags::empty()).is_ok() {
-                self.done(1, job.node.size);
+        let may_link = old.hard_links && file.same;
+        if may_link
+            && !old.doubted
+            && disk::stat_at(old_dir, name).is_ok_and(|stat| untouched(&stat))
+            && self.link(old, old_dir, name, dir, job)
+        {
+            return Ok(None);
+        }
+        let Ok((source, stat)) = disk::open_file_at(old_dir, name) else { return all() };
+        let fits = untouched(&stat) || (old.doubted && stat.kind() == NodeKind::File);
+        if !fits {
+            return all();
+        }
+        let source = File::from(source);
+        let wanted = self.offsets(job)?;
+        if old.doubted {
+            // What the memory still has of the file says nothing about the disk.
+            let _ = rustix::fs::fadvise(&source, 0, None, rustix::fs::Advice::DontNeed);
+            if may_link
+                && untouched(&stat)
+                && self.holds(&source, &wanted)?
+                && self.link(old, old_dir, name, dir, job)
+            {
                 return Ok(None);
             }
         }
-        let wanted = self.offsets(job)?;
         let there = self.there(&file.node);
-        // A clone shares everything at once, so it is worth it for a single blob in its place.
-        let in_place = |(id, at): &(BlobId, u64)| there.get(id).is_some_and(|o| o.contains(at));
-        if old.clones.load(Ordering::Relaxed) && wanted.iter().any(in_place) {
+        let mut in_place = Vec::with_capacity(wanted.len());
+        let mut kept_bytes = 0;
+        let mut readable = true;
+        for (id, at) in &wanted {
+            let mut keep = there.get(id).is_some_and(|offsets| offsets.binary_search(at).is_ok());
+            if keep && old.doubted {
+                keep = self.copy_of(&source, id, *at)?.is_some();
+                readable &= keep || source.read_exact_at(&mut [0], *at).is_ok();
+            }
+            kept_bytes += if keep { self.length(id)? } else { 0 };
+            in_place.push(keep);
+        }
+        // A file with sectors that cannot be read is written anew, to others. A clone shares everything
+        // at once, so it is worth it for a single blob in its place.
+        let shares = readable && kept_bytes > 0;
+        if shares && old.clones.load(Ordering::Relaxed) {
             let target = self.file(job, dir)?;
             match rustix::fs::ioctl_ficlone(&*target, &source) {
-                Ok(()) => job.cloned.store(true, Ordering::Relaxed),
+                Ok(()) => {
+                    job.cloned.store(true, Ordering::Relaxed);
+                    self.cloned_files.fetch_add(1, Ordering::Relaxed);
+                }
                 Err(_) => old.clones.store(false, Ordering::Relaxed),
             }
         }
-        let source = File::from(source);
+        let cloned = job.cloned.load(Ordering::Relaxed);
+        if shares
+            && !cloned
+            && let Some(redo) = &old.redo
+            && is_patched(file, &job.node, kept_bytes)
+            && self.patch(old, old_dir, name, dir, job)?
+        {
+            redo.will_grow(growth(file, &job.node, kept_bytes, &source));
+            self.patched_files.fetch_add(1, Ordering::Relaxed);
+        }
+        let keeps = cloned || job.patched.load(Ordering::Relaxed);
         let mut missing = Missing::new();
         let mut written = 0;
-        for (id, at) in wanted {
+        for ((id, at), in_place) in wanted.into_iter().zip(in_place) {
             self.check()?;
-            if job.cloned.load(Ordering::Relaxed) && in_place(&(id, at)) {
+            if keeps && in_place {
                 self.done(0, self.length(&id)?);
                 written += 1;
                 continue;
@@ -149,7 +207,86 @@ impl Filler<'_> {
         Ok(Some(missing).filter(|missing| !missing.is_empty()))
     }
 
-    /// Where the older file has which blob.
+    /// Whether the older file has all of the blobs where they go.
+    fn holds(&self, source: &File, wanted: &Missing) -> Result<bool, Error> {
+        for (id, at) in wanted {
+            self.check()?;
+            if self.copy_of(source, id, *at)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Lets an unchanged file be that of the older copy.
+    fn link(
+        &self,
+        old: &Old,
+        old_dir: BorrowedFd<'_>,
+        name: &[u8],
+        dir: BorrowedFd<'_>,
+        job: &Job,
+    ) -> bool {
+        let linked = self.name_again(old, old_dir, name, dir, job);
+        if linked {
+            self.linked_files.fetch_add(1, Ordering::Relaxed);
+            self.done(1, job.node.size);
+        }
+        linked
+    }
+
+    /// Makes the older file have the new name, too, and remembers the time that left on it, by which
+    /// somebody who writes to it later is told.
+    fn name_again(
+        &self,
+        old: &Old,
+        old_dir: BorrowedFd<'_>,
+        name: &[u8],
+        dir: BorrowedFd<'_>,
+        job: &Job,
+    ) -> bool {
+        let name_now = job.node.name.as_slice();
+        if rustix::fs::linkat(old_dir, name, dir, name_now, AtFlags::empty()).is_err() {
+            return false;
+        }
+        if let Ok(stat) = disk::stat_at(dir, name_now) {
+            let mut links = old.links.lock().unwrap_or_else(PoisonError::into_inner);
+            links.insert(stat.inode, stat.ctime);
+        }
+        true
+    }
+
+    /// Lets the new name be one of the older file, whose changes go to the journal. False: it must
+    /// be written anew, as what we may not write to, or what runs.
+    fn patch(
+        &self,
+        old: &Old,
+        old_dir: BorrowedFd<'_>,
+        name: &[u8],
+        dir: BorrowedFd<'_>,
+        job: &Job,
+    ) -> Result<bool, Error> {
+        let mut opened = job.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may have been made, for a clone that did not work.
+        if opened.exists {
+            if opened.file.take().is_some() {
+                self.open.fetch_sub(1, Ordering::Relaxed);
+            }
+            opened.exists = false;
+            rustix::fs::unlinkat(dir, job.node.name.as_slice(), AtFlags::empty())
+                .map_err(|e| self.site.error("write", job.dir, &job.node.name, e.into()))?;
+        }
+        if site::reopen_file(old_dir, name).is_err()
+            || !self.name_again(old, old_dir, name, dir, job)
+        {
+            return Ok(false);
+        }
+        opened.exists = true;
+        job.patched.store(true, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Where the older file has which blob, the places in their order.
     fn there(&self, node: &Node) -> HashMap<BlobId, Vec<u64>> {
         let mut there: HashMap<BlobId, Vec<u64>> = HashMap::new();
         let mut at = 0;
@@ -179,4 +316,29 @@ impl Filler<'_> {
 /// Handles of the older copy's directories, which have the same names as the new ones.
 pub(super) fn old_handles<'a>(site: &'a site::Site, old: &'a Old) -> Handles<'a> {
     Handles::new(site, &old.base)
+}
+
+/// Whether changing a file in its place is worth the journal.
+pub(super) fn is_patched(old: &OldFile, new: &Node, kept_bytes: u64) -> bool {
+    old.alone && old.node.size >= REDO_MIN && kept_bytes >= new.size / 2
+}
+
+/// Space that a file which is changed in its place may need beyond what it has: what comes behind
+/// its end, and what is written into its holes.
+fn growth(old: &OldFile, new: &Node, kept_bytes: u64, source: &File) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let allocated = source.metadata().map_or(0, |meta| meta.blocks().saturating_mul(512));
+    let holes = old.node.size.saturating_sub(allocated);
+    let changes = new.size.saturating_sub(kept_bytes);
+    new.size.saturating_sub(old.node.size).saturating_add(holes.min(changes)).min(changes)
+}
+
+/// Whether files in a directory can be clones of each other.
+pub(super) fn can_clone(dir: &Path) -> bool {
+    let nameless = || {
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        rustix::fs::open(dir, flags, Mode::from_raw_mode(0o600))
+    };
+    let (Ok(from), Ok(to)) = (nameless(), nameless()) else { return false };
+    rustix::io::write(&from, &[1; 4096]).is_ok() && rustix::fs::ioctl_ficlone(&to, &from).is_ok()
 }

@@ -93,6 +93,16 @@ impl Site {
         names
     }
 
+    /// The path of a name below what is restored; empty if that is the one file.
+    pub(super) fn below(&self, dir: usize, name: &[u8]) -> Vec<u8> {
+        if self.foreign {
+            return Vec::new();
+        }
+        let mut parts = self.names(dir);
+        parts.push(name.to_vec());
+        parts.join(&b'/')
+    }
+
     /// The path of a name, for messages.
     pub(super) fn path(&self, dir: usize, name: &[u8]) -> PathBuf {
         let mut path = self.shown.clone();

@@ -26,6 +26,7 @@ mod memory_index;
 mod old_formats;
 mod prune;
 mod prune_plan;
+mod redo;
 mod repairing;
 mod restore;
 mod rig;

@@ -272,7 +272,13 @@ fn an_older_copy_gives_what_has_not_changed() {
         let (case, old, snapshot) = changed();
         let before = crate::trees::looks(&old);
         let target = case.path("target");
-        let reuse = Some(Reuse { tree: &old, snapshot: case.snapshot, hard_links });
+        let reuse = Some(Reuse {
+            tree: &old,
+            snapshot: case.snapshot,
+            hard_links,
+            redo: None,
+            doubted: false,
+        });
         let options = Options { reuse, durable: true };
         let restored = case.restore_from(snapshot, &case.source, &target, options).unwrap();
         let inode = |path: PathBuf| fs::metadata(path).unwrap().ino();
@@ -293,7 +299,13 @@ fn an_older_copy_gives_what_has_not_changed() {
 fn an_older_copy_is_left_as_it_is() {
     let (case, old, snapshot) = changed();
     let before = crate::trees::looks(&old);
-    let reuse = Some(Reuse { tree: &old, snapshot: case.snapshot, hard_links: false });
+    let reuse = Some(Reuse {
+        tree: &old,
+        snapshot: case.snapshot,
+        hard_links: false,
+        redo: None,
+        doubted: false,
+    });
     let options = Options { reuse, durable: false };
     case.restore_from(snapshot, &case.source, &case.path("target"), options).unwrap();
     assert_eq!(crate::trees::looks(&old), before);
@@ -307,7 +319,13 @@ fn bytes_that_rotted_in_an_older_copy_are_not_taken_over() {
     File::options().write(true).open(&rotten).unwrap().write_all_at(b"rot", 77).unwrap();
     set_mtime(&rotten, mtime.mtime(), mtime.mtime_nsec());
     let target = case.path("target");
-    let reuse = Some(Reuse { tree: &old, snapshot: case.snapshot, hard_links: false });
+    let reuse = Some(Reuse {
+        tree: &old,
+        snapshot: case.snapshot,
+        hard_links: false,
+        redo: None,
+        doubted: false,
+    });
     let options = Options { reuse, durable: false };
     case.restore_from(snapshot, &case.source, &target, options).unwrap();
     assert_same(&case.source, &target);
@@ -318,7 +336,13 @@ fn a_file_takes_from_its_older_copy_too() {
     let (case, old, snapshot) = changed();
     let target = case.path("target");
     let tree = old.join("a/large");
-    let reuse = Some(Reuse { tree: &tree, snapshot: case.snapshot, hard_links: false });
+    let reuse = Some(Reuse {
+        tree: &tree,
+        snapshot: case.snapshot,
+        hard_links: false,
+        redo: None,
+        doubted: false,
+    });
     let options = Options { reuse, durable: true };
     let source = case.source.join("a/large");
     let restored = case.restore_from(snapshot, &source, &target, options).unwrap();
@@ -330,7 +354,13 @@ fn a_file_takes_from_its_older_copy_too() {
 fn a_copy_whose_snapshot_is_gone_is_no_help_and_no_error() {
     let (case, old, snapshot) = changed();
     let target = case.path("target");
-    let reuse = Some(Reuse { tree: &old, snapshot: SnapshotId([7; 32]), hard_links: true });
+    let reuse = Some(Reuse {
+        tree: &old,
+        snapshot: SnapshotId([7; 32]),
+        hard_links: true,
+        redo: None,
+        doubted: false,
+    });
     let options = Options { reuse, durable: false };
     case.restore_from(snapshot, &case.source, &target, options).unwrap();
     assert_same(&case.source, &target);

@@ -56,7 +56,7 @@ impl Case {
 
     fn written_to(&self) -> Vec<Difference> {
         let cancel = CancelToken::new();
-        written_to(&self.rig.repository, self.copy(), &self.manifest, 100, &cancel).unwrap()
+        written_to(&self.rig.repository, self.copy(), &self.manifest, 100, &cancel).unwrap().found
     }
 
     /// Changes bytes of a file, and no time that anybody can set.
@@ -92,7 +92,13 @@ fn a_scrub_finds_what_rotted_and_what_is_gone() {
 fn a_refresh_that_was_given_up_did_not_write_to_the_copy() {
     let case = Case::new();
     let target = case.rig.dir.path().join("given-up");
-    let reuse = Some(Reuse { tree: &case.copy, snapshot: case.snapshot, hard_links: true });
+    let reuse = Some(Reuse {
+        tree: &case.copy,
+        snapshot: case.snapshot,
+        hard_links: true,
+        redo: None,
+        doubted: false,
+    });
     case.restore(&target, Options { reuse, durable: false });
     fs::remove_dir_all(&target).unwrap();
     let by_manifest = differences(&case.copy, &case.manifest, 100).unwrap();

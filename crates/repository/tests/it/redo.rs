@@ -1,0 +1,178 @@
+//! Redo journals: what they change, that they change it once and for all, and what damage does.
+#![allow(clippy::unwrap_used, reason = "a test stops at the unexpected")]
+
+use crate::rig::{Rig, noise};
+use crate::trees::{archive, looks};
+use mainstay_repository as repository;
+use model::progress::Silent;
+use model::{CancelToken, SnapshotId};
+use repository::restore::{Options, Restored, Reuse, need, redo, restore};
+use repository::{Error, TreeOptions};
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+const LARGE: usize = 8 << 20;
+
+/// A copy of a snapshot, a newer snapshot, and what of the newer one is staged beside the copy. On a
+/// file system in memory, which never clones.
+struct Case {
+    rig: Rig,
+    source: PathBuf,
+    old: PathBuf,
+    snapshots: [SnapshotId; 2],
+}
+
+impl Case {
+    fn new() -> Option<Case> {
+        // Elsewhere a clone may be had, and no journal is written.
+        if !Path::new("/dev/shm").is_dir() {
+            writeln!(std::io::stderr().lock(), "NOT SHOWN: there is no /dev/shm here").unwrap();
+            return None;
+        }
+        let rig = Rig::light();
+        let source = rig.dir.path().join("source");
+        fs::create_dir_all(source.join("sub")).unwrap();
+        fs::write(source.join("sub/disk"), noise(1, LARGE)).unwrap();
+        fs::write(source.join("log"), noise(2, LARGE)).unwrap();
+        fs::write(source.join("small"), "small").unwrap();
+        let options = TreeOptions::default();
+        let first = archive(&rig, &source, None, &options).1;
+        let old = rig.dir.path().join("old");
+        let case = Case { rig, source, old, snapshots: [first, first] };
+        case.restore(first, &case.old, None);
+        let disk = File::options().write(true).open(case.source.join("sub/disk")).unwrap();
+        disk.write_all_at(b"some other bytes", 5 << 20).unwrap();
+        disk.write_all_at(&noise(3, 100_000), LARGE as u64 - 7).unwrap();
+        let log = File::options().write(true).open(case.source.join("log")).unwrap();
+        log.set_len(LARGE as u64 * 3 / 4).unwrap();
+        fs::set_permissions(case.source.join("log"), fs::Permissions::from_mode(0o601)).unwrap();
+        fs::write(case.source.join("small"), "other").unwrap();
+        let second = archive(&case.rig, &case.source, Some(first), &options).1;
+        Some(Case { snapshots: [first, second], ..case })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.rig.dir.path().join(name)
+    }
+
+    fn reuse<'a>(&'a self, journal: &'a Path) -> Reuse<'a> {
+        let snapshot = self.snapshots[0];
+        let (tree, redo) = (self.old.as_path(), Some(journal));
+        Reuse { tree, snapshot, hard_links: true, redo, doubted: false }
+    }
+
+    fn restore(&self, snapshot: SnapshotId, to: &Path, reuse: Option<Reuse<'_>>) -> Restored {
+        let (path, cancel) = (self.source.to_str().unwrap().as_bytes(), CancelToken::new());
+        let options = Options { reuse, durable: true };
+        restore(&self.rig.repository, snapshot, path, to, options, &Silent, &cancel).unwrap()
+    }
+
+    /// Stages the newer snapshot, with a journal.
+    fn stage(&self) -> (PathBuf, PathBuf) {
+        let (new, journal) = (self.path("new"), self.path("new.redo"));
+        let done = self.restore(self.snapshots[1], &new, Some(self.reuse(&journal)));
+        assert!(done.journal && done.patched_files == 2, "{done:?}");
+        // What differs, in whole blocks, and the small file.
+        assert!((100_000..140_000).contains(&done.written_bytes), "{done:?}");
+        assert_eq!(done.links.len(), 2);
+        (new, journal)
+    }
+}
+
+fn inode(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().ino()
+}
+
+#[test]
+fn large_files_are_changed_in_their_place_when_it_is_applied() {
+    let Some(case) = Case::new() else { return };
+    let bytes = || ["sub/disk", "log", "small"].map(|name| fs::read(case.old.join(name)).unwrap());
+    let before = bytes();
+    let cancel = CancelToken::new();
+    let path = case.source.to_str().unwrap().as_bytes();
+    let journal = case.path("other.redo");
+    let (repository, second) = (&case.rig.repository, case.snapshots[1]);
+    let need = need(repository, second, path, &case.reuse(&journal), &cancel).unwrap();
+    assert!(!need.clones && need.bytes < LARGE as u64 * 3 / 2, "{need:?}");
+
+    let (new, journal) = case.stage();
+    // Nothing has changed yet, and what will be needed is set aside.
+    assert!(bytes() == before);
+    let reserve = case.path("new.redo.reserve");
+    assert!(fs::metadata(&reserve).unwrap().len() >= 99_000);
+    for name in ["sub/disk", "log"] {
+        assert_eq!(inode(&new.join(name)), inode(&case.old.join(name)), "{name}");
+    }
+    assert_ne!(inode(&new.join("small")), inode(&case.old.join("small")));
+    let mut records = 0;
+    redo::apply(&journal, &new, &mut |count| records = count).unwrap();
+    assert!(records >= 4, "{records}");
+    assert!(!reserve.exists());
+    let whole = case.path("whole");
+    case.restore(case.snapshots[1], &whole, None);
+    assert_eq!(fs::read(new.join("log")).unwrap(), fs::read(whole.join("log")).unwrap());
+    redo::discard(&journal).unwrap();
+    redo::discard(&journal).unwrap();
+    assert!(!journal.exists());
+    redo::apply(&journal, &new, &mut |_| panic!("there is none")).unwrap();
+}
+
+#[test]
+fn applied_it_is_the_newer_snapshot() {
+    let Some(case) = Case::new() else { return };
+    let (new, journal) = case.stage();
+    redo::apply(&journal, &new, &mut |_| ()).unwrap();
+    redo::apply(&journal, &new, &mut |_| ()).unwrap();
+    fs::remove_dir_all(&case.old).unwrap();
+    assert_eq!(looks(&new), looks(&case.source));
+}
+
+#[test]
+fn one_file_is_changed_in_its_place_too() {
+    let Some(case) = Case::new() else { return };
+    let (source, old) = (case.source.join("sub/disk"), case.old.join("sub/disk"));
+    let (new, journal) = (case.path("one"), case.path("one.redo"));
+    let (path, cancel) = (source.to_str().unwrap().as_bytes(), CancelToken::new());
+    let (tree, redo_at) = (old.as_path(), Some(journal.as_path()));
+    let snapshot = case.snapshots[0];
+    let reuse = Some(Reuse { tree, snapshot, hard_links: true, redo: redo_at, doubted: false });
+    let options = Options { reuse, durable: true };
+    let second = case.snapshots[1];
+    let done = restore(&case.rig.repository, second, path, &new, options, &Silent, &cancel);
+    assert!(done.unwrap().journal);
+    assert_eq!(inode(&new), inode(&old));
+    redo::apply(&journal, &old, &mut |_| ()).unwrap();
+    assert_eq!(fs::read(&old).unwrap(), fs::read(&source).unwrap());
+    assert_eq!(fs::metadata(&old).unwrap().mtime(), fs::metadata(&source).unwrap().mtime());
+}
+
+#[test]
+fn a_damaged_journal_changes_nothing() {
+    let Some(case) = Case::new() else { return };
+    let (new, journal) = case.stage();
+    let before = looks(&new);
+    let whole = fs::read(&journal).unwrap();
+    let cut = (0..whole.len()).step_by(9973).chain([whole.len() - 1]);
+    let mut damaged: Vec<Vec<u8>> = cut.map(|length| whole[..length].to_vec()).collect();
+    for at in (0..whole.len()).step_by(7919).chain([whole.len() - 1]) {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1;
+        damaged.push(flipped);
+    }
+    damaged.push([&whole[..], b"more"].concat());
+    // A length that nobody should make room for.
+    damaged.push([&b"mainstay redo 1\n"[..], &u32::MAX.to_le_bytes()].concat());
+    for bytes in damaged {
+        fs::write(&journal, &bytes).unwrap();
+        let error = redo::apply(&journal, &new, &mut |_| panic!("applied")).unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "{error}");
+    }
+    assert_eq!(looks(&new), before);
+    // Nor does a path that leads elsewhere.
+    fs::remove_dir_all(new.join("sub")).unwrap();
+    std::os::unix::fs::symlink(&case.old, new.join("sub")).unwrap();
+    fs::write(&journal, &whole).unwrap();
+    assert!(redo::apply(&journal, &new, &mut |_| ()).is_err());
+}
