@@ -77,8 +77,11 @@ pub(crate) fn snapshot(bytes: &[u8]) {
     let _ = (text.parse::<Time>(), text.parse::<BlobId>());
 }
 
-/// No name in a tree leads out of its directory.
+/// No name in a tree leads out of its directory, and both ways of reading one agree.
 pub(crate) fn tree(bytes: &[u8]) {
+    if let (Some(short), long) = Tree::decode_both_ways(bytes) {
+        assert!(long.is_ok_and(|long| long == short));
+    }
     let Ok(tree) = Tree::decode(bytes) else { return };
     for node in &tree.nodes {
         assert!(!node.name.contains(&b'/') && !node.name.contains(&0));

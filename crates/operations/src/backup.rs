@@ -12,7 +12,7 @@
 use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
 use crate::recover::{After, Left};
-use crate::{Error, ServiceSite, Which, hooks, quiesce, which};
+use crate::{Error, ServiceSite, Which, beside, hooks, quiesce, which};
 use engines::{CaptureSink, Captured, Refresh, RootKind, Running, SnapshotMeta};
 use jiff::Timestamp;
 use model::config::Quiesce;
@@ -123,7 +123,9 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
         return plan(site, run).map(|plan| Done::Planned(Box::new(plan)));
     }
     let mut operation = Operation::begin(site, Kind::Backup, params, run)?;
-    let result = perform_with(site, &mut operation, Service::AsDefined, params);
+    let result = beside::giving_way(site, Kind::Backup, &run.cancel, || {
+        perform_with(site, &mut operation, Service::AsDefined, params)
+    });
     let after = after_hook(site, &operation, &result);
     let result = result.and_then(|done| after.map(|()| done));
     let result = operation.end(site, Kind::Backup, result, describe)?;

@@ -7,6 +7,7 @@
 
 pub mod alert;
 pub mod backup;
+pub mod beside;
 pub mod cancel;
 pub mod copy;
 pub mod drill;

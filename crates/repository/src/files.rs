@@ -19,7 +19,7 @@ pub(crate) enum FileKind {
 }
 
 impl FileKind {
-    fn dir(self) -> &'static str {
+    pub(crate) fn dir(self) -> &'static str {
         match self {
             FileKind::Key => "keys",
             FileKind::Lock => "locks",

@@ -1,8 +1,9 @@
 //! Locks, by restic's protocol, so that every tool respects every other.
 //!
 //! A lock is a small file. Whoever wants one looks whether another excludes it, writes its own,
-//! waits for a moment so that everybody who does the same sees it, and looks again; if there is one
-//! now, it takes its own away and tries later. A shared lock is excluded by exclusive ones, an
+//! waits for a moment so that everybody who does the same sees it (which a directory of a local file
+//! system does not need), and looks again; if there is one now, it takes its own away and tries
+//! later. A shared lock is excluded by exclusive ones, an
 //! exclusive one by any. Holders write their lock anew every five minutes.
 //!
 //! A lock is stale if its holder was a process of this machine and is dead, or if it was not
@@ -319,7 +320,10 @@ fn try_lock(
     let begun = host::boot_time();
     // Removed again if anything below fails.
     let mut ours = OwnFile { files, id: Some(write(files, kind)?) };
-    std::thread::sleep(timing.settle);
+    // Of two that each write and then look, one sees the other: if what is written shows at once.
+    if !files.storage.shows_at_once(FileKind::Lock.dir()) {
+        std::thread::sleep(timing.settle);
+    }
     if let Some(blocked) = conflict(files, kind, ours.id, timing)? {
         return Ok(Err(blocked));
     }

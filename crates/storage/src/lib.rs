@@ -114,6 +114,12 @@ pub trait Storage: Send + Sync + fmt::Debug {
         self.inner().map_or(5, |inner| inner.writers())
     }
 
+    /// Whether whoever lists `prefix` after a put has returned finds the object, wherever they are.
+    /// Where that is not known, the protocols of those who must see each other allow it some time.
+    fn shows_at_once(&self, prefix: &str) -> bool {
+        self.inner().is_some_and(|inner| inner.shows_at_once(prefix))
+    }
+
     /// Whether nothing can be written here, because it shows the past.
     fn is_read_only(&self) -> bool {
         self.inner().is_some_and(|inner| inner.is_read_only())

@@ -16,6 +16,20 @@ pub(crate) const TEMPORARY: &str = ".mainstay-tmp-";
 /// A temporary file that was not written to for so long has lost its writer.
 const LEFTOVER_AGE_SECS: i64 = 24 * 60 * 60;
 
+/// File systems that only one kernel looks at, which therefore shows everybody the same names at
+/// every moment (magic numbers of statfs(2)). Others may keep what they listed before for a while.
+const OF_THIS_KERNEL: [i64; 9] = [
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // XFS
+    0x9123_683e, // btrfs
+    0x2fc1_2fc1, // ZFS
+    0xf2f5_2010, // F2FS
+    0xca45_1a4e, // bcachefs
+    0x0102_1994, // tmpfs
+    0x8584_58f6, // ramfs
+    0x794c_7630, // overlayfs
+];
+
 /// Objects as files below a root directory.
 ///
 /// A put writes a temporary file beside its target, syncs it, renames it, and syncs the directory;
@@ -397,6 +411,12 @@ impl Storage for Local {
     /// `link(2)` makes one name once.
     fn needs_proof(&self) -> bool {
         false
+    }
+
+    fn shows_at_once(&self, prefix: &str) -> bool {
+        rustix::fs::statfs(self.root.join(prefix)).is_ok_and(|found| {
+            OF_THIS_KERNEL.iter().any(|magic| i128::from(*magic) == i128::from(found.f_type))
+        })
     }
 
     /// Read from the root alone: a vault may hold many files.

@@ -78,6 +78,10 @@ impl Storage for Prefixed {
         self.inner.remove_leftovers(&self.full_prefix(prefix))
     }
 
+    fn shows_at_once(&self, prefix: &str) -> bool {
+        self.inner.shows_at_once(&self.full_prefix(prefix))
+    }
+
     fn inner(&self) -> Option<&dyn Storage> {
         Some(&*self.inner)
     }

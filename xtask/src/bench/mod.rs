@@ -97,12 +97,16 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         set.run(&mut bench)?;
     }
     place.close().map_err(|e| failed("clean up", &directory, &e))?;
-    let text = report::markdown(&bench);
-    println!("\n{text}");
+    let sections = report::sections(&bench);
+    for section in &sections {
+        println!("\n{}", section.text);
+    }
     if args.record {
         let file = root().join("docs/performance.md");
-        let page = std::fs::read_to_string(&file).map_err(|e| failed("read", &file, &e))?;
-        let page = report::recorded(&page, &text)?;
+        let mut page = std::fs::read_to_string(&file).map_err(|e| failed("read", &file, &e))?;
+        for section in &sections {
+            page = report::recorded(&page, section)?;
+        }
         std::fs::write(&file, page).map_err(|e| failed("write", &file, &e))?;
     }
     Ok(())

@@ -4,25 +4,51 @@ use super::{Bench, Sample, Set, Tool};
 use crate::Failure;
 use std::fmt::Write as _;
 
-/// Between these lines of the page stands what was measured last.
-const BEGIN: &str = "<!-- measured: begin -->";
+/// Before this line of the page what was never measured before is put.
 const END: &str = "<!-- measured: end -->";
 
-/// The page with another result in it.
-pub(super) fn recorded(page: &str, result: &str) -> Result<String, Failure> {
-    let parts = page.split_once(BEGIN).and_then(|(before, rest)| {
-        let (_, after) = rest.split_once(END)?;
-        Some((before, after))
-    });
-    let Some((before, after)) = parts else {
-        return Err(Failure::new(format!("docs/performance.md has no lines {BEGIN} and {END}")));
-    };
-    Ok(format!("{before}{BEGIN}\n{result}{END}{after}"))
+/// What was measured of one set, which takes the place of what was measured of it before.
+pub(super) struct Section {
+    name: String,
+    pub(super) text: String,
 }
 
-/// All that was measured.
-pub(super) fn markdown(bench: &Bench) -> String {
+impl Section {
+    /// The lines between which it stands.
+    fn borders(&self) -> (String, String) {
+        let border = |which: &str| format!("<!-- {}: {which} -->\n", self.name);
+        (border("begin"), border("end"))
+    }
+}
+
+/// The page with another result in it.
+pub(super) fn recorded(page: &str, section: &Section) -> Result<String, Failure> {
+    let (begin, end) = section.borders();
+    let text = &section.text;
+    let there = page.split_once(&begin).and_then(|(before, rest)| {
+        let (_, after) = rest.split_once(&end)?;
+        Some((before, after))
+    });
+    if let Some((before, after)) = there {
+        return Ok(format!("{before}{begin}{text}{end}{after}"));
+    }
+    let Some((before, after)) = page.split_once(END) else {
+        return Err(Failure::new(format!("docs/performance.md has no line {END}")));
+    };
+    Ok(format!("{before}{begin}{text}{end}\n{END}{after}"))
+}
+
+/// All that was measured, set by set.
+pub(super) fn sections(bench: &Bench) -> Vec<Section> {
+    let sets = bench.about.iter();
+    sets.map(|(set, about)| section(bench, *set, about)).collect()
+}
+
+fn section(bench: &Bench, set: Set, about: &str) -> Section {
     let mut page = String::new();
+    let cold = if bench.cold { ", cold" } else { "" };
+    let name = format!("{}{cold}", set.name());
+    let _ = write!(page, "### {name}\n\n{}\n\n", capital(about));
     let cache = if bench.cold {
         "The page cache was dropped before each step."
     } else {
@@ -42,17 +68,14 @@ pub(super) fn markdown(bench: &Bench) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(
         page,
-        "{}, {} ({processors} processors): {}. {cache} {rounds}",
+        "{}, {} ({processors} processors): {}. {cache} {rounds}\n",
         jiff::Zoned::now().date(),
         processor(),
         versions.join(", "),
     );
-    for (set, about) in &bench.about {
-        let _ = write!(page, "\n### {}\n\n{}\n\n", set.name(), capital(about));
-        table(bench, *set, &mut page);
-        sizes(bench, *set, &mut page);
-    }
-    page
+    table(bench, set, &mut page);
+    sizes(bench, set, &mut page);
+    Section { name, text: page }
 }
 
 fn table(bench: &Bench, set: Set, page: &mut String) {
@@ -132,11 +155,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_replaces_the_last_one_and_nothing_else() {
-        let page = format!("# Performance\n{BEGIN}\nold\n{END}\nwhat it means\n");
-        let once = recorded(&page, "new\n").unwrap();
-        assert_eq!(once, format!("# Performance\n{BEGIN}\nnew\n{END}\nwhat it means\n"));
-        assert_eq!(recorded(&once, "new\n").unwrap(), once);
-        assert!(recorded("# Performance\n", "new\n").is_err());
+    fn a_record_replaces_the_last_one_of_its_set_and_nothing_else() {
+        let section = |name: &str, text: &str| Section { name: name.into(), text: text.into() };
+        let page = format!("# Performance\n{END}\nwhat it means\n");
+        let once = recorded(&page, &section("usr", "old\n")).unwrap();
+        let twice = recorded(&once, &section("usr, cold", "cold\n")).unwrap();
+        let thrice = recorded(&twice, &section("usr", "new\n")).unwrap();
+        assert_eq!(
+            thrice,
+            format!(
+                "# Performance\n<!-- usr: begin -->\nnew\n<!-- usr: end -->\n\n\
+                 <!-- usr, cold: begin -->\ncold\n<!-- usr, cold: end -->\n\n\
+                 {END}\nwhat it means\n"
+            )
+        );
+        assert!(recorded("# Performance\n", &section("usr", "new\n")).is_err());
     }
 }

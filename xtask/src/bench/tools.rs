@@ -226,8 +226,27 @@ impl Tool {
                     .env("RESTIC_CACHE_DIR", home.join("cache"));
                 command
             }
+            Tool::Rustic => {
+                let mut command = self.program();
+                command
+                    .env("RUSTIC_REPOSITORY", Tool::Mainstay.repository(home))
+                    .env("RUSTIC_PASSWORD_FILE", home.join("password"))
+                    .env("RUSTIC_CACHE_DIR", home.join("rustic-cache"))
+                    .env("RUSTIC_NO_PROGRESS", "true");
+                command
+            }
             _ => self.at(home),
         }
+    }
+
+    /// Makes an empty repository where ours would be, with a password that ours finds.
+    pub(super) fn found(self, job: Job<'_>) -> Result<(), Failure> {
+        let (repository, file) = (Tool::Mainstay.repository(job.home), job.home.join("password"));
+        std::fs::create_dir_all(&repository).map_err(|e| failed("make", &repository, &e))?;
+        std::fs::write(&file, PASSWORD).map_err(|e| failed("write", &file, &e))?;
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&file, private).map_err(|e| failed("protect", &file, &e))?;
+        must(self.at_ours(job.home).arg("init"))
     }
 
     /// Something that needs the whole index of a repository of ours, and little else.
@@ -243,12 +262,42 @@ impl Tool {
     /// A backup into a repository of ours, whoever makes it.
     pub(super) fn backup_into_ours(self, job: Job<'_>) -> Command {
         match self {
-            Tool::Restic => {
+            Tool::Restic | Tool::Rustic => {
                 let mut command = self.at_ours(job.home);
                 command.arg("backup").arg(job.source);
                 command
             }
             _ => self.backup(job, ""),
+        }
+    }
+
+    /// A restore out of a repository of ours, of what this tool backed up last.
+    pub(super) fn restore_of_ours(self, job: Job<'_>) -> Command {
+        let mut command = self.at_ours(job.home);
+        match self {
+            Tool::Restic => {
+                let tree = job.source;
+                command.args(["restore", "latest", "--path"]).arg(tree).arg("--target");
+                command.arg(job.out());
+                command
+            }
+            Tool::Rustic => {
+                command.args(["restore", "latest"]).arg(job.out());
+                command
+            }
+            _ => self.restore(job, ""),
+        }
+    }
+
+    /// Reads every byte of a repository of ours.
+    pub(super) fn check_ours(self, job: Job<'_>) -> Command {
+        match self {
+            Tool::Restic | Tool::Rustic => {
+                let mut command = self.at_ours(job.home);
+                command.args(["check", "--read-data"]);
+                command
+            }
+            _ => self.check(job),
         }
     }
 

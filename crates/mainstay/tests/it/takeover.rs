@@ -107,6 +107,28 @@ fn a_backup_that_was_overtaken_by_a_takeover_does_not_count() {
     assert!(world.unfinished("a").is_empty());
 }
 
+/// What the primary still stores would be in nobody's history: it stops by itself, and its service
+/// goes on (or is fenced; that is not the backup's to say).
+#[test]
+fn a_backup_gives_way_to_a_takeover() {
+    let lines = "quiesce = \"freeze\"\n[service.docs.hooks]\nthaw = \"touch @HOST@/thawed\"\n\
+                 freeze = \"touch @HOST@/frozen; while [ ! -e @HERE@/go ]; do sleep 0.02; done\"\n";
+    let world = ready("");
+    world.define("a", "primary", "files", &format!("{CONTROLLED}{lines}"));
+    fill(&world.path("a/data"), 2);
+    let late = world.command("a", &["backup", "docs"]).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for("the backup is under way", || world.path("a/frozen").exists());
+    world.run("b", FORCED).code(0);
+    // Nobody lets its hook go on.
+    let output = late.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("gave way to a takeover: b"), "{said}");
+    assert!(world.path("a/thawed").exists());
+    assert!(world.unfinished("a").is_empty());
+    assert_eq!(world.points("b").len(), 1);
+}
+
 #[test]
 fn a_vault_that_went_back_is_refused() {
     let world = ready("");

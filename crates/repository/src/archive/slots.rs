@@ -36,10 +36,10 @@ pub(super) enum Slot {
 }
 
 impl Slots {
-    /// The entry of this name in the parent snapshot.
-    pub(super) fn before(&self, name: &[u8]) -> Option<(usize, &Node)> {
+    /// The entry of this name in the parent snapshot; the name is in this place now.
+    pub(super) fn before(&self, name: &[u8], now: usize) -> Option<(usize, &Node)> {
         let tree = &self.previous.as_ref()?.tree;
-        let at = tree.find(name)?;
+        let at = tree.find_near(name, now)?;
         Some((at, tree.nodes.get(at)?))
     }
 

@@ -291,8 +291,8 @@ impl<'a> Walk<'a> {
             Some(id) => self.previous_tree(id, &path)?,
             None => None,
         };
-        let same = parent.as_ref().and_then(|(above, _)| {
-            let (at, before) = above.slots.before(name)?;
+        let same = parent.as_ref().and_then(|(above, slot)| {
+            let (at, before) = above.slots.before(name, *slot)?;
             node.subtree = before.subtree;
             let same = node == *before;
             node.subtree = None;
@@ -331,7 +331,7 @@ impl<'a> Walk<'a> {
             return Ok(Some(Slot::Out));
         }
         let at_top = dir.path.is_empty();
-        let before = dir.slots.before(name);
+        let before = dir.slots.before(name, slot);
         match kind {
             NodeKind::Dir | NodeKind::Symlink
                 if at_top && self.options.emptied.iter().any(|n| n.as_bytes() == &**name) =>

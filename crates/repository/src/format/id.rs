@@ -6,6 +6,32 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
+/// What each byte is worth as a hex digit; 16 and more: none.
+const DIGITS: [u8; 256] = {
+    let mut digits = [0x10; 256];
+    let mut value = 0u8;
+    while value < 16 {
+        digits[b"0123456789abcdef"[value as usize] as usize] = value;
+        digits[b"0123456789ABCDEF"[value as usize] as usize] = value;
+        value += 1;
+    }
+    digits
+};
+
+/// The bytes of 64 hex digits. By a table, and asking only once whether all were digits: a large
+/// repository has a great many of them.
+pub(super) fn from_hex(text: &str) -> Option<[u8; 32]> {
+    let digits: &[u8; 64] = text.as_bytes().try_into().ok()?;
+    let mut bytes = [0; 32];
+    let mut wrong = 0;
+    for (byte, pair) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
+        let [high, low] = pair.map(|digit| DIGITS[usize::from(digit)]);
+        wrong |= high | low;
+        *byte = (high << 4) | (low & 0xf);
+    }
+    (wrong < 0x10).then_some(bytes)
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -47,10 +73,9 @@ macro_rules! id {
         impl FromStr for $name {
             type Err = FormatError;
             fn from_str(text: &str) -> Result<Self, FormatError> {
-                let mut id = [0; 32];
-                hex::decode_to_slice(text, &mut id)
-                    .map_err(|_| FormatError(format!("{text:?} is no id of 64 hex digits")))?;
-                Ok(Self(id))
+                from_hex(text)
+                    .map(Self)
+                    .ok_or_else(|| FormatError(format!("{text:?} is no id of 64 hex digits")))
             }
         }
 

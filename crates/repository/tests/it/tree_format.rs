@@ -203,7 +203,72 @@ fn times_beyond_what_the_format_holds_are_cut_to_it() {
     }
 }
 
+/// What is found on most disks, which both ways of reading must take alike.
+fn plain_tree() -> Tree {
+    let mut file = Node::new("file é", 0o100_644);
+    (file.size, file.links, file.inode) = (9, 1, 77);
+    (file.user, file.group) = ("root".to_owned(), "wheel".to_owned());
+    file.mtime = Time { seconds: 1_700_000_000, nanos: 120_000_000, offset_seconds: 7200 };
+    file.content = vec![BlobId([1; 32]), BlobId([0xfe; 32])];
+    file.xattrs = vec![
+        Xattr { name: "security.selinux".to_owned(), value: b"object\0".to_vec() },
+        Xattr { name: "user.empty".to_owned(), value: Vec::new() },
+    ];
+    let mut dir = Node::new("a", 0o040_755);
+    dir.subtree = Some(TreeId([7; 32]));
+    let mut link = Node::new("link", 0o120_777);
+    link.link_target = b"../there".to_vec();
+    let mut device = Node::new("tty", 0o020_666);
+    device.device = 0x0501;
+    Tree { nodes: vec![dir, Node::new("empty", 0o100_600), file, link, device] }
+}
+
+#[test]
+fn plain_trees_are_read_the_short_way() {
+    for tree in [plain_tree(), Tree::default()] {
+        let bytes = tree.encode().unwrap();
+        let (short, long) = Tree::decode_both_ways(&bytes);
+        assert_eq!(short.as_ref(), Some(&tree));
+        assert_eq!(long.unwrap(), tree);
+    }
+    // What has escapes, or is of a later version, is read the long way, and read all the same.
+    let node = |name: &str| Node::new(name, 0o100_644);
+    let mut later = node("x");
+    later.other = vec![("later".to_owned(), "1".to_owned())];
+    for node in [node("tab\t"), node("quote\""), later] {
+        let tree = Tree { nodes: vec![node] };
+        let bytes = tree.encode().unwrap();
+        assert_eq!(Tree::decode_both_ways(&bytes).0, None);
+        assert_eq!(Tree::decode(&bytes).unwrap(), tree);
+    }
+}
+
+/// Bytes that mean something in JSON, or are out of place there.
+const TELLING: &[u8] = b"\",:{}[]0123456789aeEnul\\ -.Z+\n\x00\xff";
+
 proptest! {
+    /// A tree that is a few bytes off is never read in two ways.
+    #[test]
+    fn both_ways_of_reading_agree(
+        changes in prop::collection::vec(
+            (any::<prop::sample::Index>(), prop::sample::select(TELLING)),
+            0..4,
+        ),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let mut bytes = plain_tree().encode().unwrap();
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Some(cut) = cut {
+            bytes.remove(cut.index(bytes.len()));
+        }
+        if let (Some(short), long) = Tree::decode_both_ways(&bytes) {
+            prop_assert_eq!(short, long.unwrap());
+        }
+    }
+
     #[test]
     fn any_name_survives(name in prop::collection::vec(1..=255u8, 1..40)) {
         prop_assume!(!name.contains(&b'/') && name != b"." && name != b"..");

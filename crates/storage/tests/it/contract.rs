@@ -27,6 +27,7 @@ fn contract(fresh: &dyn Fn() -> Arc<dyn Storage>) {
     deletes(fresh().as_ref());
     one_of_many_creates(fresh());
     readers_see_whole_objects(fresh());
+    of_two_that_put_and_then_list_one_sees_the_other(fresh());
 }
 
 fn stores_and_reads_back(storage: &dyn Storage) {
@@ -164,6 +165,31 @@ fn readers_see_whole_objects(storage: Arc<dyn Storage>) {
     });
 }
 
+/// What locks rely on where a storage says so of itself.
+fn of_two_that_put_and_then_list_one_sees_the_other(storage: Arc<dyn Storage>) {
+    storage.put(&key("locks/first"), b"x").unwrap();
+    if !storage.shows_at_once("locks") {
+        return;
+    }
+    for round in 0..50 {
+        let (start, blind) = (std::sync::Barrier::new(2), AtomicUsize::new(0));
+        let names = ["a", "b"].map(|who| format!("locks/{round}-{who}"));
+        std::thread::scope(|scope| {
+            for (mine, theirs) in [(&names[0], &names[1]), (&names[1], &names[0])] {
+                let (storage, start, blind) = (&storage, &start, &blind);
+                scope.spawn(move || {
+                    start.wait();
+                    storage.put(&key(mine), b"x").unwrap();
+                    if !keys(storage.list("locks").unwrap()).contains(theirs) {
+                        blind.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert!(blind.into_inner() < 2, "neither saw the other");
+    }
+}
+
 #[test]
 fn a_bucket_keeps_the_contract() {
     let (server, bucket) = crate::s3::server_with_bucket();
@@ -195,6 +221,22 @@ fn a_directory_keeps_the_contract() {
         std::fs::create_dir(&root).unwrap();
         Arc::new(Local::open(root).unwrap())
     });
+}
+
+/// A file system in a process of its own, or on another machine, promises less.
+#[test]
+fn only_a_local_file_system_shows_at_once() {
+    let dir = TempDir::new().unwrap();
+    let storage = Local::open(dir.path()).unwrap();
+    storage.put(&key("locks/x"), b"x").unwrap();
+    let found = rustix::fs::statfs(dir.path()).unwrap().f_type;
+    let known = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_7630];
+    assert_eq!(
+        storage.shows_at_once("locks"),
+        known.iter().any(|magic: &i64| i128::from(*magic) == i128::from(found)),
+    );
+    assert!(!storage.shows_at_once("nowhere"));
+    assert!(!Local::open("/proc").unwrap().shows_at_once(""));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod image;
 mod noise;
 mod prune;
 mod refresh;
+mod shared;
 mod tiny;
 mod usr;
 
@@ -28,6 +29,8 @@ pub(super) enum Set {
     Tiny,
     /// A hundred snapshots, of which half go
     Prune,
+    /// A repository that restic made and every tool works on
+    Shared,
     /// A repository of ten million chunks
     Chunks,
     /// A standby of 4 GB on XFS, of which 1 % changes (needs root)
@@ -35,13 +38,14 @@ pub(super) enum Set {
 }
 
 impl Set {
-    pub(super) const ALL: [Set; 8] = [
+    pub(super) const ALL: [Set; 9] = [
         Set::Usr,
         Set::Image,
         Set::Database,
         Set::Noise,
         Set::Tiny,
         Set::Prune,
+        Set::Shared,
         Set::Chunks,
         Set::Refresh,
     ];
@@ -54,6 +58,7 @@ impl Set {
             Set::Noise => "noise",
             Set::Tiny => "tiny",
             Set::Prune => "prune",
+            Set::Shared => "shared",
             Set::Chunks => "chunks",
             Set::Refresh => "refresh",
         }
@@ -67,6 +72,7 @@ impl Set {
             Set::Noise => noise::run(bench),
             Set::Tiny => tiny::run(bench),
             Set::Prune => prune::run(bench),
+            Set::Shared => shared::run(bench),
             Set::Chunks => chunks::run(bench),
             Set::Refresh => refresh::run(bench),
         };
