@@ -35,7 +35,7 @@ pub enum Rule {
 fn work(kind: Kind) -> Option<Work> {
     match kind {
         Kind::Backup | Kind::Offline => Some(Work::Backup),
-        Kind::Restore | Kind::Drill => Some(Work::Restore),
+        Kind::Restore | Kind::Drill | Kind::Scrub => Some(Work::Restore),
         // A planned takeover ends with a refresh.
         Kind::Refresh | Kind::Takeover => Some(Work::Refresh),
         Kind::Forget => Some(Work::Forget),
@@ -142,7 +142,7 @@ fn overtaken(site: &ServiceSite, state: &ServiceState) -> Option<String> {
 mod tests {
     use super::*;
 
-    const KINDS: [Kind; 12] = [
+    const KINDS: [Kind; 13] = [
         Kind::Backup,
         Kind::Restore,
         Kind::Refresh,
@@ -155,6 +155,7 @@ mod tests {
         Kind::Repair,
         Kind::Migrate,
         Kind::Drill,
+        Kind::Scrub,
     ];
 
     #[test]
