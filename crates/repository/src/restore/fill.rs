@@ -71,8 +71,10 @@ impl<'a> Filler<'a> {
     /// Writes what needs nothing from the repository, and finds out what the rest needs.
     fn begin(&self, batch: &Batch) -> Result<Wanted, Error> {
         let missing: Mutex<Vec<(usize, Missing)>> = Mutex::default();
+        // Files that are read to be compared are much work each.
+        let together = if batch.jobs.iter().any(|job| job.stands) { 1 } else { 64 };
         let slices: Vec<(usize, &[Job])> =
-            batch.jobs.chunks(64).enumerate().map(|(i, jobs)| (i * 64, jobs)).collect();
+            batch.jobs.chunks(together).enumerate().map(|(i, jobs)| (i * together, jobs)).collect();
         parallel::for_each(&slices, parallel::readers(), |(first, jobs)| -> Result<(), Error> {
             let mut handles = Handles::new(self.site, &self.site.base);
             let mut old = self.old.map(|old| (old, old_handles(self.site, old)));
@@ -81,6 +83,8 @@ impl<'a> Filler<'a> {
                 let rest = if job.node.content.is_empty() {
                     self.empty(job, &mut handles)?;
                     None
+                } else if job.stands {
+                    self.differing(job, &mut handles)?
                 } else if let Some((old, old_handles)) = &mut old {
                     self.reuse(old, job, &mut handles, old_handles)?
                 } else {

@@ -7,6 +7,7 @@
 mod fill;
 mod lacking;
 mod need;
+mod over;
 mod plan;
 pub mod redo;
 mod reuse;
@@ -14,6 +15,7 @@ mod site;
 
 pub use lacking::{Lacking, lacking};
 pub use need::{Need, need};
+pub use over::{Over, Overwritten, Withheld, restore_over};
 
 pub use crate::manifest::{Difference, Links, differences, differences_but_links, record_manifest};
 use crate::reader::SnapshotReader;
@@ -142,37 +144,17 @@ pub fn restore_without(
         }
     };
     let old_file = old.as_mut().and_then(|old| old.file.take());
-    let (sender, batches) = sync_channel(1);
     let filler = Filler::new(repository, &site, old.as_ref(), progress, cancel);
-    let mut restored = Restored::default();
-    std::thread::scope(|scope| {
-        let planner = Planner::new(repository, &site, old.as_ref(), progress, cancel, sender)
-            .without(without);
-        let (node, site) = (&node, &site);
-        let planned = std::thread::Builder::new()
-            .name("plan".to_owned())
-            .spawn_scoped(scope, move || match node.kind {
-                NodeKind::Dir => planner.tree(node),
-                _ => planner.file(node.clone(), old_file),
-            })
-            .map_err(|e| Error::io("start thread", "plan", e))?;
-        // The channel is gone when this ends early, and then the planner ends, too.
-        let filled = batches.into_iter().try_for_each(|batch| {
-            restored.files += batch.files;
-            restored.bytes += batch.bytes;
-            progress.expect(restored.files, restored.bytes);
-            filler.batch(&batch)
-        });
-        let planned = match planned.join() {
-            Ok(planned) => planned,
-            Err(panic) => std::panic::resume_unwind(panic),
-        };
-        filled.and(planned)?;
-        if node.kind == NodeKind::Dir {
-            finish_dirs(site, node, reader.is_root(path)?, cancel)?;
+    let mut restored = perform(&filler, |planner| {
+        let planner = planner.without(without);
+        match node.kind {
+            NodeKind::Dir => planner.tree(&node),
+            _ => planner.file(node.clone(), old_file),
         }
-        Ok::<(), Error>(())
     })?;
+    if node.kind == NodeKind::Dir {
+        finish_dirs(&site, &node, reader.is_root(path)?, cancel)?;
+    }
     if site.lost_xattrs.load(Ordering::Relaxed) {
         progress.warn(
             "the file system of the target has no extended attributes or ACLs: they are left out",
@@ -188,16 +170,45 @@ pub fn restore_without(
         rustix::fs::syncfs(&site.base).map_err(|e| failed(e.into()))?;
         rustix::fs::fsync(&parent).map_err(|e| failed(e.into()))?;
     }
+    if let Some(old) = &old {
+        let mut links = old.links.lock().unwrap_or_else(PoisonError::into_inner);
+        restored.links = std::mem::take(&mut *links);
+    }
+    Ok(restored)
+}
+
+/// Writes what is planned meanwhile in a thread of its own.
+fn perform<'a>(
+    filler: &Filler<'a>,
+    plan: impl FnOnce(Planner<'a>) -> Result<(), Error> + Send,
+) -> Result<Restored, Error> {
+    let (sender, batches) = sync_channel(1);
+    let planner = Planner::new(filler, sender);
+    let mut restored = Restored::default();
+    std::thread::scope(|scope| {
+        let planned = std::thread::Builder::new()
+            .name("plan".to_owned())
+            .spawn_scoped(scope, move || plan(planner))
+            .map_err(|e| Error::io("start thread", "plan", e))?;
+        // The channel is gone when this ends early, and then the planner ends, too.
+        let filled = batches.into_iter().try_for_each(|batch| {
+            restored.files += batch.files;
+            restored.bytes += batch.bytes;
+            filler.progress.expect(restored.files, restored.bytes);
+            filler.batch(&batch)
+        });
+        let planned = match planned.join() {
+            Ok(planned) => planned,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        filled.and(planned)
+    })?;
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     restored.fetched_bytes = count(&filler.fetched_bytes);
     restored.written_bytes = count(&filler.written_bytes);
     restored.linked_files = count(&filler.linked_files);
     restored.cloned_files = count(&filler.cloned_files);
     restored.patched_files = count(&filler.patched_files);
-    if let Some(old) = &old {
-        let mut links = old.links.lock().unwrap_or_else(PoisonError::into_inner);
-        restored.links = std::mem::take(&mut *links);
-    }
     Ok(restored)
 }
 

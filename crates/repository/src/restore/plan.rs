@@ -1,7 +1,9 @@
 //! Walks the tree that is restored: makes its directories, links and devices, and collects its
 //! files in batches, so that a tree of any size takes bounded memory.
 
+use super::fill::Filler;
 use super::lacking::Lacking;
+use super::over::Overlay;
 use super::reuse::{Old, OldFile};
 use super::site::{self, Site};
 use crate::reader::load_tree;
@@ -31,10 +33,12 @@ pub(super) struct Job {
     pub(super) left: AtomicUsize,
     /// Zeros at the end were left out.
     pub(super) holes: AtomicBool,
-    /// It began as a clone of another file: what is to be zero must be written.
+    /// It began as a clone of another file, or stood there: what is to be zero must be written.
     pub(super) cloned: AtomicBool,
     /// It is another name of the older copy's file, and what differs goes to the redo journal.
     pub(super) patched: AtomicBool,
+    /// It stands in its place already, and has to be compared.
+    pub(super) stands: bool,
     pub(super) opened: Mutex<Opened>,
 }
 
@@ -54,8 +58,15 @@ impl Job {
             holes: AtomicBool::new(false),
             cloned: AtomicBool::new(false),
             patched: AtomicBool::new(false),
+            stands: false,
             opened: Mutex::default(),
         }
+    }
+
+    /// One whose file stands in its place, if it does.
+    fn standing(self, stands: bool) -> Job {
+        let opened = Mutex::new(Opened { exists: stands, file: None });
+        Job { stands, cloned: AtomicBool::new(stands), opened, ..self }
     }
 }
 
@@ -93,6 +104,8 @@ pub(super) struct Planner<'a> {
     pub(super) batches: SyncSender<Batch>,
     /// What is left out because it lacks bytes.
     without: Option<&'a Lacking>,
+    /// What stands there already.
+    over: Option<&'a Overlay<'a>>,
     batch: Batch,
     /// By device and inode.
     linked: HashMap<(u64, u64), First>,
@@ -107,17 +120,25 @@ struct Level {
 }
 
 impl<'a> Planner<'a> {
-    pub(super) fn new(
-        repository: &'a Repository,
-        site: &'a Site,
-        old: Option<&'a Old>,
-        progress: &'a dyn Progress,
-        cancel: &'a CancelToken,
-        batches: SyncSender<Batch>,
-    ) -> Planner<'a> {
-        let (batch, linked) = (Batch::default(), HashMap::new());
-        let without = None;
-        Planner { repository, site, old, progress, cancel, batches, without, batch, linked }
+    /// Plans for somebody who writes.
+    pub(super) fn new(filler: &Filler<'a>, batches: SyncSender<Batch>) -> Planner<'a> {
+        Planner {
+            repository: filler.repository,
+            site: filler.site,
+            old: filler.old,
+            progress: filler.progress,
+            cancel: filler.cancel,
+            batches,
+            without: None,
+            over: None,
+            batch: Batch::default(),
+            linked: HashMap::new(),
+        }
+    }
+
+    /// Goes over a tree that stands there.
+    pub(super) fn over(self, overlay: &'a Overlay<'a>) -> Planner<'a> {
+        Planner { over: Some(overlay), ..self }
     }
 
     /// Leaves out what lacks bytes.
@@ -150,7 +171,11 @@ impl<'a> Planner<'a> {
                 self.entry(level.number, &level.handle, node, old)?;
                 continue;
             }
-            let handle = site::create_dir(&level.handle, &node.name)
+            let made = match self.over {
+                Some(over) => over.dir(&level.handle, &node.name),
+                None => site::create_dir(&level.handle, &node.name),
+            };
+            let handle = made
                 .map_err(|e| self.site.error("make the directory", level.number, &node.name, e))?;
             let old = level.old.as_ref().and_then(|tree| tree.get(&node.name)).cloned();
             let number = self.site.add(level.number, node.clone());
@@ -174,10 +199,13 @@ impl<'a> Planner<'a> {
         node: &Node,
         old: Option<&Node>,
     ) -> Result<Level, Error> {
-        let nodes = match node.subtree {
+        let mut nodes = match node.subtree {
             Some(id) => load_tree(self.repository, id)?.nodes,
             None => Vec::new(),
         };
+        if let Some(over) = self.over {
+            over.level(self.site, number, &handle, &mut nodes)?;
+        }
         // Without the old tree its files are fetched like all others.
         let old = old
             .filter(|old| old.kind == NodeKind::Dir)
@@ -196,11 +224,18 @@ impl<'a> Planner<'a> {
         if file {
             self.count(&node);
         }
-        if let Some(link) = self.link(dir, &node) {
+        let link = self.link(dir, &node);
+        let stands = match self.over {
+            Some(over) if file && link.is_none() => over.stands(handle, &node.name),
+            Some(over) => over.make_room(handle, &node.name).map(|()| false),
+            None => Ok(false),
+        };
+        let stands = stands.map_err(|e| self.site.error("replace", dir, &node.name, e))?;
+        if let Some(link) = link {
             self.batch.links.push(link);
         } else if file {
             self.batch.blobs += node.content.len();
-            self.batch.jobs.push(Job::new(dir, node, old));
+            self.batch.jobs.push(Job::new(dir, node, old).standing(stands));
         } else if !self.special(dir, handle, &node)? {
             // Nothing can be linked to it.
             self.linked.remove(&(node.device_id, node.inode));

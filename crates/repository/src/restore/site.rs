@@ -82,7 +82,7 @@ impl Site {
     }
 
     /// The names from the base to a directory.
-    fn names(&self, mut at: usize) -> Vec<Vec<u8>> {
+    pub(super) fn names(&self, mut at: usize) -> Vec<Vec<u8>> {
         let dirs = self.dirs.read().unwrap_or_else(PoisonError::into_inner);
         let mut names = Vec::new();
         while let Some(dir) = dirs.get(at).filter(|_| at > 0) {

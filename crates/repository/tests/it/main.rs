@@ -24,6 +24,7 @@ mod manifest;
 mod many_chunks;
 mod memory_index;
 mod old_formats;
+mod over;
 mod prune;
 mod prune_plan;
 mod redo;
