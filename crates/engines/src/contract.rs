@@ -183,6 +183,26 @@ pub struct Staged {
     pub target: PathBuf,
 }
 
+/// What is special about a copy that is restored over where it stands, while that lasts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overwriting {
+    /// Names at its top that are neither written nor removed.
+    pub kept: Vec<String>,
+    /// A file that gets its own name from [`Engine::end_overwriting`].
+    pub withheld: Option<Withheld>,
+}
+
+/// A file that is written under another name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Withheld {
+    /// Its directory below the root, as a slash path.
+    pub dir: String,
+    /// Its name.
+    pub name: String,
+    /// The name that it has meanwhile, in the same directory.
+    pub meanwhile: String,
+}
+
 /// What a restored copy is for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "for", rename_all = "kebab-case")]
@@ -323,6 +343,37 @@ pub trait Engine: Send + Sync {
     /// the copy is of no use any more, and has to be built anew.
     fn rewind(&self, _cx: &Context<'_>, _meta: &SnapshotMeta) -> Result<bool, Error> {
         Ok(false)
+    }
+
+    /// Refuses what may not be restored over in its place: what is no copy of the service that the
+    /// snapshot is of, or is in use. Changes nothing.
+    fn may_overwrite(
+        &self,
+        _cx: &Context<'_>,
+        _meta: &SnapshotMeta,
+        _copy: &Staged,
+    ) -> Result<(), Error> {
+        let name = self.name();
+        let what = format!("engine {name} does not restore over what stands there");
+        Err(Error::new(Class::Refused, what)
+            .hinting("Put what is there aside with `--replace`: the new copy is built beside it."))
+    }
+
+    /// Makes sure, durably, that nobody takes the copy for whole until [`Engine::end_overwriting`],
+    /// also after a crash. Looks first, as [`Engine::may_overwrite`] does; a refusal has changed
+    /// nothing. Is called again where a restore is given again that did not come to its end.
+    fn begin_overwriting(
+        &self,
+        cx: &Context<'_>,
+        meta: &SnapshotMeta,
+        copy: &Staged,
+    ) -> Result<Overwriting, Error> {
+        self.may_overwrite(cx, meta, copy).map(|()| Overwriting::default())
+    }
+
+    /// The copy is whole, prepared and durable: it may be taken for that. Can be repeated.
+    fn end_overwriting(&self, _cx: &Context<'_>, _copy: &Staged) -> Result<(), Error> {
+        Ok(())
     }
 
     /// Refuses to let `target` be replaced if something there would make the restored copy wrong

@@ -16,8 +16,8 @@ pub mod sqlite;
 
 pub use contract::{
     Abilities, CaptureSink, Captured, Context, Engine, FileMeta, Inspection, LogPlace, LogTarget,
-    Promoted, Purpose, Refresh, Root, RootKind, Running, SnapshotMeta, Staged, TreeOptions,
-    Verdict,
+    Overwriting, Promoted, Purpose, Refresh, Root, RootKind, Running, SnapshotMeta, Staged,
+    TreeOptions, Verdict, Withheld,
 };
 pub use error::Error;
 pub use rehearsal::{Isolation, Proof, Question, Rehearsal, Rehearsed};

@@ -27,7 +27,7 @@ pub(crate) fn observe(app: &App, service: &ServiceSite) -> Result<Observation, F
         following: seen.following,
         position: seen.position,
         replayed: seen.replayed,
-        importing: record.applying.is_some(),
+        importing: record.applying.is_some() || record.overwriting.is_some(),
         copy,
         fence_hook: service.spec().hooks.fence.clone(),
         // Nobody here asks the old primary: that it does not answer would prove nothing.

@@ -162,6 +162,13 @@ fn ready(site: &ServiceSite) -> Result<Ready, Error> {
             "the copy on this host is being changed by {applying}"
         )));
     }
+    if let Some(snapshot) = record.overwriting {
+        return Err(Error::refused(format!(
+            "the copy on this host is half restored to {}",
+            snapshot.short()
+        ))
+        .hinting(format!("Give `mainstay restore {} --delta` again.", site.name())));
+    }
     if let Some(snapshot) = record.unloaded {
         return Err(Error::refused(format!(
             "the copy of {} on this host was never loaded: its engine refused it",

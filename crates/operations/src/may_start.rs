@@ -38,6 +38,13 @@ pub fn ask(site: &ServiceSite) -> Result<Answer, Error> {
             "the copy is half changed by {operation}; any mainstay operation on it finishes that"
         )));
     }
+    if let Some(snapshot) = &record.overwriting {
+        return Ok(Answer::no(format!(
+            "the copy is half restored to {}; give `mainstay restore {} --delta` again",
+            snapshot.short(),
+            site.name()
+        )));
+    }
     if let Some(snapshot) = &record.unloaded {
         return Ok(Answer::no(format!(
             "the copy of {} is in place, but its engine refused to load it; restore or refresh again",

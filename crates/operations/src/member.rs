@@ -23,6 +23,10 @@ pub struct MemberRecord {
     /// The copy in place is whole, but its engine refused to load it. The gate is closed.
     #[serde(default)]
     pub unloaded: Option<SnapshotId>,
+    /// The copy is being restored over in its place, to this point, or that did not come to its end.
+    /// The gate is closed until it does.
+    #[serde(default)]
+    pub overwriting: Option<SnapshotId>,
     /// The primary's copy is that of this point, put here by a restore, and no backup has become the
     /// head since: what is here differs from the head by more than what was written to.
     #[serde(default)]

@@ -196,6 +196,19 @@ pub(crate) fn destinations(
         .collect()
 }
 
+/// Pairs roots with targets that are written to where they stand.
+pub(crate) fn in_place(meta: &SnapshotMeta, targets: Vec<PathBuf>) -> Vec<Destination> {
+    let pairs = meta.roots.iter().cloned().zip(targets);
+    pairs
+        .map(|(root, target)| Destination {
+            root,
+            staged: target.clone(),
+            target,
+            without: Lacking::default(),
+        })
+        .collect()
+}
+
 /// What is in place is exchanged by renaming it, and a mount point cannot be renamed. Better said
 /// before hours of restoring than after.
 fn no_mount_point(target: &Path) -> Result<(), Error> {
@@ -542,7 +555,7 @@ fn settle(site: &ServiceSite, cx: &engines::Context<'_>, placing: &Placing) -> R
 }
 
 /// Writes down what this member holds now, here and in the vault.
-fn record(site: &ServiceSite, placing: &Placing, loaded: bool) -> Result<(), Error> {
+pub(crate) fn record(site: &ServiceSite, placing: &Placing, loaded: bool) -> Result<(), Error> {
     let engine = site.engine()?;
     let standby = placing.purpose == Purpose::Standby;
     let follows = engine.refresh() == Refresh::Follow;
@@ -556,6 +569,7 @@ fn record(site: &ServiceSite, placing: &Placing, loaded: bool) -> Result<(), Err
         // Whatever had rotted, what is in place now was read and found whole, or came from the vault.
         record.rotten = false;
         record.unloaded = (!loaded).then_some(placing.snapshot);
+        record.overwriting = None;
         record.restored = (!standby).then_some(placing.snapshot);
         record.applied = standby.then_some(AppliedHere {
             snapshot: placing.snapshot,

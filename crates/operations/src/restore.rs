@@ -8,6 +8,12 @@
 //! | `place` | commit marker: the content is moved in | (only forward) |
 //! | `settle` | the old content is put aside or removed, the record written | |
 //! | `start` | the service runs | |
+//!
+//! With `delta` it goes over what stands there instead: see [`over`].
+
+mod over;
+
+pub use over::Changed;
 
 use crate::exchange::{Placement, aside, beside};
 use crate::journal::{Kind, Outcome};
@@ -41,6 +47,8 @@ pub struct Params {
     pub log_target: Option<LogTarget>,
     /// What stands there is put aside.
     pub replace: bool,
+    /// What stands there is restored over: only what differs is written.
+    pub delta: bool,
     /// The service is left stopped.
     pub no_start: bool,
     /// Only say what would be done.
@@ -82,6 +90,9 @@ pub struct Done {
     /// What was left out because it lacks bytes, as paths in the snapshot.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lacking: Vec<String>,
+    /// What had to be changed, if something stood there that was restored over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changed: Option<Changed>,
     /// How long the run took.
     pub seconds: f64,
 }
@@ -137,6 +148,8 @@ struct Plan {
     purpose: Purpose,
     until: Option<Timestamp>,
     own: bool,
+    /// Something stands there that is restored over.
+    over: bool,
     put_aside: Vec<Option<PathBuf>>,
     size_bytes: u64,
 }
@@ -195,10 +208,14 @@ impl Plan {
         };
         let purpose =
             if own { own_purpose(site, state, until)? } else { Purpose::Scratch { until } };
-        let destinations = placing::destinations(&meta, targets, id)?;
+        let over = params.delta && targets.iter().any(|target| target.exists());
+        let destinations = match over {
+            true => placing::in_place(&meta, targets),
+            false => placing::destinations(&meta, targets, id)?,
+        };
         let mut put_aside = Vec::new();
         for destination in &destinations {
-            if !placing::occupied(&destination.target)? {
+            if over || !placing::occupied(&destination.target)? {
                 put_aside.push(None);
                 continue;
             }
@@ -224,6 +241,7 @@ impl Plan {
             purpose,
             until,
             own,
+            over,
             put_aside,
             size_bytes,
         })
@@ -256,6 +274,7 @@ impl Plan {
             definition,
             log: None,
             lacking: self.lacking,
+            changed: None,
             seconds,
         }
     }
@@ -293,6 +312,17 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     let repository = site.repository()?;
     let engine = site.engine()?;
     let _lock = repository.lock_for(Work::Restore, Duration::from_secs(60), operation.cancel())?;
+    if plan.over {
+        let done = over::perform(site, operation, params, &plan)?;
+        let started = starts_here(site, params, &plan)?;
+        if started {
+            start(site, operation)?;
+        }
+        let changed = Changed { fetched_bytes: done.fetched_bytes, removed: done.removed };
+        let (id, seconds) = (operation.id().clone(), began.elapsed().as_secs_f64());
+        let done = plan.done(Some(id), done.files, done.bytes, started, seconds);
+        return Ok(Done { changed: Some(changed), ..done });
+    }
     for destination in &plan.destinations {
         placing::check_space(&destination.target, plan.size_bytes)?;
     }
@@ -315,14 +345,11 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
             placing::aim(site, operation, &plan.destinations, target)?;
         }
     }
-    let offline = MemberRecord::load(site)?.offline.is_some();
-    let can_start = engine.abilities().start_stop;
-    let start =
-        plan.own && can_start && !params.no_start && !offline && starts(&plan.purpose, engine);
+    let starts = starts_here(site, params, &plan)?;
     if was_running {
         quiesce::guard(site, operation)?;
         operation
-            .step("stop", start, |operation| operation.with_context(site, |cx| engine.stop(cx)))?;
+            .step("stop", starts, |operation| operation.with_context(site, |cx| engine.stop(cx)))?;
     }
     let placements = plan.destinations.iter().zip(&plan.put_aside);
     let placements = placements
@@ -345,19 +372,11 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         }
     }
     placing::place(site, operation, &placing)?;
-    if start && let Some(why) = may_start::barred(site) {
-        return Err(Error::refused(format!(
-            "the content is in place, but {} is not started: {why}",
-            site.name()
-        )));
-    }
-    if start {
-        operation.forward("start", (), |operation| {
-            operation.with_context(site, |cx| engine.start(cx))
-        })?;
+    if starts {
+        start(site, operation)?;
     }
     let seconds = began.elapsed().as_secs_f64();
-    let done = plan.done(Some(operation.id().clone()), files, bytes, start, seconds);
+    let done = plan.done(Some(operation.id().clone()), files, bytes, starts, seconds);
     let source_time = log.as_ref().and_then(|log| log.until).unwrap_or(done.source_time);
     Ok(Done { source_time: source_time.max(done.source_time), log, ..done })
 }
@@ -414,6 +433,26 @@ fn leave_out(site: &ServiceSite, operation: &mut Operation, plan: &mut Plan) -> 
     Ok(())
 }
 
+/// Whether the service is started when its content is in place.
+fn starts_here(site: &ServiceSite, params: &Params, plan: &Plan) -> Result<bool, Error> {
+    let engine = site.engine()?;
+    let offline = MemberRecord::load(site)?.offline.is_some();
+    let can_start = engine.abilities().start_stop;
+    Ok(plan.own && can_start && !params.no_start && !offline && starts(&plan.purpose, engine))
+}
+
+/// Starts the service, unless somebody took over meanwhile.
+fn start(site: &ServiceSite, operation: &mut Operation) -> Result<(), Error> {
+    if let Some(why) = may_start::barred(site) {
+        return Err(Error::refused(format!(
+            "the content is in place, but {} is not started: {why}",
+            site.name()
+        )));
+    }
+    let engine = site.engine()?;
+    operation.forward("start", (), |operation| operation.with_context(site, |cx| engine.start(cx)))
+}
+
 /// A restored primary is started; a standby only if it is of the kind that runs.
 fn starts(purpose: &Purpose, engine: &dyn engines::Engine) -> bool {
     match purpose {
@@ -426,6 +465,7 @@ fn starts(purpose: &Purpose, engine: &dyn engines::Engine) -> bool {
 /// Takes back a restore that did not reach its commit marker; brings another to its end.
 pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
     placing::undo(left)?;
+    over::undo(left)?;
     let Some(start_after) = left.begun("stop") else { return Ok(()) };
     // In its new content it runs only if that was asked for and its engine took it.
     let replaced = left.begun("place").is_some();

@@ -398,6 +398,18 @@ pub(crate) fn last_position(
     Ok(None)
 }
 
+/// Stores what a stopped server has of its log and had not archived, before that is overwritten: all
+/// whole segments, and the rest of one that was stopped cleanly.
+pub(crate) fn push_what_is_left(site: &ServiceSite, operation: &Operation) -> Result<(), Error> {
+    if let Some(data_dir) = data_dir(site)? {
+        for segment in unarchived(&data_dir)? {
+            operation.check_cancel()?;
+            push(site, &segment)?;
+        }
+    }
+    last_position(site, operation).map(drop)
+}
+
 /// Stores what a stopped server has of its log beyond what the vault has, up to its last segment. Of
 /// that one the vault gets a part: a server that is started again goes on writing to it.
 ///

@@ -246,11 +246,11 @@ pub(super) fn read_files(
 ) -> Result<Vec<Tablespace>, Error> {
     let data_dir = &engine.data_dir;
     let tablespaces = layout::tablespaces(data_dir, major)?;
-    sink.tree(DATA, data_dir, &layout.tree_options())?;
+    sink.tree(DATA, data_dir, &layout.tree_options(engine.chunk))?;
     for (tablespace, versions) in &tablespaces {
         for (name, dir) in versions {
             let at = format!("{DATA}/pg_tblspc/{}/{name}", tablespace.oid);
-            sink.tree(&at, dir, &layout::relation_options())?;
+            sink.tree(&at, dir, &layout::relation_options(engine.chunk))?;
         }
         cx.progress.note(&format!(
             "tablespace {} of {} goes into the data directory's own pg_tblspc",

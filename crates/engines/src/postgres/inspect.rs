@@ -3,7 +3,7 @@
 use super::connect::Session;
 use super::lsn::{Lsn, Segments, WalFile};
 use super::pg_control::{PgControl, State};
-use super::{Postgres, facts, programs, server};
+use super::{Postgres, facts, over, programs, server};
 use crate::{Context, Error, Inspection, Running};
 use jiff::Timestamp;
 use model::Position;
@@ -39,6 +39,11 @@ pub(super) fn inspect(engine: &Postgres, cx: &Context<'_>) -> Result<Inspection,
         following: standby,
         summary: String::new(),
     };
+    if running == Running::No && over::is_marked(data_dir) {
+        found.following = false;
+        found.summary = format!("PostgreSQL {major}, half restored: give the restore again");
+        return Ok(found);
+    }
     if running == Running::No {
         let control = PgControl::read(data_dir)?;
         found.position = stopped_at(data_dir, &control);

@@ -7,6 +7,7 @@ use super::{DATA, conf};
 use crate::{CaptureSink, Error, FileMeta, TreeOptions};
 use jiff::Timestamp;
 use std::fs::{self, Metadata};
+use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -25,7 +26,7 @@ const EMPTIED: [&str; 9] = [
 ];
 
 /// Files that belong to this server alone, by name.
-const LEFT_OUT: [&str; 18] = [
+const LEFT_OUT: [&str; 20] = [
     "postmaster.pid",
     "postmaster.opts",
     "postgresql.auto.conf.tmp",
@@ -44,6 +45,8 @@ const LEFT_OUT: [&str; 18] = [
     "recovery.signal",
     super::STARTUP_LOG,
     super::STARTUP_LOG_OLD,
+    super::over::MARK,
+    super::over::MEANWHILE,
     // Captured last, and verified.
     "global/pg_control",
 ];
@@ -123,12 +126,12 @@ impl Layout {
     }
 
     /// How the data directory is read.
-    pub(super) fn tree_options(&self) -> TreeOptions {
+    pub(super) fn tree_options(&self, chunk: Option<NonZeroU64>) -> TreeOptions {
         let gathered = self.gathered.iter().map(|(name, _)| (*name).to_owned());
         TreeOptions {
             exclude: LEFT_OUT.iter().map(|name| (*name).to_owned()).chain(gathered).collect(),
             emptied: EMPTIED.iter().map(|name| (*name).to_owned()).collect(),
-            ..relation_options()
+            ..relation_options(chunk)
         }
     }
 
@@ -150,8 +153,12 @@ impl Layout {
 /// after looking at its times, until no write could leave the same ones, and does not vouch for a
 /// file that is never at rest. And what was torn or half new in the previous base is of a file that
 /// was written to after its times were noted, so it is read now.
-pub(super) fn relation_options() -> TreeOptions {
+///
+/// What is read is cut at fixed places: a page that was written to changes the one chunk that it is
+/// in, and all others are known by their hash.
+pub(super) fn relation_options(chunk: Option<NonZeroU64>) -> TreeOptions {
     TreeOptions {
+        chunk_bytes: chunk,
         exclude: vec!["pgsql_tmp*".to_owned(), "pg_internal.init*".to_owned()],
         changes_expected: true,
         ..TreeOptions::default()

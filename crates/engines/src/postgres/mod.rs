@@ -14,6 +14,7 @@ mod facts;
 mod inspect;
 mod layout;
 mod lsn;
+mod over;
 mod pg_control;
 mod place;
 mod prepare;
@@ -34,14 +35,15 @@ pub use wal::check_file as check_wal_file;
 use crate::control::Control;
 use crate::files::plain_path;
 use crate::{
-    Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, LogTarget, Promoted,
-    Proof, Purpose, Refresh, Rehearsal, Rehearsed, Root, RootKind, Running, SnapshotMeta, Staged,
-    Verdict,
+    Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, LogTarget, Overwriting,
+    Promoted, Proof, Purpose, Refresh, Rehearsal, Rehearsed, Root, RootKind, Running, SnapshotMeta,
+    Staged, Verdict,
 };
 use connect::Address;
 use model::config::Service;
 use model::{Class, Classify, ServiceName};
 use programs::Programs;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 /// Where the data directory is in snapshots.
@@ -50,6 +52,10 @@ const DATA: &str = "/postgres/data";
 const STARTUP_LOG: &str = "mainstay_startup.log";
 /// The previous one.
 const STARTUP_LOG_OLD: &str = "mainstay_startup.log.old";
+/// Files are cut at every multiple of this, unless the definition has a `chunk-size`. Pages are
+/// written to all over a table, so that what is cut coarsely changes everywhere; what is cut finely
+/// needs more memory for the index, 48 bytes for each chunk.
+const CHUNK: u64 = 64 << 10;
 
 /// A service of engine `postgres`.
 #[derive(Debug)]
@@ -60,6 +66,7 @@ pub struct Postgres {
     upstream: Option<Address>,
     data_dir: PathBuf,
     bin_dir: Option<PathBuf>,
+    chunk: Option<NonZeroU64>,
     control: Control,
     /// What the definition leaves to us.
     own_start: bool,
@@ -81,6 +88,9 @@ impl Postgres {
             .data_dir
             .as_deref()
             .ok_or_else(|| missing("data-dir", "/var/lib/postgresql/15/main"))?;
+        let chunk = definition.chunk_size.as_deref().map(model::size::parse).transpose();
+        let chunk = chunk
+            .map_err(|e| Error::invalid(format!("service {name}: bad `chunk-size`")).because(e))?;
         let unit = definition.unit.is_some();
         Ok(Postgres {
             name: name.clone(),
@@ -92,6 +102,7 @@ impl Postgres {
                 .transpose()?,
             data_dir: plain_path(name, data_dir)?,
             bin_dir: definition.bin_dir.clone(),
+            chunk: NonZeroU64::new(chunk.unwrap_or(CHUNK)),
             control: Control::of(name, definition),
             own_start: definition.start.is_none() && !unit,
             own_stop: definition.stop.is_none() && !unit,
@@ -179,6 +190,28 @@ impl Engine for Postgres {
 
     fn rewind(&self, cx: &Context<'_>, meta: &SnapshotMeta) -> Result<bool, Error> {
         rewind::rewind(self, cx, meta)
+    }
+
+    fn may_overwrite(
+        &self,
+        _cx: &Context<'_>,
+        meta: &SnapshotMeta,
+        copy: &Staged,
+    ) -> Result<(), Error> {
+        over::judge(meta, &copy.target)
+    }
+
+    fn begin_overwriting(
+        &self,
+        cx: &Context<'_>,
+        meta: &SnapshotMeta,
+        copy: &Staged,
+    ) -> Result<Overwriting, Error> {
+        over::begin(cx, meta, &copy.target)
+    }
+
+    fn end_overwriting(&self, _cx: &Context<'_>, copy: &Staged) -> Result<(), Error> {
+        over::end(&copy.target)
     }
 
     fn ready_to_replace(

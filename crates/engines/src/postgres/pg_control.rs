@@ -52,9 +52,13 @@ pub(super) enum State {
 impl PgControl {
     /// Reads it from a data directory, again and again until it is whole.
     pub(super) fn read(data_dir: &Path) -> Result<PgControl, Error> {
-        let path = data_dir.join(PATH);
+        PgControl::read_file(&data_dir.join(PATH))
+    }
+
+    /// Reads it wherever it is.
+    pub(super) fn read_file(path: &Path) -> Result<PgControl, Error> {
         for _ in 0..TRIES {
-            let bytes = fs::read(&path).map_err(|e| Error::io("read", path.display(), e))?;
+            let bytes = fs::read(path).map_err(|e| Error::io("read", path.display(), e))?;
             if bytes.len() > FILE_SIZE {
                 break;
             }

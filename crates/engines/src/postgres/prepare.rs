@@ -7,7 +7,7 @@ use super::detail::Detail;
 use super::lsn::{Lsn, Segments};
 use super::pg_control::PgControl;
 use super::programs::{Owner, data_version};
-use super::{Postgres, conf, go_on, place};
+use super::{Postgres, conf, go_on, over, place};
 use crate::{Context, Error, LogPlace, LogTarget, Purpose, SnapshotMeta, Staged};
 use jiff::Timestamp;
 use model::Class;
@@ -179,7 +179,12 @@ pub(super) fn aim(dir: &Path, target: &LogTarget) -> Result<(), Error> {
 /// Refuses a copy that is not what was captured, before a server stumbles over it.
 fn whole(dir: &Path, detail: &Detail) -> Result<(), Error> {
     let bad = |what: String| Error::new(Class::Corrupt, format!("{}: {what}", dir.display()));
-    let control = PgControl::read(dir)?;
+    // In a copy that is restored over it has not got its name yet.
+    let meanwhile = dir.join(over::MEANWHILE);
+    let control = match over::is_marked(dir) && meanwhile.exists() {
+        true => PgControl::read_file(&meanwhile)?,
+        false => PgControl::read(dir)?,
+    };
     if control.system.to_string() != detail.system_identifier {
         return Err(bad(format!("it is of the server {}", control.system)));
     }
@@ -319,7 +324,8 @@ fn adopt(dir: &Path, target: &Path) -> Result<Owner, Error> {
             _ => None,
         }
     });
-    let there = Owner::of(target).ok().filter(|owner| owner.uid != 0);
+    let there = over::owner_before(target)?.or(Owner::of(target).ok());
+    let there = there.filter(|owner| owner.uid != 0);
     let wanted = match there {
         Some(owner) => owner,
         None if has.uid == 0 || !known(has.uid) => postgres.unwrap_or(has),

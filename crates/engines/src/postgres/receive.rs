@@ -91,9 +91,8 @@ impl<'a> Source<'a> {
                              THEN pg_walfile_name(pg_current_wal_flush_lsn()) END, \
                         CASE WHEN NOT pg_is_in_recovery() \
                              THEN pg_current_wal_flush_lsn()::text END, \
-                        (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_segment_size'), \
-                        (SELECT setting::int8 FROM pg_settings \
-                          WHERE name = 'max_slot_wal_keep_size'), \
+                        pg_size_bytes(current_setting('wal_segment_size')), \
+                        pg_size_bytes(current_setting('max_slot_wal_keep_size')), \
                         s.restart_lsn::text, s.active, s.wal_status = 'lost' \
                    FROM (SELECT 1) one LEFT JOIN pg_replication_slots s ON slot_name = $1::text",
                 &[&slot],
@@ -122,7 +121,7 @@ impl<'a> Source<'a> {
                 Error::failed(format!("the server's segments have {size:?} bytes"))
             })?,
             slot: slot.transpose()?,
-            slot_limit: keep.and_then(|mib| u64::try_from(mib).ok()).map(|mib| mib << 20),
+            slot_limit: keep.and_then(|bytes| u64::try_from(bytes).ok()),
         })
     }
 

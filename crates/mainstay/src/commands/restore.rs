@@ -42,6 +42,12 @@ pub(crate) struct RestoreArgs {
     #[arg(long, conflicts_with_all = ["target", "as_name"])]
     replace: bool,
 
+    /// Restore over what stands there, which must be a stopped copy of the same server: only what
+    /// differs is written, and what the point does not have is removed. There is no way back; one
+    /// that was cut off does not start, and is completed by giving the same again. PostgreSQL only.
+    #[arg(long, conflicts_with_all = ["replace", "as_name", "partial"])]
+    delta: bool,
+
     /// Leave the service stopped.
     #[arg(long)]
     no_start: bool,
@@ -96,6 +102,7 @@ pub(crate) fn run(app: &App, args: &RestoreArgs) -> Outcome {
         target,
         as_name: args.as_name.clone(),
         replace: args.replace,
+        delta: args.delta,
         no_start: args.no_start,
         dry_run: args.dry_run,
         partial: args.partial,
@@ -135,6 +142,13 @@ fn tell(app: &App, args: &RestoreArgs, done: &Done) -> Result<(), Failure> {
     }
     for target in &done.targets {
         out.say(format_args!("  to {}", target.display()))?;
+    }
+    if let Some(changed) = &done.changed {
+        out.say(format_args!(
+            "  over what stood there: {} came from the vault, {} removed",
+            units::size(changed.fetched_bytes),
+            count(changed.removed, "entry", "entries"),
+        ))?;
     }
     for aside in &done.put_aside {
         out.say(format_args!("  what stood there: {}", aside.display()))?;

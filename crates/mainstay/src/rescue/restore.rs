@@ -78,6 +78,7 @@ fn by_engine(
         target: Some(target.to_owned()),
         as_name: None,
         replace: false,
+        delta: false,
         no_start: true,
         dry_run: false,
         log_target: None,

@@ -6,6 +6,9 @@
 mod pg_server;
 
 mod drilling;
+mod incremental;
+mod kills;
+mod over;
 mod receiving;
 mod targets;
 
@@ -153,6 +156,39 @@ impl Host {
         assert_eq!(balanced, "t", "a transaction is torn");
     }
 
+    /// Where it keeps its server and its state.
+    fn home(&self) -> PathBuf {
+        self.config.with_extension("")
+    }
+
+    /// The process that carries out the operation that runs on it.
+    fn worker(&self) -> Option<rustix::process::Pid> {
+        let operations = self.home().join("state/services/shop/operations");
+        let entries = fs::read_dir(operations).into_iter().flatten().flatten();
+        let newest = entries.map(|entry| entry.path()).max()?;
+        let journal = crate::world::journal(&newest);
+        if journal.last()?["event"] == "end" {
+            return None;
+        }
+        let pid = journal.first()?["pid"].as_i64()?;
+        rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)
+    }
+
+    /// Kills that, if there is one.
+    fn kill_worker(&self) -> bool {
+        let kill = |pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        self.worker().is_some_and(|pid| kill(pid).is_ok())
+    }
+
+    /// Removes what a rejoin or a new seed has put aside.
+    fn drop_diverged(&self) {
+        for entry in fs::read_dir(self.home()).unwrap().flatten() {
+            if entry.file_name().to_string_lossy().contains("diverged") {
+                fs::remove_dir_all(entry.path()).unwrap();
+            }
+        }
+    }
+
     fn pgbench(&self, words: &[&str]) -> Command {
         let mut command = self.server.program("pgbench");
         command.args(["-U", "postgres", "-h"]).arg(self.server.socket_dir()).args(words);
@@ -232,12 +268,7 @@ fn twenty_lost_primaries_lose_nothing_that_was_archived() {
         old.run(&["backup", "shop"]).code(1);
         new.run(&["backup", "shop"]).code(0);
         old.run(&["rejoin", "shop"]).code(0);
-        let home = old.config.parent().unwrap().join(old.config.file_stem().unwrap());
-        for entry in fs::read_dir(home).unwrap().flatten() {
-            if entry.file_name().to_string_lossy().contains("diverged") {
-                fs::remove_dir_all(entry.path()).unwrap();
-            }
-        }
+        old.drop_diverged();
         (old, new) = (new, old);
     }
     promotions.sort_by(f64::total_cmp);

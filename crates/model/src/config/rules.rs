@@ -206,7 +206,7 @@ impl Judge<'_> {
             ("path", service.path.is_some(), &["files", "sqlite", "script"]),
             ("paths", !service.paths.is_empty(), &["files", "sqlite"]),
             ("exclude", files, &["files"]),
-            ("chunk-size", service.chunk_size.is_some(), &["files"]),
+            ("chunk-size", service.chunk_size.is_some(), &["files", "postgres"]),
             ("url", service.url.is_some(), &["postgres"]),
             ("data-dir", service.data_dir.is_some(), &["postgres"]),
             ("bin-dir", service.bin_dir.is_some(), &["postgres"]),

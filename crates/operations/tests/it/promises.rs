@@ -221,6 +221,7 @@ fn what_somebody_puts_in_the_place_of_a_restore_meanwhile_survives() {
         which: Which::Latest,
         target: Some(target.clone()),
         as_name: None,
+        delta: false,
         replace: false,
         no_start: false,
         dry_run: false,

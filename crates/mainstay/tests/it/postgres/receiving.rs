@@ -19,7 +19,7 @@ pub(super) fn receiver(host: &Host) -> Load {
 }
 
 /// Up to when everything is in the vault, as `status` tells.
-fn stored(host: &Host) -> Option<Timestamp> {
+pub(super) fn stored(host: &Host) -> Option<Timestamp> {
     let status = host.run(&["status", "shop", "--json"]).code(0).json();
     status["services"][0]["log-stored"].as_str().map(|text| text.parse().unwrap())
 }
