@@ -93,7 +93,7 @@ fn table(bench: &Bench, set: Set, page: &mut String) {
             bench.samples.iter().filter(wanted).collect()
         };
         let ours = median(&of(Tool::Mainstay), |s| s.figures.seconds);
-        for tool in Tool::ALL {
+        for tool in Tool::ROWS {
             let samples = of(tool);
             if samples.is_empty() {
                 continue;

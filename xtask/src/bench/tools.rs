@@ -22,6 +22,15 @@ pub(super) enum Tool {
     Rsync,
     /// The same without comparing, as it does by itself between two places of one machine.
     RsyncWhole,
+    /// `mainstay wal push`, called by the server.
+    Push,
+    PgBackRest,
+    /// PostgreSQL's own receiver of the log.
+    ReceiveWal,
+    /// PostgreSQL's own promotion.
+    Promote,
+    /// What is measured without anybody's doing.
+    Nothing,
 }
 
 /// A tool's place, and what it is to back up.
@@ -84,6 +93,22 @@ impl Tool {
         Tool::Rsync,
         Tool::RsyncWhole,
     ];
+    /// All that may stand in a table, in this order.
+    pub(super) const ROWS: [Tool; 13] = [
+        Tool::Mainstay,
+        Tool::Better,
+        Tool::Push,
+        Tool::Restic,
+        Tool::Borg,
+        Tool::Rustic,
+        Tool::PgBackRest,
+        Tool::ReceiveWal,
+        Tool::Promote,
+        Tool::Copy,
+        Tool::Rsync,
+        Tool::RsyncWhole,
+        Tool::Nothing,
+    ];
     /// Those that make repositories, with their defaults.
     pub(super) const BACKUP: [Tool; 4] = [Tool::Mainstay, Tool::Restic, Tool::Borg, Tool::Rustic];
 
@@ -97,6 +122,11 @@ impl Tool {
             Tool::Copy => "cp -a",
             Tool::Rsync => "rsync --inplace --no-whole-file",
             Tool::RsyncWhole => "rsync --inplace",
+            Tool::Push => "mainstay wal push",
+            Tool::PgBackRest => "pgbackrest",
+            Tool::ReceiveWal => "pg_receivewal",
+            Tool::Promote => "pg_ctl promote",
+            Tool::Nothing => "nobody",
         }
     }
 
@@ -165,7 +195,7 @@ impl Tool {
                     .env("RUSTIC_CACHE_DIR", home.join("cache"))
                     .env("RUSTIC_NO_PROGRESS", "true");
             }
-            Tool::Copy | Tool::Rsync | Tool::RsyncWhole => {}
+            _ => {}
         }
         command
     }
@@ -206,9 +236,7 @@ impl Tool {
                 .args(["create", "--compression", "zstd,3"])
                 .arg(format!("::{name}"))
                 .arg(job.source),
-            Tool::Copy | Tool::Rsync | Tool::RsyncWhole => {
-                command.arg("-a").arg(job.source).arg(job.out())
-            }
+            _ => command.arg("-a").arg(job.source).arg(job.out()),
         };
         command
     }
@@ -331,9 +359,7 @@ impl Tool {
                 std::fs::create_dir_all(&out).ok();
                 command.arg("extract").arg(format!("::{name}")).current_dir(out)
             }
-            Tool::Copy | Tool::Rsync | Tool::RsyncWhole => {
-                command.arg("-a").arg(job.source).arg(out)
-            }
+            _ => command.arg("-a").arg(job.source).arg(out),
         };
         command
     }
@@ -345,7 +371,7 @@ impl Tool {
             Tool::Mainstay | Tool::Better => command.args(["check", "data", "--read-data"]),
             Tool::Restic | Tool::Rustic => command.args(["check", "--read-data"]),
             Tool::Borg => command.args(["check", "--verify-data"]),
-            Tool::Copy | Tool::Rsync | Tool::RsyncWhole => command.arg("--version"),
+            _ => command.arg("--version"),
         };
         command
     }
@@ -362,7 +388,7 @@ impl Tool {
                 command.args(["forget", "--prune", "--keep-last", &keep])
             }
             Tool::Borg => command.args(["prune", "--keep-last", &keep]),
-            Tool::Copy | Tool::Rsync | Tool::RsyncWhole => command.arg("--version"),
+            _ => command.arg("--version"),
         };
         command
     }

@@ -4,6 +4,7 @@ mod chunks;
 mod database;
 mod image;
 mod noise;
+mod postgres;
 mod prune;
 mod refresh;
 mod shared;
@@ -23,6 +24,8 @@ pub(super) enum Set {
     Image,
     /// The data directory of a PostgreSQL with pgbench's tables
     Database,
+    /// A PostgreSQL that runs, beside pgBackRest; what its log costs, and a takeover
+    Postgres,
     /// Bytes that no compressor can shorten
     Noise,
     /// A million tiny files
@@ -38,10 +41,11 @@ pub(super) enum Set {
 }
 
 impl Set {
-    pub(super) const ALL: [Set; 9] = [
+    pub(super) const ALL: [Set; 10] = [
         Set::Usr,
         Set::Image,
         Set::Database,
+        Set::Postgres,
         Set::Noise,
         Set::Tiny,
         Set::Prune,
@@ -55,6 +59,7 @@ impl Set {
             Set::Usr => "usr",
             Set::Image => "image",
             Set::Database => "database",
+            Set::Postgres => "postgres",
             Set::Noise => "noise",
             Set::Tiny => "tiny",
             Set::Prune => "prune",
@@ -69,6 +74,7 @@ impl Set {
             Set::Usr => usr::run(bench),
             Set::Image => image::run(bench),
             Set::Database => database::run(bench),
+            Set::Postgres => postgres::run(bench),
             Set::Noise => noise::run(bench),
             Set::Tiny => tiny::run(bench),
             Set::Prune => prune::run(bench),
