@@ -89,7 +89,8 @@ pub(crate) fn decide(seen: &Observed, now: Timestamp) -> Decision {
         }
         None => (false, None),
     };
-    let failed = seen.attempts.last().filter(|attempt| !attempt.well);
+    // One "in the future", of a clock that was set back since, is not waited for.
+    let failed = seen.attempts.last().filter(|attempt| !attempt.well && attempt.began <= now);
     let retry = failed.and_then(|attempt| {
         attempt.began.checked_add(duration::signed(RETRY)).ok().filter(|retry| *retry > now)
     });

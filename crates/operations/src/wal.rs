@@ -9,7 +9,7 @@ pub mod sqlite;
 pub(crate) mod target;
 
 pub use gap::{Gap, open as open_gap};
-pub use receive::{Done as Received, Params as Receive, cap, is_running, run as receive};
+pub use receive::{Done as Received, Params as Receive, cap, is_running, run as receive, spare};
 
 use crate::operation::Operation;
 use crate::{Error, ServiceSite, refresh};

@@ -207,6 +207,14 @@ fn explained(error: Error, log: &Path, from: u64) -> Error {
     if said.is_empty() {
         return error.hinting(format!("Look into the server's log ({}).", log.display()));
     }
+    // What the server says of a port or a socket that another one has.
+    let taken = ["Address already in use", "is another postmaster", "Is another postmaster"];
+    if taken.iter().any(|words| said.contains(words)) {
+        return Error::new(error.class(), format!("{error}; it said:\n{said}")).hinting(
+            "Another server has its port: stop that one, or let this one have another `port`. Its \
+             data is whole, and waits to be started.",
+        );
+    }
     let late = said.contains("recovery ended before configured recovery target was reached");
     let class = error.class();
     let error = Error::new(class, format!("{error}; it said:\n{said}"));

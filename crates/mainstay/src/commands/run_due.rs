@@ -75,6 +75,8 @@ fn plan(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Failure> {
 
 fn one(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Failure> {
     let mut teller = Teller::load(app, service);
+    // Before it is looked at what is due: what is let go now makes a base due.
+    operations::wal::spare(service, &operations::Run { progress: app.warnings(), ..app.run() })?;
     let seen = observe(app, service);
     teller.tell("unreachable", seen.as_ref().err().map(Failure::one_line));
     let done = match seen {

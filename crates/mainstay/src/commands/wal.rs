@@ -53,7 +53,9 @@ enum What {
         /// The service.
         service: ServiceName,
 
-        /// End when the vault has what the server had written when this began.
+        /// End when the vault has what the server had written when this began. PostgreSQL's slot
+        /// stays, so that nothing is missing before the next run; if none comes, `run-due` lets go of
+        /// what it keeps past `log-queue`.
         #[arg(long)]
         once: bool,
 
@@ -100,6 +102,12 @@ pub(crate) fn run(app: &App, args: &WalArgs) -> Outcome {
                     "{}: the vault has the log up to {position}",
                     service.name()
                 ))?;
+            }
+            if let Some(slot) = &received.slot {
+                app.out.detail(format_args!(
+                    "slot {slot} of the server keeps the log for the next run, which must come: drop \
+                     it with pg_drop_replication_slot('{slot}') if none will"
+                ));
             }
             Ok(Exit::DONE)
         }

@@ -54,7 +54,14 @@ impl Gap {
 pub fn open(site: &ServiceSite, state: &ServiceState) -> Result<Option<Gap>, Error> {
     let Some(gap) = load(site)?.filter(|gap| !gap.is_past(state)) else { return Ok(None) };
     // Where nobody ships a log any more, the newest base is all that can be had.
-    let based = state.head_point().is_some_and(|point| point.source_time > gap.noticed);
+    let based = state.head_point().is_some_and(|point| {
+        // By the log's own order, too: a clock that was set back may have noted a time to come.
+        let after = matches!(
+            &point.position,
+            Some(Position::Lsn { timeline, lsn }) if *timeline >= gap.timeline && *lsn > gap.from
+        );
+        point.source_time > gap.noticed || (after && gap.noticed > Timestamp::now())
+    });
     let flows = gap.to.is_some() || super::is_running(site);
     Ok((flows || !based).then_some(gap))
 }

@@ -52,6 +52,9 @@ pub struct Done {
     pub position: Option<Position>,
     /// Bytes of the log that were shipped.
     pub bytes: u64,
+    /// The slot in which the server keeps the log for the next run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot: Option<String>,
 }
 
 /// Whether somebody receives this service's log on this host.
@@ -65,16 +68,18 @@ pub fn is_running(site: &ServiceSite) -> bool {
 ///
 /// On a host that is not the primary it waits until it is.
 pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error> {
-    if site.spec().engine != "postgres" {
+    if site.spec().engine != "postgres" || site.spec().is_logical() {
         return Err(Error::invalid(format!("{} has no log that could be received", site.name()))
-            .hinting("Only a service of engine `postgres` has."));
+            .hinting(
+                "Only a service of engine `postgres` has, and none with `method = \"logical\"`.",
+            ));
     }
     let engine = Postgres::new(site.name(), site.spec())?;
     let _lock = lock(site)?;
     let mut told = Told::new(&*run.progress);
     loop {
         if run.cancel.is_cancelled() {
-            return Ok(Done { position: None, bytes: 0 });
+            return Ok(Done { position: None, bytes: 0, slot: None });
         }
         match allowed(site) {
             Ok(_) => {
@@ -107,24 +112,43 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
     }
 }
 
+/// What the server keeps in our slot while nobody receives it, which a run that was to end once has
+/// left for the next one, is bounded as well: past `log-queue` it is let go, and a new base is due.
+/// Says what was let go.
+pub fn spare(site: &ServiceSite, run: &Run) -> Result<Option<String>, Error> {
+    if site.spec().engine != "postgres" || site.spec().is_logical() {
+        return Ok(None);
+    }
+    // Whoever receives looks after it.
+    let Ok(_lock) = lock(site) else { return Ok(None) };
+    let engine = Postgres::new(site.name(), site.spec())?;
+    Ok(spare_the_disk(site, &engine, &*run.progress))
+}
+
 /// The vault does not even say who is the primary. What the server keeps for us meanwhile is bounded
 /// all the same.
-fn spare_the_disk(site: &ServiceSite, engine: &Postgres, progress: &dyn Progress) {
+fn spare_the_disk(
+    site: &ServiceSite,
+    engine: &Postgres,
+    progress: &dyn Progress,
+) -> Option<String> {
     let mut source = engine.source();
-    let Ok(log) = source.look() else { return };
-    let Some(from) = log.slot.and_then(|slot| slot.from) else { return };
+    let log = source.look().ok()?;
+    let from = log.slot.and_then(|slot| slot.from)?;
     let cap = cap(site);
     if log.in_recovery || log.flushed.0.saturating_sub(from.0) <= cap {
-        return;
+        return None;
     }
     let done = gap::note(site, log.timeline, from, &waited(cap)).and_then(|()| {
         source.drop_slot()?;
         Ok(())
     });
-    match done {
-        Ok(()) => progress.warn(&format!("the log from {from} on is let go: {}", waited(cap))),
-        Err(e) => progress.warn(&e.chain()),
-    }
+    let said = match done {
+        Ok(()) => format!("the log from {from} on is let go: {}", waited(cap)),
+        Err(e) => e.chain(),
+    };
+    progress.warn(&said);
+    Some(said)
 }
 
 /// How much of the log may wait for the vault.
@@ -214,6 +238,8 @@ struct Receiver<'a> {
     /// Where it went on, last; what lies before waits for nobody.
     resumed: Lsn,
     retry: (Instant, Duration),
+    /// Why the program that receives ended, until it receives again.
+    trouble: Option<String>,
     /// How far the server was, and when.
     samples: VecDeque<Sample>,
     /// The vault has what the server had when this began.
@@ -240,6 +266,7 @@ impl<'a> Receiver<'a> {
             broken: false,
             resumed: Lsn(0),
             retry: (Instant::now(), PAUSE.0),
+            trouble: None,
             samples: VecDeque::new(),
             reached: false,
             wrong_since: None,
@@ -279,15 +306,17 @@ impl<'a> Receiver<'a> {
             };
             let position = shipped.map(|s| Position::Lsn { timeline: s.timeline, lsn: s.end.0 });
             if run.cancel.is_cancelled() {
-                return Ok(Done { position, bytes });
+                return Ok(Done { position, bytes, slot: None });
             }
             let trouble = match self.look(shipped, well_since, &*run.progress) {
                 Ok(()) => trouble,
                 Err(e) if matches!(e.class(), Class::Invalid | Class::Corrupt) => return Err(e),
+                Err(e) if self.params.once && e.class() == Class::NoSpace => return Err(e),
                 Err(e) => Some(e.chain()),
             };
             if self.params.once && self.reached {
-                return Ok(Done { position, bytes });
+                let slot = Some(self.source.slot().to_owned());
+                return Ok(Done { position, bytes, slot });
             }
             match &trouble {
                 None => self.wrong_since = None,
@@ -330,7 +359,11 @@ impl<'a> Receiver<'a> {
             return self.goes_on(&log);
         }
         if Instant::now() < self.retry.0 {
-            return Ok(());
+            // It is not over because nothing is tried for a while.
+            return match &self.trouble {
+                Some(what) => Err(Error::new(Class::Unavailable, what.clone())),
+                None => Ok(()),
+            };
         }
         let started = self.start(log, well_since);
         if started.is_err() {
@@ -356,6 +389,15 @@ impl<'a> Receiver<'a> {
                 gap::note(self.site, timeline, next, why)?;
             }
             return Ok(());
+        }
+        self.trouble = Some(said.clone());
+        if said.contains("No space left on device") {
+            let spool = self.spool.dir.display();
+            let what = format!("the disk of the log's spool {spool} is full; {said}");
+            self.trouble = Some(what.clone());
+            return Err(Error::new(Class::NoSpace, what).hinting(
+                "Free some space there: nothing is lost as long as the server keeps the log.",
+            ));
         }
         Err(Error::new(Class::Unavailable, said))
     }
@@ -383,6 +425,7 @@ impl<'a> Receiver<'a> {
             self.source.make_slot()?;
             log = self.source.look()?;
         }
+        self.spool.mend(log.segments)?;
         let next = self.spool.next(log.segments)?;
         let other = next.is_some_and(|(timeline, _)| timeline != log.timeline);
         if self.broken || other {
@@ -445,6 +488,7 @@ impl<'a> Receiver<'a> {
         let Some(began) = self.began else { return Ok(()) };
         if log.slot.is_some_and(|slot| slot.active) {
             self.retry.1 = PAUSE.0;
+            self.trouble = None;
             gap::ends(self.site, began)?;
             self.began = None;
         }

@@ -88,6 +88,20 @@ impl Spool {
         File::create(&path).map(drop).map_err(|e| Error::io("make", &path, e))
     }
 
+    /// Empties a segment of which only a beginning was made, since the disk was full. The program
+    /// makes a segment in its full length before it writes anything into it, and refuses any other.
+    pub(super) fn mend(&self, segments: Segments) -> Result<(), Error> {
+        let Some(name) = self.list()?.partial else { return Ok(()) };
+        let path = self.partial(&name);
+        let failed = |e| Error::io("mend", &path, e);
+        let length = std::fs::metadata(&path).map_err(failed)?.len();
+        if length == 0 || length == segments.size() {
+            return Ok(());
+        }
+        let file = File::options().write(true).open(&path).map_err(failed)?;
+        file.set_len(0).and_then(|()| file.sync_all()).map_err(failed)
+    }
+
     pub(super) fn partial(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.partial"))
     }
