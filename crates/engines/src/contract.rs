@@ -243,6 +243,20 @@ pub enum LogPlace {
     Xid(u32),
 }
 
+/// A part of a service that is restored by itself into the service's own server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Part {
+    /// A database.
+    pub database: String,
+    /// Only these tables of it, as `SCHEMA.TABLE`; all of it if there are none.
+    pub tables: Vec<String>,
+    /// The database that it goes to, if not the one of the same name.
+    pub as_name: Option<String>,
+    /// A database that is there is put aside.
+    pub replace: bool,
+}
+
 /// Whether the service runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -332,6 +346,42 @@ pub trait Engine: Send + Sync {
         false
     }
 
+    /// What a restore or refresh for this purpose would replace outside of the roots (databases of a
+    /// server that is not ours), in one sentence; nothing if it would replace nothing, or only what
+    /// an earlier refresh put there and nobody could have written to since. Asked before anything
+    /// is done. The operation refuses then, unless it was told to replace.
+    fn occupied(
+        &self,
+        _cx: &Context<'_>,
+        _meta: &SnapshotMeta,
+        _purpose: &Purpose,
+    ) -> Result<Option<String>, Error> {
+        Ok(None)
+    }
+
+    /// Takes back what [`Engine::prepare`] and [`Engine::restore_part`] made outside of what is
+    /// staged, of a run that failed, was cancelled or died before anything was put in place.
+    fn abandon(&self, _cx: &Context<'_>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// The files and trees of a snapshot that this part is restored from, as paths in the snapshot.
+    fn part_needs(&self, _meta: &SnapshotMeta, _part: &Part) -> Result<Vec<String>, Error> {
+        Err(no_parts(self.name()))
+    }
+
+    /// Restores a part from what [`Engine::part_needs`] named, which lies below `fetched` at the
+    /// same paths; all of it or nothing. What was done, in sentences.
+    fn restore_part(
+        &self,
+        _cx: &Context<'_>,
+        _meta: &SnapshotMeta,
+        _fetched: &Path,
+        _part: &Part,
+    ) -> Result<Vec<String>, Error> {
+        Err(no_parts(self.name()))
+    }
+
     /// Lets the replay of a prepared copy that is still staged end at this place of its log.
     fn aim(&self, _staged: &[Staged], _target: &LogTarget) -> Result<(), Error> {
         let name = self.name();
@@ -408,6 +458,12 @@ pub trait Engine: Send + Sync {
     /// Judges the copy whose root files are at these places. Must not change it.
     fn check(&self, cx: &Context<'_>, copy: &[Staged]) -> Result<Verdict, Error>;
 
+    /// As whom, by numbers of user and group, what a rehearsal starts runs, if not as whoever owns
+    /// the copy.
+    fn rehearses_as(&self) -> Option<(u32, u32)> {
+        None
+    }
+
     /// What a drill proves of a copy.
     fn proof(&self) -> Proof {
         Proof::None
@@ -425,4 +481,14 @@ pub trait Engine: Send + Sync {
             self.name()
         )))
     }
+}
+
+fn no_parts(engine: &str) -> Error {
+    Error::invalid(format!(
+        "this service of engine {engine} is restored as a whole: it has no single databases or tables"
+    ))
+    .hinting(
+        "Restore it elsewhere with `--target DIR`, start it there, and take from it what is needed; \
+         or dump it as well, by a service with `method = \"logical\"`.",
+    )
 }

@@ -16,7 +16,7 @@ pub mod sqlite;
 
 pub use contract::{
     Abilities, CaptureSink, Captured, Context, Engine, FileMeta, Inspection, LogPlace, LogTarget,
-    Overwriting, Promoted, Purpose, Refresh, Root, RootKind, Running, SnapshotMeta, Staged,
+    Overwriting, Part, Promoted, Purpose, Refresh, Root, RootKind, Running, SnapshotMeta, Staged,
     TreeOptions, Verdict, Withheld,
 };
 pub use error::Error;
@@ -29,6 +29,7 @@ use model::config::Service;
 pub fn open(name: &model::ServiceName, service: &Service) -> Result<Box<dyn Engine>, Error> {
     match service.engine.as_str() {
         "files" => Ok(Box::new(files::Files::new(name, service)?)),
+        "postgres" if service.is_logical() => Ok(Box::new(postgres::Logical::new(name, service)?)),
         "postgres" => Ok(Box::new(postgres::Postgres::new(name, service)?)),
         "script" => Ok(Box::new(script::Script::new(name, service)?)),
         "sqlite" => Ok(Box::new(sqlite::Sqlite::new(name, service)?)),

@@ -130,7 +130,8 @@ pub struct Service {
     pub role: FirstRole,
 
     /// What is protected: a tree (`files`), a database file (`sqlite`), the backup directory
-    /// (`script`). On a standby, where its copy is.
+    /// (`script`). On a standby, where its copy is. Of a logical `postgres` service, where a dump lies
+    /// that was fetched from the vault.
     #[serde(default)]
     pub path: Option<PathBuf>,
     /// Several trees (`files`) or databases (`sqlite`) instead of one.
@@ -156,6 +157,9 @@ pub struct Service {
     /// How to connect, e.g. `postgres://backup@/postgres?host=/run/postgresql`.
     #[serde(default)]
     pub url: Option<String>,
+    /// What is captured of a server (`postgres`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
     /// The server's data directory (`postgres`).
     #[serde(default)]
     pub data_dir: Option<PathBuf>,
@@ -246,6 +250,13 @@ pub struct Service {
     pub hooks: Hooks,
 }
 
+impl Service {
+    /// Whether its databases are dumped, and not its server's files read.
+    pub fn is_logical(&self) -> bool {
+        self.method == Some(Method::Logical)
+    }
+}
+
 /// The first role of a member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -255,6 +266,17 @@ pub enum FirstRole {
     Primary,
     /// A copy that is kept ready.
     Standby,
+}
+
+/// What is captured of a database server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// Its files and its log: the server as a whole, to any time.
+    #[default]
+    Physical,
+    /// Dumps of its databases, roles and settings: single databases and tables, into other versions.
+    Logical,
 }
 
 /// What is done to a service while it is captured.

@@ -169,9 +169,12 @@ fn place(site: &ServiceSite) -> Result<PathBuf, Error> {
     if !rustix::process::geteuid().is_root() {
         return Ok(own);
     }
-    let roots = site.engine()?.roots();
+    let engine = site.engine()?;
+    let roots = engine.roots();
     let data = roots.first().and_then(|root| std::fs::metadata(&root.on_host).ok());
-    let enters = data.is_none_or(|data| can_enter(&own, data.uid(), data.gid()));
+    let owner = || data.map(|data| (data.uid(), data.gid()));
+    let user = engine.rehearses_as().or_else(owner);
+    let enters = user.is_none_or(|(uid, gid)| can_enter(&own, uid, gid));
     Ok(if enters { own } else { PathBuf::from(OPEN_TO_ALL) })
 }
 
@@ -291,7 +294,7 @@ fn rehearse(
     let question = Question::of(site.spec());
     let mut rehearsed = operation.step("rehearse", (), |operation| {
         crate::member::private_dir(&home).map_err(|e| Error::io("make", &home, e))?;
-        hand_over(plan)?;
+        hand_over(plan, engine.rehearses_as())?;
         let copy = placing::staged(&plan.destinations);
         let rehearsal = Rehearsal {
             meta: &plan.meta,
@@ -345,10 +348,14 @@ fn compare(
 }
 
 /// The directory belongs to whom the copy belongs to, so that a server that runs as that user can
-/// enter, and nobody else.
-fn hand_over(plan: &Plan) -> Result<(), Error> {
+/// enter, and nobody else. A copy that no server works on stays ours.
+fn hand_over(plan: &Plan, user: Option<(u32, u32)>) -> Result<(), Error> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
+    }
+    if let Some((uid, gid)) = user {
+        return lchown(&plan.dir, Some(uid), Some(gid))
+            .map_err(|e| Error::io("change the owner of", &plan.dir, e));
     }
     let Some(first) = plan.destinations.first() else { return Ok(()) };
     let io = |e| Error::io("look at", &first.staged, e);

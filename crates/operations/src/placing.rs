@@ -451,7 +451,20 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
         for destination in &destinations {
             discard(&destination.staged)?;
         }
+        if left.begun("prepare").is_some() {
+            abandon(left)?;
+        }
         left.undone("stage", "what was staged was removed")?;
+    }
+    Ok(())
+}
+
+/// Lets the engine take back what it made elsewhere. Where that cannot be reached now, nothing waits
+/// for it: the engine does not mistake what it left for something whole, and removes it next time.
+pub(crate) fn abandon(left: &mut Left<'_>) -> Result<(), Error> {
+    let engine = left.site.engine()?;
+    if let Err(error) = left.with_context(|cx| engine.abandon(cx)) {
+        left.found(format!("what was prepared could not be removed: {}", error.chain()));
     }
     Ok(())
 }
@@ -482,6 +495,7 @@ fn carry_on(left: &Left<'_>, placing: &Placing) -> Result<(), Error> {
 /// Nothing could be moved: the old content stands whole, so the new goes, and nobody is kept
 /// waiting for what will not happen.
 fn take_back(left: &mut Left<'_>, placing: &Placing, why: &Error) -> Result<(), Error> {
+    abandon(left)?;
     for placement in &placing.placements {
         placement.drop_staged()?;
     }

@@ -257,6 +257,13 @@ fn replace(
     let verify = params.verify || record.rotten;
     let reuse = done.from.filter(|_| !params.reseed);
     let seed = reuse.map(|snapshot| Seed { snapshot, doubted: verify });
+    if !params.reseed
+        && let Some(what) =
+            operation.with_context(site, |cx| engine.occupied(cx, &meta, &Purpose::Standby))?
+    {
+        return Err(Error::refused(what)
+            .hinting("`mainstay refresh --reseed` puts aside what is there and begins anew."));
+    }
     let mut put_aside = Vec::new();
     let mut innocent = HashMap::new();
     for (number, destination) in destinations.iter().enumerate() {
@@ -576,6 +583,14 @@ pub fn modified(site: &ServiceSite) -> Result<Vec<String>, Error> {
     for (number, root) in roots.iter().enumerate().take(applied.roots) {
         let here = written_to(site, applied.snapshot, number, &root.on_host, &CancelToken::new())?;
         found.extend(here.found.iter().map(told));
+    }
+    // What the engine keeps elsewhere.
+    if applied.roots > 0 {
+        let engine = site.engine()?;
+        let meta = placing::meta(site, applied.snapshot)?;
+        found.extend(crate::look(site, &Run::default(), |cx| {
+            engine.occupied(cx, &meta, &Purpose::Standby)
+        })?);
     }
     Ok(found)
 }

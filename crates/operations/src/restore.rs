@@ -15,6 +15,8 @@ mod over;
 
 pub use over::Changed;
 
+pub mod part;
+
 use crate::exchange::{Placement, aside, beside};
 use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
@@ -213,6 +215,14 @@ impl Plan {
             true => placing::in_place(&meta, targets),
             false => placing::destinations(&meta, targets, id)?,
         };
+        if own && !params.replace {
+            let look = |cx: &engines::Context<'_>| engine.occupied(cx, &meta, &purpose);
+            if let Some(what) = crate::look(site, &Run::default(), look)? {
+                return Err(Error::refused(what).hinting(
+                    "Add `--replace` to put what is there aside, or choose another place with `--target`.",
+                ));
+            }
+        }
         let mut put_aside = Vec::new();
         for destination in &destinations {
             if over || !placing::occupied(&destination.target)? {
@@ -466,6 +476,7 @@ fn starts(purpose: &Purpose, engine: &dyn engines::Engine) -> bool {
 pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
     placing::undo(left)?;
     over::undo(left)?;
+    part::undo(left)?;
     let Some(start_after) = left.begun("stop") else { return Ok(()) };
     // In its new content it runs only if that was asked for and its engine took it.
     let replaced = left.begun("place").is_some();

@@ -321,7 +321,7 @@ impl Drop for Home {
 }
 
 /// Whether a user can go to a directory and, as its owner, work below it.
-fn can_enter(place: &Path, owner: Owner) -> bool {
+pub(super) fn can_enter(place: &Path, owner: Owner) -> bool {
     place.canonicalize().is_ok_and(|place| {
         place.ancestors().all(|dir| {
             fs::metadata(dir).is_ok_and(|meta| {

@@ -107,7 +107,7 @@ impl Address {
         Address { config: Config::new(), host, port: 5432 }.as_role(role)
     }
 
-    /// The same, for another database.
+    /// The same server and role, for another database.
     pub(super) fn with_database(mut self, database: &str) -> Address {
         self.config.dbname(database);
         self
@@ -319,6 +319,11 @@ impl Session {
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Row, Error> {
         self.watched(cx, what, |client| client.query_one(sql, params))
+    }
+
+    /// Statements that answer nothing. A cancel ends them.
+    pub(super) fn run(&mut self, cx: &Context<'_>, what: &str, sql: &str) -> Result<(), Error> {
+        self.watched(cx, what, |client| client.batch_execute(sql))
     }
 
     /// What any statements answer, as text: columns by `|`, rows by lines. A cancel ends them.

@@ -13,6 +13,7 @@ mod detail;
 mod facts;
 mod inspect;
 mod layout;
+mod logical;
 mod lsn;
 mod over;
 mod pg_control;
@@ -27,6 +28,7 @@ mod server;
 mod wal;
 
 pub use inspect::{segments_of, unarchived};
+pub use logical::Logical;
 pub use lsn::{Lsn, Segments, WalFile};
 pub use receive::{Log, Slot, Source};
 pub use record::{Cut, Record, Records, What};

@@ -16,7 +16,7 @@ const VERSIONED: [&str; 3] =
     ["/usr/lib/postgresql/{}/bin", "/usr/pgsql-{}/bin", "/usr/local/pgsql-{}/bin"];
 
 /// What of our environment would lead the programs to another server.
-const MISLEADING: [&str; 10] = [
+pub(super) const MISLEADING: [&str; 10] = [
     "PGDATA",
     "PGDATABASE",
     "PGHOST",
@@ -140,7 +140,8 @@ pub(super) fn data_version(data_dir: &Path) -> Result<u32, Error> {
         .map_err(|_| Error::invalid(format!("{} holds no major version", file.display())))
 }
 
-fn candidates(major: u32) -> impl Iterator<Item = PathBuf> {
+/// Where the programs of a version may be, the likeliest place first.
+pub(super) fn candidates(major: u32) -> impl Iterator<Item = PathBuf> {
     let versioned = VERSIONED
         .into_iter()
         .map(move |place| PathBuf::from(place.replace("{}", &major.to_string())));
@@ -150,7 +151,7 @@ fn candidates(major: u32) -> impl Iterator<Item = PathBuf> {
 }
 
 /// Whether there is a local account of this number.
-fn has_account(uid: u32) -> bool {
+pub(super) fn has_account(uid: u32) -> bool {
     let accounts = fs::read_to_string("/etc/passwd").unwrap_or_default();
     accounts.lines().any(|line| line.split(':').nth(2) == Some(&uid.to_string()))
 }

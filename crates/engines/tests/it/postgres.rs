@@ -3,6 +3,7 @@
 mod copies;
 mod follow;
 mod killed;
+mod logical;
 mod places;
 mod segments;
 

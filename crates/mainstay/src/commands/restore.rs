@@ -4,10 +4,11 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::ui::words::count;
 use crate::units;
 use engines::postgres::Lsn;
-use engines::{LogPlace, LogTarget};
+use engines::{LogPlace, LogTarget, Part};
 use jiff::Timestamp;
 use model::ServiceName;
-use operations::restore::{self, Done, Params};
+use operations::ServiceSite;
+use operations::restore::{self, Done, Params, part};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,6 +16,13 @@ use std::time::Duration;
 ///
 /// Without --target or --as the service itself is restored in its own place; what stands there is
 /// put aside, and only if --replace says so. The engine and the definition come from the snapshot.
+///
+/// Of dumps of databases (engine postgres, method = "logical"), --database restores one of them into
+/// the server that runs here, and --table some tables of it:
+///
+/// mainstay restore shop --database orders --as orders_yesterday --at '1d ago'
+///
+/// mainstay restore shop --database orders --table sales.invoices
 #[derive(Debug, clap::Args)]
 pub(crate) struct RestoreArgs {
     /// The service.
@@ -30,16 +38,29 @@ pub(crate) struct RestoreArgs {
     #[arg(long, value_name = "DIR")]
     target: Option<PathBuf>,
 
-    /// Restore under a new name, which must be free.
+    /// Restore under a new name, which must be free; with --database, that of the database that it
+    /// goes to.
     #[arg(long = "as", value_name = "NAME")]
-    as_name: Option<ServiceName>,
+    as_name: Option<String>,
+
+    /// Restore this database, of a service that is dumped, into its server. One that is there stays,
+    /// unless --replace says that it is put aside.
+    #[arg(long, value_name = "NAME")]
+    #[arg(conflicts_with_all = ["target", "partial", "no_start", "place", "delta"])]
+    database: Option<String>,
+
+    /// Restore only this table of the database, with its data, indexes, constraints and sequences.
+    /// Can be given several times. A table that is there is not touched.
+    #[arg(long = "table", value_name = "SCHEMA.TABLE", requires = "database")]
+    #[arg(conflicts_with = "replace")]
+    tables: Vec<String>,
 
     /// Leave out what happened at the very place that --target-lsn or --target-xid names.
     #[arg(long)]
     target_exclusive: bool,
 
     /// Put aside what stands at the service's own place.
-    #[arg(long, conflicts_with_all = ["target", "as_name"])]
+    #[arg(long, conflicts_with = "target")]
     replace: bool,
 
     /// Restore over what stands there, which must be a stopped copy of the same server: only what
@@ -90,6 +111,15 @@ impl Place {
 
 pub(crate) fn run(app: &App, args: &RestoreArgs) -> Outcome {
     let service = app.service(&args.service)?;
+    if let Some(database) = &args.database {
+        return of_database(app, args, &service, database);
+    }
+    let as_name = args.as_name.as_deref().map(ServiceName::new).transpose();
+    let as_name = as_name.map_err(|e| Failure::invalid(e.to_string()))?;
+    if as_name.is_some() && args.replace {
+        return Err(Failure::invalid("a restore under a new name replaces nothing")
+            .hint("Leave out `--replace`, or `--as`."));
+    }
     let target = match &args.target {
         Some(target) => Some(
             std::path::absolute(target).map_err(|e| Failure::io("find", target.display(), &e))?,
@@ -100,7 +130,7 @@ pub(crate) fn run(app: &App, args: &RestoreArgs) -> Outcome {
         which: args.point.which(),
         log_target: args.place.target(args.target_exclusive),
         target,
-        as_name: args.as_name.clone(),
+        as_name: as_name.clone(),
         replace: args.replace,
         delta: args.delta,
         no_start: args.no_start,
@@ -111,14 +141,61 @@ pub(crate) fn run(app: &App, args: &RestoreArgs) -> Outcome {
     if app.out.json {
         app.out.document(&done)?;
     } else {
-        tell(app, args, &done)?;
+        tell(app, args, as_name.as_ref(), &done)?;
     }
     Ok(if done.lacking.is_empty() { Exit::DONE } else { Exit::UNREADABLE })
 }
 
-fn tell(app: &App, args: &RestoreArgs, done: &Done) -> Result<(), Failure> {
+fn of_database(app: &App, args: &RestoreArgs, service: &ServiceSite, database: &str) -> Outcome {
+    let params = part::Params {
+        which: args.point.which(),
+        part: Part {
+            database: database.to_owned(),
+            tables: args.tables.clone(),
+            as_name: args.as_name.clone(),
+            replace: args.replace,
+        },
+        dry_run: args.dry_run,
+    };
+    let done = part::run(service, &params, &app.run())?;
+    if app.out.json {
+        app.out.document(&done)?;
+        return Ok(Exit::DONE);
+    }
+    let what = format!(
+        "{}, as it was at {} ({})",
+        done.snapshot.short(),
+        units::local(done.source_time),
+        units::ago(done.source_time, Timestamp::now())
+    );
+    if args.dry_run {
+        app.out.say(format_args!(
+            "{}: database {database:?} would be restored from {what}; {} to fetch",
+            args.service,
+            units::size(done.bytes)
+        ))?;
+        return Ok(Exit::DONE);
+    }
+    app.out.say(format_args!(
+        "{}: restored from {what}; {}, in {}",
+        args.service,
+        units::size(done.bytes),
+        units::duration(Duration::from_secs_f64(done.seconds.max(0.0))),
+    ))?;
+    for line in &done.said {
+        app.out.say(format_args!("  {line}"))?;
+    }
+    Ok(Exit::DONE)
+}
+
+fn tell(
+    app: &App,
+    args: &RestoreArgs,
+    as_name: Option<&ServiceName>,
+    done: &Done,
+) -> Result<(), Failure> {
     let out = &app.out;
-    let name = args.as_name.as_ref().unwrap_or(&args.service);
+    let name = as_name.unwrap_or(&args.service);
     let time = match done.until {
         Some(until) => {
             format!("{} and its log up to {}", done.snapshot.short(), units::local(until))
@@ -159,7 +236,7 @@ fn tell(app: &App, args: &RestoreArgs, done: &Done) -> Result<(), Failure> {
     if done.started {
         out.say("  The service runs.")?;
     }
-    if let Some(name) = &args.as_name {
+    if let Some(name) = as_name {
         let text = toml::to_string(&crate::config::brief(&done.definition)).unwrap_or_default();
         out.say(format_args!(
             "\nTo make it a service of this host, add to the configuration what follows, with what \

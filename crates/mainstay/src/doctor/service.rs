@@ -183,7 +183,7 @@ fn the_log(chain: &mut Chain<'_>, service: &ServiceSite, state: &ServiceState) -
 
 /// What the server keeps for whoever receives its log must not fill its disk.
 fn the_slot(chain: &mut Chain<'_>, service: &ServiceSite) -> Told {
-    if service.spec().engine != "postgres" {
+    if service.spec().engine != "postgres" || service.spec().is_logical() {
         return Ok(());
     }
     let Ok(engine) = engines::postgres::Postgres::new(service.name(), service.spec()) else {

@@ -6,8 +6,11 @@
 mod pg_server;
 
 mod drilling;
+mod faults;
 mod incremental;
 mod kills;
+mod logical;
+mod logical_faults;
 mod over;
 mod receiving;
 mod targets;

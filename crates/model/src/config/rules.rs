@@ -202,12 +202,17 @@ impl Judge<'_> {
             || service.one_file_system
             || !service.exclude.is_empty()
             || service.exclude_larger_than.is_some();
-        let owned: [(&str, bool, &[&str]); 11] = [
-            ("path", service.path.is_some(), &["files", "sqlite", "script"]),
+        let with_path: &[&str] = match service.is_logical() {
+            true => &["files", "sqlite", "script", "postgres"],
+            false => &["files", "sqlite", "script"],
+        };
+        let owned: [(&str, bool, &[&str]); 12] = [
+            ("path", service.path.is_some(), with_path),
             ("paths", !service.paths.is_empty(), &["files", "sqlite"]),
             ("exclude", files, &["files"]),
             ("chunk-size", service.chunk_size.is_some(), &["files", "postgres"]),
             ("url", service.url.is_some(), &["postgres"]),
+            ("method", service.method.is_some(), &["postgres"]),
             ("data-dir", service.data_dir.is_some(), &["postgres"]),
             ("bin-dir", service.bin_dir.is_some(), &["postgres"]),
             ("log-queue", service.log_queue.is_some(), &["postgres", "sqlite"]),
@@ -221,6 +226,20 @@ impl Judge<'_> {
                 self.wrong(key, format!("means nothing to engine {engine} (it is for {theirs})"));
             }
         }
+        if engine == "postgres" && service.is_logical() {
+            let physical = [
+                ("data-dir", service.data_dir.is_some()),
+                ("log-queue", service.log_queue.is_some()),
+                ("stream-from", service.stream_from.is_some()),
+            ];
+            for (key, _) in physical.iter().filter(|(_, set)| *set) {
+                self.wrong(
+                    key,
+                    "means nothing with `method = \"logical\"`, which reads no files of the server \
+                     and keeps no log",
+                );
+            }
+        }
     }
 
     /// What the engine cannot work without. Both halves of a pair even on a host that needs only
@@ -232,6 +251,10 @@ impl Judge<'_> {
             "sqlite" => {
                 &[("`path`, the database file, or `paths`", path || !service.paths.is_empty())]
             }
+            "postgres" if service.is_logical() => &[
+                ("`url`, how to connect", service.url.is_some()),
+                ("`path`, a directory for dumps that are fetched from the vault", path),
+            ],
             "postgres" => &[
                 ("`url`, how to connect", service.url.is_some()),
                 ("`data-dir`, the server's data directory", service.data_dir.is_some()),
