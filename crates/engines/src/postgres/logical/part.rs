@@ -169,7 +169,7 @@ impl Work<'_> {
             Vec::new()
         } else {
             self.roles(session)?;
-            self.into_new(session, &archive, &entries, &chosen)?
+            self.new_with(session, &archive, &entries, &chosen)?
         };
         let names: Vec<String> =
             tables.iter().map(|(schema, table)| format!("{schema:?}.{table:?}")).collect();
@@ -215,7 +215,7 @@ impl Work<'_> {
     }
 
     /// Tables into a database that is made for them, and gets its name when it is whole.
-    fn into_new(
+    fn new_with(
         &self,
         session: &mut Session,
         archive: &Path,

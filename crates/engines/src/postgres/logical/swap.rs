@@ -64,7 +64,7 @@ impl Swap<'_> {
         let make = format!("CREATE DATABASE {} TEMPLATE template0", quoted(&seat));
         first.run(cx, "make a database to work from", &make)?;
         drop(first);
-        let done = self.from_seat(cx, &seat);
+        let done = self.work_from(cx, &seat);
         // Whatever came of it; and the one that we were in may have another name now.
         let cleaned = catalog::anywhere(&at).and_then(|(mut session, _)| {
             if done.is_ok() {
@@ -85,7 +85,7 @@ impl Swap<'_> {
         Ok(aside)
     }
 
-    fn from_seat(&self, cx: &Context<'_>, seat: &str) -> Result<Vec<(String, String)>, Error> {
+    fn work_from(&self, cx: &Context<'_>, seat: &str) -> Result<Vec<(String, String)>, Error> {
         let mut session = self.address.clone().with_database(seat).connect()?;
         let deadline = Instant::now() + PATIENCE;
         loop {

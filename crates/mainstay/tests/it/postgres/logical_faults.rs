@@ -109,7 +109,7 @@ fn loading_is_cancelled_and_killed_without_a_trace() {
     let new = a.write("shop");
     a.run(&["backup", "shop"]).code(0);
 
-    set_wait(&b, "600");
+    set_wait(b, "600");
     for killed in [false, true] {
         let mut refresh = b.command(&["refresh", "shop"]);
         let mut refresh = refresh.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -132,7 +132,7 @@ fn loading_is_cancelled_and_killed_without_a_trace() {
     }
 
     // A single database likewise.
-    set_wait(&a, "600");
+    set_wait(a, "600");
     let mut restore = a.command(&["restore", "shop", "--database", "shop", "--as", "copy"]);
     let mut restore = restore.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     a.server.eventually(WAITS);
@@ -141,7 +141,7 @@ fn loading_is_cancelled_and_killed_without_a_trace() {
     assert_eq!(a.databases(), "shop");
     nothing_is_left(&pair, a);
 
-    set_wait(&b, "0");
+    set_wait(b, "0");
     b.run(&["refresh", "shop"]).code(0);
     assert_eq!(b.newest_closed("shop"), new);
 }
