@@ -396,7 +396,9 @@ impl Server {
 
     fn bin_dir(&self) -> Result<PathBuf, Failure> {
         let missing = || Failure::new("there is no pg_ctl (Debian: postgresql)");
-        let program = packages::postgres("pg_ctl").ok_or_else(missing)?;
+        let found = packages::postgres("pg_ctl").ok_or_else(missing)?;
+        // One on PATH may be a link, without the others beside it.
+        let program = std::fs::canonicalize(&found).map_err(|e| failed("find", &found, &e))?;
         Ok(program.parent().map(Path::to_owned).unwrap_or_default())
     }
 
