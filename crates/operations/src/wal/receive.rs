@@ -388,6 +388,9 @@ impl<'a> Receiver<'a> {
                 let why = "the server does not have it any more";
                 gap::note(self.site, timeline, next, why)?;
             }
+            // The server has moved the slot back to where it was asked to begin, which is gone: only a
+            // new one begins where something is.
+            self.source.drop_slot()?;
             return Ok(());
         }
         self.trouble = Some(said.clone());

@@ -313,6 +313,35 @@ fn a_vault_goes(lagging: bool) {
     assert_eq!(copy.newest(), wanted);
 }
 
+/// Nobody received for a while, and nothing was kept: it goes on where the server still has the log,
+/// and the gap is remembered.
+#[test]
+fn a_log_that_the_server_let_go_goes_on_where_there_is_some() {
+    let stage = Stage::with("archive_mode = off\nmax_wal_size = 32MB\nwal_keep_size = 0", "");
+    let a = &stage.a;
+    a.run(&["backup", "shop"]).code(0);
+    a.write();
+    a.run(&["wal", "receive", "shop", "--once"]).code(0);
+    a.server.sql("SELECT pg_drop_replication_slot('mainstay_shop')");
+    let segment = a.server.sql("SELECT pg_walfile_name(pg_current_wal_lsn())");
+    for _ in 0..4 {
+        a.write();
+        a.server.sql("SELECT pg_switch_wal()");
+        a.server.sql("CHECKPOINT");
+    }
+    a.server.eventually(&format!(
+        "SELECT NOT EXISTS (SELECT FROM pg_ls_waldir() WHERE name = '{segment}')"
+    ));
+    let _receive = receiver(a);
+    a.server
+        .eventually("SELECT active FROM pg_replication_slots WHERE slot_name = 'mainstay_shop'");
+    a.run(&["backup", "shop"]).code(0);
+    let wanted = a.write();
+    is_stored(a);
+    let copy = restored(&stage, a, "copy", &[]);
+    assert_eq!(copy.newest(), wanted);
+}
+
 /// What stands in the way is told, with what to do about it, before anything is changed.
 #[test]
 fn what_stands_in_the_way_of_receiving_is_told() {
