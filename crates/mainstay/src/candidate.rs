@@ -27,6 +27,7 @@ pub(crate) fn observe(app: &App, service: &ServiceSite) -> Result<Observation, F
         following: seen.following,
         position: seen.position,
         replayed: seen.replayed,
+        log_until: operations::wal::sqlite::reaches(service, &service.load_state()?.state)?,
         importing: record.applying.is_some() || record.overwriting.is_some(),
         copy,
         fence_hook: service.spec().hooks.fence.clone(),

@@ -1,6 +1,7 @@
 //! What this host remembers of its own copy: which point it holds, and whether the start gate is
 //! closed because the copy is being changed or was taken out of service.
 
+use crate::wal::sqlite::HeldLog;
 use crate::{Error, ServiceSite};
 use jiff::Timestamp;
 use model::{Class, OperationId, SnapshotId};
@@ -65,6 +66,12 @@ pub struct AppliedHere {
     pub source_time: Timestamp,
     /// How many roots have a manifest beside this record.
     pub roots: usize,
+    /// Where in their logs the copies are, if the service has a log that we replay.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<HeldLog>,
+    /// The log was replayed into the copies: they are not byte for byte what the snapshot holds.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replayed: bool,
 }
 
 impl MemberRecord {

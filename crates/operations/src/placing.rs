@@ -9,6 +9,7 @@ use crate::exchange::{Placement, beside, discard, redo_of};
 use crate::member::{AppliedHere, manifest};
 use crate::operation::Operation;
 use crate::recover::Left;
+use crate::wal::sqlite::HeldLog;
 use crate::{Error, MemberRecord, ServiceSite};
 use engines::{LogTarget, Purpose, Refresh, Root, RootKind, SnapshotMeta, Staged};
 use jiff::Timestamp;
@@ -50,6 +51,12 @@ pub(crate) struct Placing {
     pub(crate) purpose: Purpose,
     /// The target is this member's own data, not some other directory.
     pub(crate) own: bool,
+    /// Where in their logs the copies are.
+    #[serde(default)]
+    pub(crate) log: Vec<HeldLog>,
+    /// The log was replayed into them.
+    #[serde(default)]
+    pub(crate) replayed: bool,
 }
 
 /// The description inside a snapshot, or one made up for a snapshot that plain restic wrote.
@@ -589,6 +596,8 @@ pub(crate) fn record(site: &ServiceSite, placing: &Placing, loaded: bool) -> Res
             snapshot: placing.snapshot,
             source_time: placing.source_time,
             roots: if follows { 0 } else { placing.placements.len() },
+            log: placing.log.clone(),
+            replayed: placing.replayed,
         });
     })?;
     // In the vault a standby that was not taken is still importing, and cannot take over.

@@ -21,6 +21,7 @@ use crate::member::manifest;
 use crate::operation::{Operation, Run};
 use crate::placing::{self, Placing, Seed};
 use crate::recover::Left;
+use crate::wal::sqlite::{self, Course, Replayed};
 use crate::{Error, MemberRecord, ServiceSite, Which, which};
 use engines::{Purpose, Refresh, RootKind, Running};
 use jiff::Timestamp;
@@ -30,7 +31,7 @@ use model::{
     SnapshotId,
 };
 use repository::Work;
-use repository::restore::{Difference, Links, differences_but_links};
+use repository::restore::{Difference, Links, differences, differences_but_links};
 use repository::scrub::{self, Copy, Written};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -92,6 +93,9 @@ pub struct Done {
     pub patched_files: u64,
     /// Where a copy that was put aside is.
     pub put_aside: Vec<std::path::PathBuf>,
+    /// What was replayed of the log by ourselves, if anything could be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<Replayed>,
     /// How long the run took.
     pub seconds: f64,
 }
@@ -112,6 +116,10 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
             (true, _) => format!("it was at {} already", done.to.short()),
             (_, true) => format!("seeded at {}", done.to.short()),
             _ => format!("now at {}", done.to.short()),
+        };
+        let message = match &done.log {
+            Some(log) if log.objects > 0 => format!("{message}, and at {}", done.source_time),
+            _ => message,
         };
         (Outcome::Done, message)
     })
@@ -134,6 +142,7 @@ impl Done {
             cloned_files: 0,
             patched_files: 0,
             put_aside: Vec::new(),
+            log: None,
             seconds: began.elapsed().as_secs_f64(),
         }
     }
@@ -204,7 +213,19 @@ pub(crate) fn perform(
         return Err(Error::refused(format!("{} is offline on this host", site.name()))
             .hinting("Bring it back with `mainstay online` first."));
     }
-    if let Some(held) = from
+    // Retention waits for a standby that lags, but not for ever. One that holds something newer than
+    // the history does is for a person to decide.
+    let lagged = record.applied.as_ref().filter(|held| {
+        !params.reseed && state.point(held.snapshot).is_none() && engine_exchanges(site)
+    });
+    if let Some(held) = lagged.filter(|held| held.source_time <= point.source_time) {
+        operation.report().warn(&format!(
+            "what this standby holds, of {}, is too old for the history by now: it is built anew \
+             from {}",
+            held.source_time,
+            point.name()
+        ));
+    } else if let Some(held) = from
         && !params.reseed
         && state.point(held).is_none()
     {
@@ -256,7 +277,6 @@ fn replace(
     let record = MemberRecord::load(site)?;
     let verify = params.verify || record.rotten;
     let reuse = done.from.filter(|_| !params.reseed);
-    let seed = reuse.map(|snapshot| Seed { snapshot, doubted: verify });
     if !params.reseed
         && let Some(what) =
             operation.with_context(site, |cx| engine.occupied(cx, &meta, &Purpose::Standby))?
@@ -264,6 +284,13 @@ fn replace(
         return Err(Error::refused(what)
             .hinting("`mainstay refresh --reseed` puts aside what is there and begins anew."));
     }
+    // Then nothing but the manifest knows what it held.
+    let known = reuse.is_none_or(|held| is_point(site, held));
+    let replayed_before = record.applied.as_ref().is_some_and(|held| held.replayed);
+    let seed = reuse.map(|snapshot| match known {
+        true => Seed { snapshot, doubted: verify || replayed_before },
+        false => Seed { snapshot: point.snapshot, doubted: true },
+    });
     let mut put_aside = Vec::new();
     let mut innocent = HashMap::new();
     for (number, destination) in destinations.iter().enumerate() {
@@ -281,8 +308,12 @@ fn replace(
                 .hinting("Move it away, or build the copy anew with `mainstay refresh --reseed`, which puts it aside."));
             }
             (true, Some(held)) => {
-                let written =
-                    written_to(site, held, number, &destination.target, operation.cancel())?;
+                let written = match known {
+                    true => {
+                        written_to(site, held, number, &destination.target, operation.cancel())?
+                    }
+                    false => by_manifest(site, number, &destination.target)?,
+                };
                 untouched(&destination.target, written.found)?;
                 innocent.insert(number, written.innocent);
                 put_aside.push(None);
@@ -290,7 +321,21 @@ fn replace(
         }
     }
     let in_place = record.unloaded.is_none() && destinations.iter().all(|d| d.target.exists());
-    if done.unchanged && in_place && !params.reseed && !verify {
+    // Where the engine has nobody who would replay its log, we do. A snapshot that was named is meant.
+    let replays = sqlite::is_meant(site) && !matches!(params.which, Which::Named(_));
+    let until = match params.which {
+        Which::At(time) => Some(time),
+        _ => None,
+    };
+    let here = in_place && reuse.is_some() && !verify;
+    let course = match record.applied.as_ref().filter(|_| here && replays && until.is_none()) {
+        Some(held) => Course::look(site, held, point.snapshot, &meta)?,
+        None => Course::Anew,
+    };
+    if let Course::Stands(until) = course {
+        return stands(site, point, until, done);
+    }
+    if done.unchanged && here && !replays && !replayed_before {
         site.state()?.update(|state| {
             let entry = state.members.get(site.member()).and_then(|m| m.applied.clone());
             match entry {
@@ -305,6 +350,7 @@ fn replace(
     let repository = site.repository()?;
     let _lock = repository.lock_for(Work::Refresh, Duration::from_secs(60), operation.cancel())?;
     match seed {
+        Some(_) if matches!(course, Course::Ahead(_)) => {}
         Some(seed) => {
             let cancel = operation.cancel();
             placing::check_space_beside(site, point, &destinations, seed, cancel)?;
@@ -319,7 +365,24 @@ fn replace(
         site.state()?.update(|state| state.importing(site.member()))?;
         Ok(())
     })?;
-    let staging = placing::stage(site, operation, point.snapshot, &destinations, seed)?;
+    let along = matches!(course, Course::Ahead(_));
+    let (staging, replayed) = match course {
+        Course::Ahead(ahead) => {
+            let (staging, replayed) = ahead.stage(operation, &destinations)?;
+            (staging, Some(replayed))
+        }
+        Course::Stands(_) | Course::Anew => {
+            let staging = placing::stage(site, operation, point.snapshot, &destinations, seed)?;
+            let replay = |op: &mut Operation| sqlite::replay(site, op, &meta, &destinations, until);
+            let replayed =
+                if replays { Some(operation.step("replay", (), replay)?) } else { None };
+            (staging, replayed)
+        }
+    };
+    done.source_time = replayed
+        .as_ref()
+        .and_then(|replayed| replayed.until)
+        .map_or(point.source_time, |until| until.max(point.source_time));
     done.bytes = staging.sum(|root| root.bytes);
     done.fetched_bytes = staging.sum(|root| root.fetched_bytes);
     done.written_bytes = staging.sum(|root| root.written_bytes);
@@ -344,11 +407,18 @@ fn replace(
     let placing = Placing {
         placements,
         snapshot: point.snapshot,
-        source_time: point.source_time,
+        source_time: done.source_time,
         position: point.position.clone(),
         purpose: Purpose::Standby,
         own: true,
+        log: match &replayed {
+            Some(replayed) => replayed.held.clone(),
+            None if sqlite::is_meant(site) => sqlite::held_by(&meta),
+            None => Vec::new(),
+        },
+        replayed: along && replayed_before || replayed.as_ref().is_some_and(|log| log.frames > 0),
     };
+    done.log = replayed;
     // Looked at again just before the exchange: building took time in which somebody may have
     // written.
     if reuse.is_some() {
@@ -377,6 +447,51 @@ fn replace(
     placing::place(site, operation, &placing)?;
     done.put_aside = put_aside.into_iter().flatten().collect();
     Ok(())
+}
+
+/// What is held is all there is; what is known of it may be older.
+fn stands(
+    site: &ServiceSite,
+    point: &RecoveryPoint,
+    until: Timestamp,
+    done: &mut Done,
+) -> Result<(), Error> {
+    (done.unchanged, done.seeded, done.source_time) = (true, false, until);
+    let before = MemberRecord::load(site)?;
+    let after = MemberRecord::change(site, |record| {
+        if let Some(held) = &mut record.applied {
+            // The log has led to everything that is in this point.
+            held.replayed |= held.snapshot != point.snapshot;
+            (held.snapshot, held.source_time) = (point.snapshot, until);
+        }
+    })?;
+    let now = Applied { source_time: until, ..applied_now(point, None) };
+    site.state()?.update(|state| {
+        let member = state.members.get(site.member());
+        let known = member.and_then(|member| member.applied.as_ref()).is_some_and(|applied| {
+            (applied.snapshot, applied.source_time) == (now.snapshot, now.source_time)
+        });
+        if known && before == after && member.is_some_and(|member| !member.importing) {
+            return Ok(());
+        }
+        state.applied(site.member(), Some(now.clone()))
+    })?;
+    Ok(())
+}
+
+/// Whether a snapshot is in the history still.
+fn is_point(site: &ServiceSite, snapshot: SnapshotId) -> bool {
+    site.load_state().is_ok_and(|versioned| versioned.state.point(snapshot).is_some())
+}
+
+fn engine_exchanges(site: &ServiceSite) -> bool {
+    site.engine().is_ok_and(|engine| engine.refresh() == Refresh::Exchange)
+}
+
+/// What was changed of a copy that no snapshot holds byte for byte: the manifest alone tells.
+fn by_manifest(site: &ServiceSite, number: usize, target: &Path) -> Result<Written, Error> {
+    let found = differences(target, &manifest(site, number), NAMED + 1)?;
+    Ok(Written { found, innocent: Links::default() })
 }
 
 /// A running standby: start it if it is down, refuse it if it does not follow, wait until it has
@@ -519,7 +634,11 @@ fn written_to(
     })?;
     let copy = Copy { root: target, snapshot: held, path: root.in_snapshot.as_bytes() };
     let manifest = manifest(site, number);
-    let mut written = scrub::written_to(site.repository()?, copy, &manifest, NAMED + 1, cancel)?;
+    let replayed = MemberRecord::load(site)?.applied.is_some_and(|held| held.replayed);
+    let mut written = match replayed {
+        true => by_manifest(site, number, target)?,
+        false => scrub::written_to(site.repository()?, copy, &manifest, NAMED + 1, cancel)?,
+    };
     if root.kind == RootKind::File {
         written.found.extend(journals(target)?);
     }
@@ -555,7 +674,10 @@ pub(crate) fn heal(
     point: &RecoveryPoint,
 ) -> Result<Done, Error> {
     let began = Instant::now();
-    let which = Which::Named(point.snapshot.to_string());
+    // A copy into which the log was replayed is brought as far again.
+    let replayed = MemberRecord::load(site)?.applied.is_some_and(|held| held.replayed);
+    let named = Which::Named(point.snapshot.to_string());
+    let which = if replayed { Which::Latest } else { named };
     let params = Params { which, reseed: false, verify: true, dry_run: false };
     let mut done = Done::to(point, Some(point.snapshot), began);
     replace(site, operation, point, &params, &mut done)?;

@@ -116,8 +116,13 @@ fn rewind(site: &ServiceSite, operation: &mut Operation) -> Result<bool, Error> 
         return Ok(false);
     }
     MemberRecord::change(site, |record| {
-        record.applied =
-            Some(AppliedHere { snapshot: head.snapshot, source_time: head.source_time, roots: 0 });
+        record.applied = Some(AppliedHere {
+            snapshot: head.snapshot,
+            source_time: head.source_time,
+            roots: 0,
+            log: Vec::new(),
+            replayed: false,
+        });
     })?;
     Ok(true)
 }

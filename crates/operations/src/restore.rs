@@ -304,6 +304,10 @@ fn of_the_copy(mut definition: Service, targets: &[PathBuf]) -> Service {
         // A new service begins with this one member, whatever role the captured one had first.
         role: FirstRole::Primary,
         url: None,
+        url_password_file: None,
+        url_password_env: None,
+        url_password_credential: None,
+        url_password_command: None,
         stream_from: None,
         unit: None,
         start: None,
@@ -372,6 +376,8 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         position: plan.meta.position.clone(),
         purpose: plan.purpose.clone(),
         own: plan.own,
+        log: Vec::new(),
+        replayed: false,
     };
     // Hours may have passed since the plan was made.
     for (destination, aside) in plan.destinations.iter().zip(&plan.put_aside) {

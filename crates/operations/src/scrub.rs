@@ -14,12 +14,13 @@
 use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
 use crate::{Error, MemberRecord, Scrubbed, ServiceSite, placing, refresh};
-use engines::Refresh;
+use engines::{Refresh, SnapshotMeta, Staged};
 use jiff::Timestamp;
 use model::{Classify, OperationId, Progress, RecoveryPoint, Role, SnapshotId};
 use repository::Work;
 use repository::scrub::{self, Copy};
 use serde::Serialize;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// How many files that have rotted are named.
@@ -154,6 +155,9 @@ fn compare(
     let meta = placing::meta(site, point.snapshot)?;
     let targets = placing::own_targets(site, &meta)?;
     let mut rotten = Vec::new();
+    if MemberRecord::load(site)?.applied.is_some_and(|held| held.replayed) {
+        return by_engine(site, operation, &meta, targets);
+    }
     for (root, target) in meta.roots.iter().zip(&targets) {
         let path = root.in_snapshot.as_bytes();
         let copy = Copy { root: target, snapshot: point.snapshot, path };
@@ -166,6 +170,26 @@ fn compare(
             },
             what: one.what,
         }));
+    }
+    Ok(rotten)
+}
+
+/// What a log was replayed into is no snapshot byte for byte: its engine judges it.
+fn by_engine(
+    site: &ServiceSite,
+    operation: &Operation,
+    meta: &SnapshotMeta,
+    targets: Vec<PathBuf>,
+) -> Result<Vec<Rotten>, Error> {
+    let engine = site.engine()?;
+    let mut rotten = Vec::new();
+    for (root, target) in meta.roots.iter().cloned().zip(targets) {
+        let copy = Staged { root, staged: target.clone(), target };
+        let shown = copy.target.display().to_string();
+        let verdict = operation.with_context(site, |cx| engine.check(cx, &[copy]))?;
+        if !verdict.sound {
+            rotten.push(Rotten { path: shown, what: "changed".to_owned() });
+        }
     }
     Ok(rotten)
 }

@@ -274,7 +274,9 @@ fn catch_up(
         return Ok(seen.replayed.max(held));
     }
     let as_is = params.kind == TakeoverKind::Unplanned && params.overrides.contains_key(MODIFIED);
-    if behind && !as_is {
+    // What was shipped of the log since the newest point is fetched, too.
+    let shipped = crate::wal::sqlite::is_meant(site) && record.offline.is_none();
+    if (behind || shipped) && !as_is {
         let params =
             refresh::Params { which: Which::Latest, reseed: false, verify: false, dry_run: false };
         let done = refresh::perform(site, operation, &params)?;

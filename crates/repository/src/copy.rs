@@ -470,6 +470,8 @@ pub fn copy_log(
                 progress.advance(0, bytes.len() as u64);
                 copied.copied += 1;
             }
+            // Who writes the log replaces what is of no use any more.
+            Err(Error::Storage(e)) if e.kind() == storage::ErrorKind::NotFound => {}
             Err(e) => copied.failed.push(format!("{name}: {}", reason(e)?)),
         }
     }

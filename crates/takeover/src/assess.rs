@@ -126,6 +126,11 @@ impl View<'_> {
         Some(self.observed.replayed.map_or(applied, |replayed| replayed.max(applied)))
     }
 
+    /// Up to when the log in the vault brings the candidate, unless it is taken as it is.
+    pub(crate) fn log_until(&self) -> Option<Timestamp> {
+        self.observed.log_until.filter(|_| !self.as_is)
+    }
+
     /// Where the candidate is in the log.
     pub(crate) fn held_position(&self) -> Option<&Position> {
         self.observed.position.as_ref().or(self.applied()?.position.as_ref())

@@ -36,11 +36,11 @@ pub(crate) fn estimate(view: &View<'_>) -> Loss {
     let held = view.held_time();
     let kept_until = match &target {
         // After the refresh.
-        Some(_) => last_time.or(head.map(|head| head.source_time)).max(held),
+        Some(_) => last_time.or(head.map(|head| head.source_time)).max(held).max(view.log_until()),
         None => held,
     };
     let age = kept_until.and_then(|time| duration::age(time, view.now));
-    let vault_until = head.map(|head| head.source_time);
+    let vault_until = head.map(|head| head.source_time).max(view.observed.log_until);
     let left = match (kept_until, vault_until) {
         (Some(kept), Some(vault)) => duration::age(kept, vault).filter(|left| !left.is_zero()),
         _ => None,

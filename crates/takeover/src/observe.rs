@@ -61,6 +61,9 @@ pub struct Observation {
     pub position: Option<Position>,
     /// Source time of the newest transaction that it has replayed.
     pub replayed: Option<Timestamp>,
+    /// Up to when the log in the vault brings a copy that does not follow it by itself, beyond the
+    /// newest point.
+    pub log_until: Option<Timestamp>,
     /// A refresh is changing the copy at this moment, or was cut short and not repaired.
     pub importing: bool,
     /// Whether somebody wrote to the copy since the last refresh.

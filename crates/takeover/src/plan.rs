@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use model::state::{Applied, FenceProof, TakeoverKind};
 use model::{MemberName, Position, RecoveryPoint, SnapshotId};
 use serde::Serialize;
+use std::cmp::Ordering;
 use std::fmt;
 
 /// One step. Doing it twice does no more than doing it once.
@@ -153,7 +154,7 @@ pub(crate) fn target(view: &View<'_>) -> Option<Target> {
         return view.state.primary.is_some().then_some(target);
     }
     let head = view.state.head_point().filter(|_| !view.as_is)?;
-    is_behind(view, head.into())
+    (is_behind(view, head.into()) || view.log_until() > view.held_time())
         .then(|| Target { point: Some(head.snapshot), position: head.position.clone() })
 }
 
@@ -209,6 +210,8 @@ pub(crate) fn is_behind(view: &View<'_>, goal: Held<'_>) -> bool {
     });
     match (reached, order, view.held_time()) {
         (Some(reached), _, _) => !reached,
+        // The same point, with more of the log.
+        (None, Some(Ordering::Equal), Some(held)) => goal.time > held,
         (None, Some(order), _) => order.is_lt(),
         (None, None, Some(held)) => goal.time > held,
         (None, None, None) => true,

@@ -8,6 +8,7 @@ mod contract;
 mod control;
 mod external;
 mod files;
+mod fuzz;
 mod pg_server;
 mod postgres;
 mod script;

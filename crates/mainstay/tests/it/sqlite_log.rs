@@ -20,10 +20,10 @@ const KILLS: u64 = 3;
 const WRITER: &str = "MAINSTAY_TEST_SQLITE_WRITER";
 
 /// A process that does not outlive the test.
-struct Killed(Child);
+pub(crate) struct Killed(pub(crate) Child);
 
 impl Killed {
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
@@ -46,7 +46,7 @@ fn rig(lines: &str) -> Rig {
 }
 
 /// A database in WAL mode with an empty table.
-fn database(path: &Path) -> Connection {
+pub(crate) fn database(path: &Path) -> Connection {
     let connection = Connection::open(path).unwrap();
     connection.busy_timeout(Duration::from_secs(5)).unwrap();
     connection
@@ -58,7 +58,7 @@ fn database(path: &Path) -> Connection {
     connection
 }
 
-fn insert(connection: &Connection, n: i64) {
+pub(crate) fn insert(connection: &Connection, n: i64) {
     connection.execute("INSERT INTO t VALUES (?1, randomblob(2000))", [n]).unwrap();
 }
 
@@ -70,7 +70,13 @@ fn receiver(rig: &Rig) -> Killed {
 /// Returns when everything that was committed before the call is in the vault.
 #[track_caller]
 fn is_stored(rig: &Rig) {
-    let (now, file) = (Timestamp::now(), rig.path("state/services/docs/log-pushed"));
+    is_stored_by(&rig.path("state"));
+}
+
+/// The same, by the host with this state directory.
+#[track_caller]
+pub(crate) fn is_stored_by(state: &Path) {
+    let (now, file) = (Timestamp::now(), state.join("services/docs/log-pushed"));
     wait_for("the log is stored", || {
         let text = fs::read_to_string(&file).unwrap_or_default();
         text.parse::<Timestamp>().is_ok_and(|until| until >= now)
@@ -90,7 +96,7 @@ fn restored(rig: &Rig, name: &str, words: &[&str]) -> (PathBuf, serde_json::Valu
 
 /// The last number, where all from 1 on are there and SQLite finds no fault.
 #[track_caller]
-fn last(database: &Path) -> i64 {
+pub(crate) fn last(database: &Path) -> i64 {
     let connection = Connection::open(database).unwrap();
     let check: String =
         connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
@@ -126,14 +132,23 @@ fn the_writer() {
 }
 
 fn writer(rig: &Rig) -> Killed {
+    writer_of(&rig.path("app.db"))
+}
+
+/// Commits to a database without end.
+pub(crate) fn writer_of(database: &Path) -> Killed {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "sqlite_log::the_writer"]).env(WRITER, rig.path("app.db"));
+    command.args(["--exact", "sqlite_log::the_writer"]).env(WRITER, database);
     Killed(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
 }
 
-/// Numbers and times in milliseconds of what was acknowledged.
 fn acknowledged(rig: &Rig) -> Vec<(i64, i64)> {
-    let text = fs::read_to_string(rig.path("app.ledger")).unwrap_or_default();
+    acknowledged_of(&rig.path("app.db"))
+}
+
+/// Numbers and times in milliseconds of what was acknowledged.
+pub(crate) fn acknowledged_of(database: &Path) -> Vec<(i64, i64)> {
+    let text = fs::read_to_string(database.with_extension("ledger")).unwrap_or_default();
     let line = |line: &str| {
         let (n, time) = line.split_once(' ')?;
         Some((n.parse().ok()?, time.parse().ok()?))
@@ -141,14 +156,19 @@ fn acknowledged(rig: &Rig) -> Vec<(i64, i64)> {
     text.lines().filter_map(line).collect()
 }
 
+/// How often something is killed.
+pub(crate) fn rounds() -> u64 {
+    let rounds = std::env::var("MAINSTAY_KILL_ROUNDS").ok();
+    rounds.and_then(|text| text.parse().ok()).unwrap_or(KILLS)
+}
+
 #[test]
 fn whoever_is_killed_at_whatever_moment_a_second_is_lost_at_most() {
     let rig = rig("path = \"@\"\n");
     drop(database(&rig.path("app.db")));
-    let rounds = std::env::var("MAINSTAY_KILL_ROUNDS").ok().and_then(|text| text.parse().ok());
     let mut processes: [Option<Killed>; 2] = [None, None];
     let mut worst = 0;
-    for round in 0..rounds.unwrap_or(KILLS) {
+    for round in 0..rounds() {
         processes[0].get_or_insert_with(|| writer(&rig));
         processes[1].get_or_insert_with(|| receiver(&rig));
         is_stored(&rig);
@@ -310,6 +330,79 @@ fn two_databases_of_one_service() {
     let found: Vec<i64> =
         targets.iter().map(|target| last(Path::new(target.as_str().unwrap()))).collect();
     assert_eq!(found, [1, 2], "{said}");
+}
+
+/// Each commit to the second database comes after one to the first.
+#[test]
+fn two_databases_are_restored_to_one_moment() {
+    let rig = Rig::new();
+    rig.write("password", "correct horse battery staple\n");
+    let paths = ["one/app.db", "two/app.db"].map(|name| rig.path(name));
+    paths.iter().for_each(|path| fs::create_dir(path.parent().unwrap()).unwrap());
+    let connections = [database(&paths[0]), database(&paths[1])];
+    let shown = paths.each_ref().map(|path| path.display().to_string());
+    rig.configure(&format!(
+        "[service.docs]\nengine = \"sqlite\"\npaths = [\"{}\", \"{}\"]\n",
+        shown[0], shown[1]
+    ));
+    rig.run(&["init"]).code(0);
+    let mut shipper = receiver(&rig);
+    is_stored(&rig);
+    // When which number was committed to both.
+    let mut times = Vec::new();
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(4) {
+        let n = i64::try_from(times.len()).unwrap() + 1;
+        connections.iter().for_each(|connection| insert(connection, n));
+        times.push(Instant::now());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let killed = Instant::now();
+    shipper.kill();
+    let (_, said) = restored(&rig, "copy", &[]);
+    let targets = said["targets"].as_array().unwrap();
+    let found: Vec<i64> =
+        targets.iter().map(|target| last(Path::new(target.as_str().unwrap()))).collect();
+    let time = |n: i64| times[usize::try_from(n.max(1) - 1).unwrap()];
+    let apart = if found[0] < found[1] {
+        time(found[1]) - time(found[0])
+    } else {
+        time(found[0]) - time(found[1])
+    };
+    // It is looked every tenth of a second, more or less, on a machine that has other things to do.
+    assert!(apart < Duration::from_millis(700), "{found:?} are {apart:?} apart: {said}");
+    let lost = killed - time(found[0].min(found[1]));
+    assert!(lost < Duration::from_secs(3), "{lost:?} were lost: {said}");
+    assert!(said["log"].get("gaps").is_none(), "{said}");
+
+    // One that nobody writes to keeps nobody back, and what is said of it does not pile up.
+    let mut shipper = receiver(&rig);
+    is_stored(&rig);
+    let before = connections[1].query_row("SELECT max(n) FROM t", [], |row| row.get(0)).unwrap();
+    let (mut n, began) = (i64::try_from(times.len()).unwrap(), Instant::now());
+    while began.elapsed() < Duration::from_secs(2) {
+        n += 1;
+        insert(&connections[0], n);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    is_stored(&rig);
+    is_stored(&rig);
+    shipper.kill();
+    let (_, said) = restored(&rig, "quiet", &[]);
+    let targets = said["targets"].as_array().unwrap();
+    let found: Vec<i64> =
+        targets.iter().map(|target| last(Path::new(target.as_str().unwrap()))).collect();
+    assert_eq!(found, [n, before], "{said}");
+    let marks = files_below(&rig.path("vault/docs/mainstay/log"));
+    let marks = marks.iter().filter(|path| path.to_string_lossy().contains(".u@")).count();
+    // One of each database and each shipper.
+    assert!((1..=4).contains(&marks), "{marks} marks");
+}
+
+pub(crate) fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let Ok(items) = fs::read_dir(dir) else { return Vec::new() };
+    let paths = items.map(|item| item.unwrap().path());
+    paths.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
 #[test]

@@ -7,9 +7,12 @@
 mod book;
 mod database;
 mod replay;
+mod standby;
 
-pub use replay::Replayed;
-pub(crate) use replay::{dispensable, replay};
+pub use replay::{HeldLog, Replayed};
+pub(crate) use replay::{dispensable, held_by, replay};
+pub(crate) use standby::Course;
+pub use standby::reaches;
 
 use super::receive::{Params, Told, is_running, lock, pause};
 use super::{allowed, cap, note_stored};
@@ -40,6 +43,10 @@ const ROUNDS: u32 = 8;
 const POINT_PAUSE: Duration = Duration::from_secs(10);
 /// How long something may be wrong before a run that is to end gives up.
 const ONCE_PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is said of a database that nobody writes to that it is as it was.
+const QUIET: Duration = Duration::from_secs(10);
+/// The same where what was said before cannot be removed.
+const QUIET_KEPT: Duration = Duration::from_secs(60);
 /// Operations that put another file in a database's place.
 const EXCHANGING: [&str; 6] = ["restore", "refresh", "takeover", "offline", "online", "rejoin"];
 
@@ -123,6 +130,10 @@ struct Shipper<'a> {
     until: Option<Timestamp>,
     bytes: u64,
     longest_block: Duration,
+    /// The vault lets nobody remove anything.
+    keeps_marks: bool,
+    /// Something was shipped in the last pass.
+    moved: bool,
 }
 
 /// A point that is being made.
@@ -150,6 +161,8 @@ impl<'a> Shipper<'a> {
             until: None,
             bytes: 0,
             longest_block: Duration::ZERO,
+            keeps_marks: false,
+            moved: false,
         })
     }
 
@@ -171,8 +184,14 @@ impl<'a> Shipper<'a> {
             }
         };
         let until = Timestamp::now();
-        let mut trouble = Vec::new();
-        let shipped = self.ship(generation, &mut trouble);
+        let (mut trouble, before) = (Vec::new(), self.bytes);
+        let shipped = self.ship(generation, &mut trouble).and_then(|()| {
+            // Each is said to be as far as the others, so that all of them can be had at one time.
+            // What was shipped first was looked at before the others: the next pass says it of that.
+            let moved = std::mem::replace(&mut self.moved, self.bytes > before) || self.moved;
+            let all = self.databases.len() > 1 && moved;
+            if trouble.is_empty() { self.mark(generation, until, all) } else { Ok(()) }
+        });
         if let Err(e) = shipped {
             self.generation = None;
             self.spare();
@@ -235,6 +254,29 @@ impl<'a> Shipper<'a> {
             }
         }
         Ok(())
+    }
+
+    fn mark(&mut self, generation: Generation, until: Timestamp, all: bool) -> Result<(), Error> {
+        let Some(log) = &self.log else { return Ok(()) };
+        let every = match (all, self.keeps_marks) {
+            (true, _) => Duration::ZERO,
+            (false, false) => QUIET,
+            (false, true) => QUIET_KEPT,
+        };
+        let mut noted = false;
+        for database in &mut self.databases {
+            let mut push = |name: &str, bytes: &[u8]| -> Result<(), Error> {
+                log.push(generation, name, bytes)?;
+                Ok(())
+            };
+            let old = database.mark(until, every, &mut push)?;
+            noted |= database.note(&mut self.book);
+            // Nobody needs two of them. Where this may not be done they go with the log.
+            if let Some(old) = old.filter(|_| !self.keeps_marks) {
+                self.keeps_marks = log.remove(&old.to_string(), generation).is_err();
+            }
+        }
+        if noted { self.book.save(self.site) } else { Ok(()) }
     }
 
     /// Whether an operation on this host wants to put another file in place.
@@ -300,7 +342,8 @@ impl<'a> Shipper<'a> {
     }
 
     fn is_complete(&self) -> bool {
-        self.point.is_none() && self.databases.iter().all(Database::is_safe)
+        let together = self.databases.len() < 2 || !self.moved;
+        together && self.point.is_none() && self.databases.iter().all(Database::is_safe)
     }
 
     /// Waits, and sees meanwhile when what was committed.

@@ -332,6 +332,28 @@ fn bytes_that_rotted_in_an_older_copy_are_not_taken_over() {
 }
 
 #[test]
+fn a_copy_that_was_written_to_gives_what_is_still_in_it() {
+    let (case, old, snapshot) = changed();
+    let rotten = old.join("a/large");
+    let before = fs::metadata(&rotten).unwrap();
+    File::options().write(true).open(&rotten).unwrap().write_all_at(b"other", 77).unwrap();
+    // With the times that it had, so that nothing but its content tells; and then with others.
+    for (round, time) in [(0, before.mtime()), (1, before.mtime() + 7)] {
+        set_mtime(&rotten, time, before.mtime_nsec());
+        // And as the seed of what it never was a copy of.
+        for (name, of) in [("target", case.snapshot), ("seeded", snapshot)] {
+            let target = case.path(&format!("{name}-{round}"));
+            let reuse =
+                Reuse { tree: &old, snapshot: of, hard_links: false, redo: None, doubted: true };
+            let options = Options { reuse: Some(reuse), durable: false };
+            let restored = case.restore_from(snapshot, &case.source, &target, options).unwrap();
+            assert_same(&case.source, &target);
+            assert!(restored.fetched_bytes < 9 << 20, "{name}: {restored:?}");
+        }
+    }
+}
+
+#[test]
 fn a_file_takes_from_its_older_copy_too() {
     let (case, old, snapshot) = changed();
     let target = case.path("target");

@@ -3,9 +3,9 @@
 use crate::support::{
     PLANNED, UNPLANNED, ago, applied, ask, fine, lsn, member, point, shop, stop, to,
 };
-use mainstay_takeover::{Loss, Observation, Request, Running};
+use mainstay_takeover::{Loss, Observation, Request, Running, Step};
 use model::ServiceState;
-use model::state::{Stopped, TakeoverKind};
+use model::state::{Applied, Stopped, TakeoverKind};
 
 fn loss(state: &ServiceState, kind: TakeoverKind) -> Loss {
     ask(state, &fine("b"), &to(kind, "b")).loss
@@ -62,6 +62,29 @@ fn a_standby_that_follows_the_log_loses_less() {
     };
     let loss = ask(&shop(), &following, &to(UNPLANNED, "b")).loss;
     assert_eq!((loss.age_secs, loss.left_in_vault_secs), (Some(0), None));
+}
+
+#[test]
+fn what_the_vault_has_of_the_log_is_fetched_first() {
+    let mut state = shop();
+    let logged = Observation { log_until: Some(ago(0)), ..fine("b") };
+    let loss = ask(&state, &logged, &to(UNPLANNED, "b")).loss;
+    assert_eq!((loss.age_secs, loss.left_in_vault_secs), (Some(0), None));
+    assert_eq!((loss.kept_until, loss.vault_until), (Some(ago(0)), Some(ago(0))));
+    // Unless the copy is taken as it is.
+    let as_is = Request { as_is: true, ..to(UNPLANNED, "b") };
+    let kept = ask(&state, &logged, &as_is).loss;
+    assert_eq!(kept.left_in_vault_secs, kept.age_secs);
+    // A copy that is at the newest point is refreshed for the log alone.
+    let head = state.head.expect("a head").snapshot;
+    let source_time = state.head_point().expect("a point").source_time;
+    let held = Applied { snapshot: head, source_time, position: None, at: ago(0) };
+    state.applied(&member("b"), Some(held)).unwrap();
+    let assessment = ask(&state, &logged, &to(UNPLANNED, "b"));
+    let refreshes = |step: &Step| matches!(step, Step::Refresh { .. });
+    assert!(assessment.steps.iter().any(refreshes), "{:?}", assessment.steps);
+    let without = ask(&state, &fine("b"), &to(UNPLANNED, "b"));
+    assert!(!without.steps.iter().any(refreshes), "{:?}", without.steps);
 }
 
 #[test]

@@ -321,6 +321,7 @@ impl World {
             following: false,
             position: None,
             replayed: None,
+            log_until: None,
             importing: host.importing.is_some(),
             copy: CopyState::Untouched,
             fence_hook: host.fence_hook.then(|| "power-off".to_owned()),

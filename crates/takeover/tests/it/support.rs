@@ -95,6 +95,7 @@ pub(crate) fn fine(name: &str) -> Observation {
         following: false,
         position: None,
         replayed: None,
+        log_until: None,
         importing: false,
         copy: CopyState::Untouched,
         fence_hook: Some("ipmi-off a".to_owned()),

@@ -182,9 +182,12 @@ pub struct BatchName {
     /// It ends with a commit.
     pub whole: bool,
     /// When it was read, in milliseconds since 1970 and 65536ths; greater than that of what is before
-    /// it in the chain.
+    /// it in the chain. Of a [mark of time](BatchName::is_mark): when nothing more was committed.
     pub time: u64,
 }
+
+/// What a mark of time holds.
+pub const MARK_CONTENT: [u8; 8] = MAGIC;
 
 /// How many bits of the time are less than a millisecond.
 const TICKS: u32 = 16;
@@ -200,6 +203,11 @@ impl BatchName {
     pub fn read_at(&self) -> Timestamp {
         let millis = i64::try_from(self.time >> TICKS).unwrap_or(i64::MAX);
         Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Whether it holds no frames, and only says up to when there were none.
+    pub fn is_mark(&self) -> bool {
+        self.from == self.to
     }
 
     /// Reads a name back; none if it is not one that we would write.
@@ -220,19 +228,23 @@ impl BatchName {
             to: short(to)?,
             before: short(before)?,
             whole: match kind {
-                "c" => true,
+                "c" | "u" => true,
                 "p" => false,
                 _ => return None,
             },
         };
-        (parsed.to_string() == name && parsed.from < parsed.to).then_some(parsed)
+        (parsed.to_string() == name && parsed.from <= parsed.to).then_some(parsed)
     }
 }
 
 impl fmt::Display for BatchName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let BatchName { database, chain, sequence, salts, from, to, before, whole, time } = self;
-        let kind = if *whole { 'c' } else { 'p' };
+        let kind = match (from == to, *whole) {
+            (true, _) => 'u',
+            (false, true) => 'c',
+            (false, false) => 'p',
+        };
         write!(
             f,
             "{database:08X}{time:016X}.{chain:012x}.{sequence:08x}.{salts:016x}.{from:08x}-{to:08x}.\
@@ -277,7 +289,10 @@ mod tests {
             assert_eq!(BatchName::parse(bad), None, "{bad}");
         }
         assert_eq!(BatchName::parse(&format!("{written}x")), None);
-        assert_eq!(BatchName::parse(&BatchName { to: 10, ..name() }.to_string()), None);
+        let mark = BatchName { to: 10, ..name() };
+        assert!(mark.is_mark() && mark.to_string().ends_with(".u"), "{mark}");
+        assert_eq!(BatchName::parse(&mark.to_string()), Some(mark));
+        assert_eq!(BatchName::parse(&BatchName { to: 9, ..name() }.to_string()), None);
     }
 
     #[test]

@@ -138,8 +138,8 @@ impl Place {
         if sum != (be32(head, 16)?, be32(head, 20)?) {
             return None;
         }
+        self.frame = self.frame.checked_add(1)?;
         self.sum = sum;
-        self.frame += 1;
         Some(Frame { page, commit: be32(head, 4)?, content })
     }
 

@@ -10,11 +10,11 @@ mod hold;
 mod plan;
 mod replay;
 
-pub use batch::{Batch, BatchName, MAX_MARKS, Mark, database_id};
+pub use batch::{Batch, BatchName, MARK_CONTENT, MAX_MARKS, Mark, database_id};
 pub use frames::{FRAME_HEADER, Place, WalHeader};
 pub(super) use hold::Looker;
 pub use hold::{Held, Published, Restart, tidy};
-pub use plan::{ChainPlace, Plan, Reach, Span, plan};
+pub use plan::{ChainPlace, Plan, Reach, Span, plan, together};
 pub use replay::{Replay, replay};
 
 use super::beside;

@@ -1,9 +1,12 @@
 //! Which objects bring a snapshot to a point in time: a function of names alone.
 
 use super::batch::BatchName;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+/// Logs of one service that end further apart than this do not end at one moment.
+const APART: SignedDuration = SignedDuration::from_secs(30);
 
 /// A place in a log, by its salts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +54,44 @@ pub struct Plan {
     pub gap: Option<String>,
     /// The copy is not before this place of the chain: with less, it is better as it is.
     pub least: Option<(u32, u32)>,
+    /// In which chain the copy is; none if it is in none of them.
+    pub chain: Option<u64>,
+    /// Where it is when all of `whole` was replayed: which log of the chain, and after which frame.
+    pub end: Option<(u32, u32)>,
+    /// Replay ends here, because that of another database does.
+    pub until: Option<Timestamp>,
+}
+
+/// Plans for several databases of one service, so that all of them get to the same moment. One whose
+/// log has a gap, or has not been shipped for long, keeps nobody else back.
+pub fn together(
+    copies: &[(Span, Vec<BatchName>)],
+    taken: Timestamp,
+    until: Option<Timestamp>,
+) -> Vec<Plan> {
+    let each = |until: Option<Timestamp>| {
+        copies.iter().map(move |(span, names)| plan(span, taken, names, until))
+    };
+    let mut plans: Vec<Plan> = each(until).collect();
+    let reach = |plan: &Plan| {
+        let whole = until.is_none() && plan.chain.is_some() && plan.gap.is_none();
+        whole.then(|| plan.reaches.map_or(taken, |reaches| reaches.max(taken)))
+    };
+    let Some(last) = plans.iter().filter_map(reach).max() else { return plans };
+    let near = |end: Timestamp| last.duration_since(end) <= APART;
+    let first = plans.iter().filter_map(reach).filter(|end| near(*end)).min().unwrap_or(last);
+    for (known, aligned) in plans.iter_mut().zip(each(Some(first))) {
+        match reach(known) {
+            Some(end) if !near(end) => {
+                known.gap = Some(format!(
+                    "its log ends at {end}, and that of another database goes on until {last}"
+                ));
+            }
+            Some(end) if end > first => *known = Plan { until: Some(first), ..aligned },
+            _ => {}
+        }
+    }
+    plans
 }
 
 /// Plans how a copy of this span, which was taken at this time, gets to the end of the log, or to the
@@ -81,7 +122,7 @@ pub fn plan(span: &Span, taken: Timestamp, names: &[BatchName], until: Option<Ti
             let mut plan = Plan::default();
             let beyond = |name: &&BatchName| {
                 let read = name.read_at();
-                read > taken && until.is_none_or(|until| read <= until)
+                !name.is_mark() && read > taken && until.is_none_or(|until| read <= until)
             };
             if let (None, Some(name)) = (later, names.iter().find(beyond)) {
                 let read = name.read_at();
@@ -111,16 +152,24 @@ fn begun(chain: u64) -> Timestamp {
 /// None if the copy is nowhere in this chain.
 fn of_chain(span: &Span, id: u64, chain: &[BatchName], until: Option<Timestamp>) -> Option<Plan> {
     let (start, least) = within(span, id, chain)?;
-    let mut plan = Plan { least: Some(least), ..Plan::default() };
+    let mut plan = Plan { least: Some(least), chain: Some(id), ..Plan::default() };
     let mut at = start;
     let mut walked: Vec<BatchName> = Vec::new();
+    // Up to when nothing was committed after the last of them.
+    let mut quiet: Option<Timestamp> = None;
     for name in chain {
         let (sequence, frame) = at;
+        if name.is_mark() {
+            if (name.sequence, name.to) == at {
+                quiet = quiet.max(Some(name.read_at()));
+            }
+            continue;
+        }
         if (name.sequence, name.to) <= (sequence, frame) {
             continue;
         }
         let follows = (name.sequence == sequence && name.from <= frame)
-            || (name.sequence == sequence + 1
+            || (name.sequence.checked_sub(1) == Some(sequence)
                 && name.from == 0
                 && (name.before == frame || walked.is_empty() && name.before <= frame));
         if !follows {
@@ -133,12 +182,14 @@ fn of_chain(span: &Span, id: u64, chain: &[BatchName], until: Option<Timestamp>)
         at = (name.sequence, name.to);
         walked.push(*name);
     }
-    plan.reaches = walked.last().map(BatchName::read_at);
+    // The rest of a commit of which only a part is there may be as old as the part.
+    plan.reaches = walked.iter().rfind(|name| name.whole).map(BatchName::read_at).max(quiet);
     let full = walked
         .iter()
         .rposition(|name| name.whole && until.is_none_or(|until| name.read_at() <= until));
     let full = full.map_or(0, |last| last + 1);
     let rest = walked.split_off(full);
+    plan.end = Some(walked.last().map_or(start, |name| (name.sequence, name.to)));
     plan.whole = walked;
     if let Some(until) = until {
         for name in rest {
@@ -149,6 +200,8 @@ fn of_chain(span: &Span, id: u64, chain: &[BatchName], until: Option<Timestamp>)
                 break;
             }
         }
+        // Nothing that was asked for comes after it.
+        plan.reaches = plan.reaches.map(|reaches| reaches.min(until));
         // What was asked for lies before what is missing.
         if plan.reaches >= Some(until) {
             plan.gap = None;
@@ -186,7 +239,7 @@ fn within(span: &Span, id: u64, chain: &[BatchName]) -> Option<((u32, u32), (u32
             let least = match (last, to.frame) {
                 (Some(sequence), Some(frame)) => (sequence, frame),
                 // Anything of this log is possible: only the next is surely later.
-                (Some(sequence), None) => (sequence + 1, 0),
+                (Some(sequence), None) => (sequence.saturating_add(1), 0),
                 (None, _) => return None,
             };
             Some((start, least))

@@ -4,7 +4,8 @@ use super::book::{Book, Chain};
 use crate::Error;
 use engines::Root;
 use engines::sqlite::log::{
-    Batch, BatchName, Held, MAX_MARKS, Mark, Place, Published, Restart, database_id, tidy, wal_path,
+    Batch, BatchName, Held, MARK_CONTENT, MAX_MARKS, Mark, Place, Published, Restart, database_id,
+    tidy, wal_path,
 };
 use jiff::Timestamp;
 use model::{Class, Progress};
@@ -31,6 +32,8 @@ pub(super) struct Database {
     chain: Option<Chain>,
     /// Frames of the present log that are known to be committed.
     seen: u32,
+    /// They were looked at after this: everything that was committed before is among them.
+    looked: Timestamp,
     /// When they were seen, as far as they are not in a batch yet.
     marks: Vec<(u32, Timestamp)>,
     /// Read, and not in the vault yet.
@@ -42,6 +45,8 @@ pub(super) struct Database {
     /// A newer lock was taken and everything before it is in the vault.
     shipped: bool,
     restart_after: Instant,
+    /// The last mark of time, and when it was made.
+    mark: Option<(BatchName, Instant)>,
 }
 
 /// What came of keeping a log short.
@@ -63,12 +68,14 @@ impl Database {
             held: None,
             chain: None,
             seen: 0,
+            looked: Timestamp::UNIX_EPOCH,
             marks: Vec::new(),
             pending: VecDeque::new(),
             broken: None,
             given_up: false,
             shipped: false,
             restart_after: Instant::now(),
+            mark: None,
         }
     }
 
@@ -174,12 +181,14 @@ impl Database {
     /// Looks what is committed, and remembers when that was seen.
     pub(super) fn poll(&mut self, progress: &dyn Progress) {
         let Some(held) = &self.held else { return };
+        let before = Timestamp::now();
         // That it cannot be looked at is told by the next pass, which needs it.
-        if let Ok(published) = held.look()
-            && let Err(why) = self.seen_now(published)
-        {
-            progress.note(&format!("{}: {why}", self.root.on_host.display()));
-            self.broken = Some(why);
+        if let Ok(published) = held.look() {
+            self.looked = before;
+            if let Err(why) = self.seen_now(published) {
+                progress.note(&format!("{}: {why}", self.root.on_host.display()));
+                self.broken = Some(why);
+            }
         }
     }
 
@@ -249,7 +258,9 @@ impl Database {
     fn ship_rest(&mut self, push: Push<'_>, progress: &dyn Progress) -> Result<u64, Error> {
         let mut bytes = 0;
         if let Some(held) = &self.held {
+            let before = Timestamp::now();
             let published = held.look()?;
+            self.looked = before;
             if let Err(why) = self.seen_now(published) {
                 progress.note(&format!("{}: {why}", self.root.on_host.display()));
                 self.broken = Some(why);
@@ -309,7 +320,7 @@ impl Database {
             .collect();
         self.marks.retain(|(frame, _)| *frame > end.frame);
         let batch = Batch { place: start, before: chain.before, marks, frames };
-        chain.time = BatchName::time_after(Timestamp::now(), chain.time);
+        chain.time = BatchName::time_after(self.looked, chain.time);
         chain.place = Some(end);
         let name = BatchName {
             database: self.id,
@@ -324,6 +335,38 @@ impl Database {
         };
         self.pending.push_back((name, batch.encode()));
         Ok(true)
+    }
+
+    /// Says in the vault that everything that was committed before this is there, where the log itself
+    /// does not say it: it was not written to. Answers with the mark that this one replaces.
+    pub(super) fn mark(
+        &mut self,
+        until: Timestamp,
+        every: Duration,
+        push: Push<'_>,
+    ) -> Result<Option<BatchName>, Error> {
+        let recent = self.mark.as_ref().is_some_and(|(_, made)| made.elapsed() < every);
+        let Some(chain) = &mut self.chain else { return Ok(None) };
+        let frame = chain.place.map_or(0, |place| place.frame);
+        let open = self.held.is_none() || self.broken.is_some() || !self.pending.is_empty();
+        let time = BatchName::time_after(until, 0);
+        if recent || open || frame != self.seen || time <= chain.time {
+            return Ok(None);
+        }
+        let name = BatchName {
+            database: self.id,
+            chain: chain.id,
+            sequence: chain.sequence,
+            salts: chain.place.map_or(0, |place| place.header.salt()),
+            from: frame,
+            to: frame,
+            before: chain.before,
+            whole: true,
+            time,
+        };
+        push(&name.to_string(), &MARK_CONTENT)?;
+        chain.time = time;
+        Ok(self.mark.replace((name, Instant::now())).map(|(old, _)| old))
     }
 
     /// Writes down how far the vault has it; false if that is known.
@@ -377,6 +420,7 @@ impl Database {
     fn restart(&mut self, progress: &dyn Progress) -> Result<Duration, Error> {
         let Some(mut held) = self.held.take() else { return Ok(Duration::ZERO) };
         let mut failed = None;
+        self.looked = Timestamp::now();
         let restarted = held.restart(|published| {
             if let Err(why) = self.seen_now(published) {
                 progress.note(&format!("{}: {why}", self.root.on_host.display()));

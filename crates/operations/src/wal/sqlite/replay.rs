@@ -4,12 +4,12 @@ use crate::operation::Operation;
 use crate::placing::Destination;
 use crate::{Error, ServiceSite};
 use engines::SnapshotMeta;
-use engines::sqlite::log::{self, Batch, BatchName, Plan, Span, database_id};
+use engines::sqlite::log::{self, Batch, BatchName, ChainPlace, Plan, Reach, Span, database_id};
 use engines::sqlite::spans;
 use jiff::{SignedDuration, Timestamp};
 use model::{Class, Generation, Progress, ServiceState};
 use repository::log::LogStore;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Objects of the log go only when they are so much older than the oldest point that is kept.
 const MARGIN: SignedDuration = SignedDuration::from_mins(10);
@@ -27,69 +27,55 @@ pub struct Replayed {
     /// What is missing of what was asked for, in sentences.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<String>,
+    /// Where in their logs the copies are now.
+    #[serde(skip)]
+    pub(crate) held: Vec<HeldLog>,
 }
 
-/// Replays into what is staged, up to `until` or to the end.
-pub(crate) fn replay(
-    site: &ServiceSite,
-    operation: &Operation,
-    meta: &SnapshotMeta,
-    destinations: &[Destination],
-    until: Option<Timestamp>,
-) -> Result<Replayed, Error> {
-    let store = LogStore::new(site.repository()?);
-    let spans = spans(&meta.detail);
-    let mut all = Replayed::default();
-    if spans.is_empty() {
-        return Ok(all);
-    }
-    operation.report().phase("looking for the log");
-    let names: Vec<BatchName> = store
-        .list()?
-        .into_iter()
-        // What another generation wrote is of another history.
-        .filter(|(_, generation)| *generation == meta.generation)
-        .filter_map(|(name, _)| BatchName::parse(&name))
-        .collect();
-    let mut first = true;
-    for destination in destinations {
-        let root = &destination.root.in_snapshot;
-        let Some((_, span)) = spans.iter().find(|(name, _)| name == root) else { continue };
-        let id = database_id(root);
-        let own: Vec<BatchName> =
-            names.iter().filter(|name| name.database == id).copied().collect();
-        let plan = log::plan(span, meta.source_time, &own, until);
-        let one = replay_one(operation, &store, meta.generation, destination, plan, span, until)?;
-        all.objects += one.objects;
-        all.frames += one.frames;
-        all.gaps.extend(one.gaps.iter().map(|gap| format!("{}: {gap}", root)));
-        let reached = one.until.map(|time| time.max(meta.source_time));
-        all.until = if first { reached } else { all.until.min(reached) };
-        first = false;
-    }
-    for gap in &all.gaps {
-        operation.report().warn(gap);
-    }
-    Ok(all)
+/// Where in its log a copy of a database is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct HeldLog {
+    /// What the database is called in snapshots.
+    pub root: String,
+    /// There.
+    pub span: Span,
 }
 
-fn replay_one(
-    operation: &Operation,
-    store: &LogStore,
+/// The names of a service's log, as far as one generation has written it: what another wrote is of
+/// another history.
+pub(crate) struct Names {
+    store: LogStore,
     generation: Generation,
-    destination: &Destination,
-    plan: Plan,
-    _span: &Span,
-    until: Option<Timestamp>,
-) -> Result<Replayed, Error> {
-    let mut done = Replayed {
-        until: plan.reaches,
-        gaps: plan.gap.into_iter().collect(),
-        ..Replayed::default()
-    };
-    let read = |name: &BatchName| -> Result<Batch, Error> {
+    names: Vec<BatchName>,
+}
+
+impl Names {
+    pub(crate) fn list(site: &ServiceSite, generation: Generation) -> Result<Names, Error> {
+        let store = LogStore::new(site.repository()?);
+        let own = store.list()?.into_iter().filter(|(_, of)| *of == generation);
+        let names = own.filter_map(|(name, _)| BatchName::parse(&name)).collect();
+        Ok(Names { store, generation, names })
+    }
+
+    /// How copies that are there get to a time, or to the end: for each its root and its plan.
+    pub(crate) fn plan(
+        &self,
+        held: &[HeldLog],
+        taken: Timestamp,
+        until: Option<Timestamp>,
+    ) -> Vec<(HeldLog, Plan)> {
+        let own = |root: &str| -> Vec<BatchName> {
+            let id = database_id(root);
+            self.names.iter().filter(|name| name.database == id).copied().collect()
+        };
+        let copies: Vec<_> = held.iter().map(|held| (held.span, own(&held.root))).collect();
+        held.iter().cloned().zip(log::together(&copies, taken, until)).collect()
+    }
+
+    fn read(&self, name: &BatchName) -> Result<Batch, Error> {
         let text = name.to_string();
-        let bytes = store.fetch_from(&text, generation)?;
+        let bytes = self.store.fetch_from(&text, self.generation)?;
         let damaged = |what: &str| {
             Error::new(Class::Corrupt, format!("the object {text} of the log is damaged: {what}"))
         };
@@ -101,6 +87,78 @@ fn replay_one(
             && batch.place.header.salt() == name.salts
             && batch.last_commit().is_some() == name.whole;
         if as_named { Ok(batch) } else { Err(damaged("it does not hold what its name says")) }
+    }
+}
+
+/// Where the copies in a snapshot are.
+pub(crate) fn held_by(meta: &SnapshotMeta) -> Vec<HeldLog> {
+    spans(&meta.detail).into_iter().map(|(root, span)| HeldLog { root, span }).collect()
+}
+
+/// Replays into what is staged of a snapshot, up to `until` or to the end.
+pub(crate) fn replay(
+    site: &ServiceSite,
+    operation: &Operation,
+    meta: &SnapshotMeta,
+    destinations: &[Destination],
+    until: Option<Timestamp>,
+) -> Result<Replayed, Error> {
+    let held = held_by(meta);
+    if held.is_empty() {
+        return Ok(Replayed::default());
+    }
+    operation.report().phase("looking for the log");
+    let names = Names::list(site, meta.generation)?;
+    let plans = names.plan(&held, meta.source_time, until);
+    follow(operation, &names, plans, meta.source_time, destinations, until)
+}
+
+/// Does what was planned for copies of this time.
+pub(crate) fn follow(
+    operation: &Operation,
+    names: &Names,
+    plans: Vec<(HeldLog, Plan)>,
+    taken: Timestamp,
+    destinations: &[Destination],
+    until: Option<Timestamp>,
+) -> Result<Replayed, Error> {
+    let mut all = Replayed::default();
+    let mut first = true;
+    for (held, plan) in plans {
+        let root = held.root.clone();
+        let Some(destination) = destinations.iter().find(|d| d.root.in_snapshot == root) else {
+            continue;
+        };
+        // Of several, those that go further than another end where that does.
+        let until = plan.until.or(until);
+        let one = replay_one(operation, names, destination, held, plan, until)?;
+        all.objects += one.objects;
+        all.frames += one.frames;
+        all.gaps.extend(one.gaps.iter().map(|gap| format!("{root}: {gap}")));
+        let reached = one.until.map(|time| time.max(taken));
+        all.until = if first { reached } else { all.until.min(reached) };
+        all.held.extend(one.held);
+        first = false;
+    }
+    for gap in &all.gaps {
+        operation.report().warn(gap);
+    }
+    Ok(all)
+}
+
+fn replay_one(
+    operation: &Operation,
+    names: &Names,
+    destination: &Destination,
+    held: HeldLog,
+    plan: Plan,
+    until: Option<Timestamp>,
+) -> Result<Replayed, Error> {
+    let mut done = Replayed {
+        until: plan.reaches,
+        gaps: plan.gap.into_iter().collect(),
+        held: vec![held],
+        ..Replayed::default()
     };
     // The last commit before the time that is wanted, in what is not wholly before it.
     let mut target = plan.whole.last().map(|name| (name.sequence, name.to));
@@ -108,7 +166,7 @@ fn replay_one(
     if let Some(until) = until {
         for (number, name) in plan.partly.iter().enumerate() {
             operation.check_cancel()?;
-            let batch = read(name)?;
+            let batch = names.read(name)?;
             if let Some(mark) = batch.marks.iter().rev().find(|mark| mark.seen <= until) {
                 target = Some((name.sequence, mark.frame));
                 partly = number + 1;
@@ -123,14 +181,22 @@ fn replay_one(
     report.phase("replaying the log");
     report.expect(0, (plan.whole.len() + partly) as u64);
     let mut replay = log::replay(&destination.staged)?;
+    let mut salts = None;
     for name in plan.whole.iter().chain(plan.partly.iter().take(partly)) {
         operation.check_cancel()?;
         let up_to = if name.sequence == sequence { frame } else { u32::MAX };
-        replay.apply(&read(name)?, up_to)?;
+        replay.apply(&names.read(name)?, up_to)?;
+        salts = Some(name.salts);
         done.objects += 1;
         report.advance(0, 1);
     }
     done.frames = replay.finish()?;
+    if let (Some(salts), Some(chain)) = (salts, plan.chain) {
+        let reach = Some(Reach { salts, frame: Some(frame) });
+        let chain = Some(ChainPlace { chain, next: sequence.saturating_add(1) });
+        let span = Span { from: reach, to: reach, chain };
+        done.held.iter_mut().for_each(|held| held.span = span);
+    }
     Ok(done)
 }
 

@@ -1,0 +1,231 @@
+//! A standby of a SQLite service goes along the log: between two points, past points, and when it
+//! takes over.
+
+use crate::sqlite_log::{
+    Killed, acknowledged_of, database, insert, is_stored_by, last, rounds, writer_of,
+};
+use crate::world::{World, journal};
+use jiff::Timestamp;
+use serde_json::Value;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+const TAKEOVER: [&str; 5] =
+    ["takeover", "docs", "--yes", "--override", "primary-not-fenced=the test has killed it"];
+
+/// Both have joined, and the primary's database is there.
+fn world() -> World {
+    let world = World::new("sqlite", "");
+    fs::write(world.path("password"), "correct horse battery staple\n").unwrap();
+    drop(database(&world.path("a/data")));
+    world.run("a", &["init"]).code(0);
+    world.run("b", &["init"]).code(0);
+    world
+}
+
+fn receiver(world: &World, host: &str) -> Killed {
+    let mut command = world.command(host, &["wal", "receive", "docs"]);
+    Killed(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+}
+
+#[track_caller]
+fn is_stored(world: &World) {
+    is_stored_by(&world.path("a/state"));
+}
+
+#[track_caller]
+fn refresh(world: &World, words: &[&str]) -> Value {
+    let mut all = vec!["--json", "refresh", "docs"];
+    all.extend(words);
+    world.run("b", &all).code(0).json()["services"][0].clone()
+}
+
+/// The last number in a copy, without touching it.
+#[track_caller]
+fn held(world: &World) -> i64 {
+    let copy = world.path("look");
+    fs::copy(world.path("b/data"), &copy).unwrap();
+    last(&copy)
+}
+
+fn points(world: &World) -> usize {
+    world.points("a").len()
+}
+
+#[test]
+fn a_refresh_between_two_points_goes_along_the_log() {
+    let world = world();
+    let connection = database(&world.path("a/data"));
+    insert(&connection, 1);
+    let mut shipper = receiver(&world, "a");
+    is_stored(&world);
+    let seeded = refresh(&world, &[]);
+    assert_eq!((held(&world), seeded["seeded"].as_bool()), (1, Some(true)));
+    for n in 2..=20 {
+        insert(&connection, n);
+    }
+    // Seen as committed before.
+    std::thread::sleep(Duration::from_millis(300));
+    let before = Timestamp::now();
+    is_stored(&world);
+    let done = refresh(&world, &[]);
+    assert_eq!(held(&world), 20, "{done}");
+    assert_eq!(done["fetched-bytes"], 0, "nothing comes from a snapshot: {done}");
+    assert!(done["log"]["objects"].as_u64().unwrap() > 0, "{done}");
+    assert_eq!(points(&world), 1);
+    assert!(done["source-time"].as_str() > seeded["source-time"].as_str(), "{done}");
+    // What it holds is told by the vault, so that the primary's host can watch it.
+    let status = world.status("a");
+    let members = status["members"].as_array().unwrap();
+    let b = members.iter().find(|member| member["name"] == "b").unwrap();
+    assert_eq!(b["holds"], done["source-time"], "{status}");
+    let again = refresh(&world, &[]);
+    assert_eq!(again["unchanged"], true, "{again}");
+
+    // A point that was made meanwhile is passed on the way, and costs nothing.
+    for n in 21..=25 {
+        insert(&connection, n);
+    }
+    world.run("a", &["backup", "docs"]).code(0);
+    insert(&connection, 26);
+    is_stored(&world);
+    let done = refresh(&world, &[]);
+    assert_eq!((held(&world), &done["fetched-bytes"]), (26, &Value::from(0)), "{done}");
+    let head = world.head("a").unwrap();
+    assert_eq!(done["to"].as_str().unwrap(), head);
+
+    // A point, or a time, that was named is gone back to.
+    let first = world.points("a")[0]["snapshot"].as_str().unwrap().to_owned();
+    refresh(&world, &["--snapshot", &first]);
+    assert_eq!(held(&world), 1);
+    refresh(&world, &[]);
+    assert_eq!(held(&world), 26);
+    refresh(&world, &["--at", &before.to_string()]);
+    assert_eq!(held(&world), 20);
+    refresh(&world, &[]);
+
+    // The log begins anew, and a new point bridges it.
+    shipper.kill();
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    insert(&connection, 27);
+    let mut shipper = receiver(&world, "a");
+    is_stored(&world);
+    insert(&connection, 28);
+    is_stored(&world);
+    let done = refresh(&world, &[]);
+    assert_eq!(held(&world), 28, "{done}");
+    shipper.kill();
+
+    // Who writes to it is found out as ever.
+    let copy = rusqlite::Connection::open(world.path("b/data")).unwrap();
+    copy.execute_batch("INSERT INTO t VALUES (99, x'00')").unwrap();
+    drop(copy);
+    world.run("b", &["refresh", "docs"]).code(1).complains("was written to");
+    world.run("b", &TAKEOVER).code(1);
+    world.run("b", &["refresh", "docs", "--reseed"]).code(0);
+    assert_eq!(held(&world), 28);
+}
+
+#[test]
+fn whatever_a_refresh_along_the_log_is_killed_in_the_copy_is_old_or_new() {
+    let world = world();
+    let connection = database(&world.path("a/data"));
+    let mut n = 0;
+    let mut more = || {
+        n += 1;
+        insert(&connection, n);
+        world.run("a", &["wal", "receive", "docs", "--once"]).code(0);
+        n
+    };
+    more();
+    refresh(&world, &[]);
+    more();
+    refresh(&world, &[]);
+    let dirs = world.operations("b");
+    let lines: Vec<String> = journal(dirs.last().unwrap())
+        .iter()
+        .filter_map(|line| Some(format!("{}:{}", line["step"].as_str()?, line["event"].as_str()?)))
+        .collect();
+    assert!(lines.contains(&"replay:done".to_owned()), "{lines:?}");
+    for at in &lines {
+        let n = more();
+        let mut command = world.command("b", &["refresh", "docs"]);
+        let output = command.env("MAINSTAY_TEST_KILL_AT", at).output().unwrap();
+        assert_eq!(output.status.code(), Some(137), "{at}");
+        let here = held(&world);
+        assert!(here == n || here == n - 1, "{at}: {here} of {n}");
+        world.run("b", &["refresh", "docs"]).code(0);
+        assert_eq!(held(&world), n, "{at}");
+        assert_eq!(world.staging(), [] as [PathBuf; 0], "{at}");
+        world.run("b", &["refresh", "docs"]).code(0).says("already");
+    }
+}
+
+#[test]
+fn a_takeover_after_a_kill_loses_a_second_and_not_a_schedule() {
+    let mut worst = 0;
+    for round in 0..rounds() {
+        let world = world();
+        let path = world.path("a/data");
+        let mut shipper = receiver(&world, "a");
+        let mut writer = writer_of(&path);
+        is_stored(&world);
+        world.run("b", &["refresh", "docs"]).code(0);
+        is_stored(&world);
+        if round % 2 == 1 {
+            world.run("b", &["refresh", "docs"]).code(0);
+        }
+        let moment = Timestamp::now().as_microsecond().unsigned_abs().wrapping_mul(2_654_435_761);
+        std::thread::sleep(Duration::from_millis(200 + moment % 1500));
+        // The host is gone at once.
+        shipper.kill();
+        writer.kill();
+        let killed = Timestamp::now().as_millisecond();
+        let said = world.run("b", &["--json", "takeover", "docs", "--dry-run"]);
+        drop(said);
+        let mut words = vec!["--json"];
+        words.extend(TAKEOVER);
+        let said = world.run("b", &words).code(0).json();
+        let here = last(&world.path("b/data"));
+        let acknowledged = acknowledged_of(&path);
+        let lost = acknowledged.iter().find(|(n, time)| *n > here && *time <= killed);
+        let lost = lost.map_or(0, |(_, time)| killed - time);
+        worst = worst.max(lost);
+        assert!(lost <= 3000, "{lost} ms were lost: {said}");
+        // What was shown before it was confirmed is what it became.
+        let told = &said["assessment"]["loss"]["kept-until"];
+        let told: Timestamp = told.as_str().unwrap().parse().unwrap();
+        let before = acknowledged.iter().filter(|(_, time)| *time < told.as_millisecond());
+        let before = i64::try_from(before.count()).unwrap();
+        assert!(before <= here, "{told}, and {here}: {said}");
+    }
+    println!("the worst loss was {worst} ms");
+}
+
+#[test]
+fn the_new_primary_ships_its_own_log_and_the_old_one_rejoins() {
+    let world = world();
+    let connection = database(&world.path("a/data"));
+    insert(&connection, 1);
+    world.run("a", &["wal", "receive", "docs", "--once"]).code(0);
+    world.run("b", &["refresh", "docs"]).code(0);
+    insert(&connection, 2);
+    world.run("a", &["wal", "receive", "docs", "--once"]).code(0);
+    world.run("b", &TAKEOVER).code(0);
+    assert_eq!(held(&world), 2);
+    // The old one may not write any more, and what it would add is of no history.
+    insert(&connection, 3);
+    world.run("a", &["wal", "receive", "docs", "--once"]).code(1);
+    drop(connection);
+    let connection = database(&world.path("b/data"));
+    insert(&connection, 3);
+    insert(&connection, 4);
+    world.run("b", &["wal", "receive", "docs", "--once"]).code(0);
+    world.run("a", &["rejoin", "docs"]).code(0);
+    insert(&connection, 5);
+    world.run("b", &["wal", "receive", "docs", "--once"]).code(0);
+    let said = world.run("a", &["--json", "refresh", "docs"]).code(0).json();
+    assert_eq!(last(&world.path("a/data")), 5, "{said}");
+}
