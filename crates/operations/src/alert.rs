@@ -1,6 +1,6 @@
 //! Tells a person that something failed: by a command, by a webhook.
 
-use crate::{Error, Site};
+use crate::{Error, Site, secrets};
 use jiff::Timestamp;
 use model::{Class, MemberName, ServiceName};
 use serde::Serialize;
@@ -38,9 +38,9 @@ pub fn send(site: &Site, alert: &Alert) -> Result<(), Error> {
     {
         failed.push(format!("command: {}", error.chain()));
     }
-    if let Some(url) = &alerts.webhook
-        && let Err(error) = by_webhook(url, &text)
-    {
+    let webhook = secrets::webhook(alerts)
+        .and_then(|url| url.map_or(Ok(()), |url| by_webhook(url.expose(), &text)));
+    if let Err(error) = webhook {
         failed.push(format!("webhook: {}", error.chain()));
     }
     if failed.is_empty() {
@@ -78,10 +78,11 @@ fn by_command(command: &str, alert: &Alert, text: &[u8]) -> Result<(), Error> {
 fn by_webhook(url: &str, text: &[u8]) -> Result<(), Error> {
     let agent: ureq::Agent =
         ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build().into();
-    agent
-        .post(url)
-        .header("content-type", "application/json")
-        .send(text)
-        .map(|_| ())
-        .map_err(|e| Error::new(Class::Unavailable, "it did not take the alert").because(e))
+    agent.post(url).header("content-type", "application/json").send(text).map(|_| ()).map_err(|e| {
+        // The URL of a webhook is often its secret, and some errors hold all of it.
+        let why = e.to_string();
+        let why = if why.contains(url) { "its URL is not valid".to_owned() } else { why };
+        let place = model::config::without_path(url);
+        Error::new(Class::Unavailable, format!("{place} did not take the alert: {why}"))
+    })
 }

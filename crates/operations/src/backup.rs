@@ -463,7 +463,9 @@ fn snapshot_file(
 /// The definition as the snapshot keeps it: without anything that could be a secret.
 fn definition(site: &ServiceSite) -> model::config::Service {
     let mut definition = site.spec().clone();
+    // Commands may hold what they should only fetch.
     definition.password_command = None;
+    definition.url_password_command = None;
     // It is about one host and its neighbour, and may hold a password.
     definition.stream_from = None;
     definition.url = definition.url.map(|url| model::config::without_password(&url));

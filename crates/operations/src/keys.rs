@@ -63,7 +63,9 @@ pub fn change(site: &Site, params: &Params, run: &Run) -> Result<Changed, Error>
     let source = one_source(site, &services)?;
     match &source {
         Source::File(file) => in_file(&services, file, params, run),
-        Source::Env(_) | Source::Command(_) => elsewhere(&services, &source, params, run),
+        Source::Env(_) | Source::Credential(_) | Source::Command(_) => {
+            elsewhere(&services, &source, params, run)
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::Error;
 use model::Secret;
-use model::config::{Config, Service, Vault};
+use model::config::{Alerts, Config, Service, Vault};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -13,26 +13,71 @@ pub enum Source {
     File(PathBuf),
     /// In an environment variable.
     Env(String),
+    /// In a file of this name that systemd has put where `CREDENTIALS_DIRECTORY` says.
+    Credential(String),
     /// On the standard output of a command, as its first line.
     Command(String),
 }
 
+impl Source {
+    /// The one of these that is set.
+    pub(crate) fn pick(
+        file: &Option<PathBuf>,
+        env: &Option<String>,
+        credential: &Option<String>,
+        command: &Option<String>,
+    ) -> Option<Source> {
+        let env = env.clone().map(Source::Env);
+        let credential = credential.clone().map(Source::Credential);
+        let command = command.clone().map(Source::Command);
+        file.clone().map(Source::File).or(env).or(credential).or(command)
+    }
+}
+
 /// Where the password of a service's repository is: the service's own source, else the vault's.
 pub fn source(config: &Config, service: Option<&Service>) -> Result<Source, Error> {
-    let pick = |file: &Option<PathBuf>, env: &Option<String>, command: &Option<String>| {
-        let file = file.clone().map(Source::File);
-        let env = env.clone().map(Source::Env);
-        let command = command.clone().map(Source::Command);
-        file.or(env).or(command)
-    };
-    let own = service.and_then(|s| pick(&s.password_file, &s.password_env, &s.password_command));
-    let vault = &config.vault;
-    own.or_else(|| pick(&vault.password_file, &vault.password_env, &vault.password_command))
-        .ok_or_else(|| {
-            Error::invalid("the configuration names no password").hinting(
-                "Set `password-file` in [vault]; `mainstay init` makes the file if it is missing.",
-            )
-        })
+    let own = service.and_then(|s| {
+        Source::pick(&s.password_file, &s.password_env, &s.password_credential, &s.password_command)
+    });
+    own.or_else(|| of_vault(&config.vault)).ok_or_else(|| {
+        Error::invalid("the configuration names no password").hinting(
+            "Set `password-file` in [vault]; `mainstay init` makes the file if it is missing.",
+        )
+    })
+}
+
+/// Where the password is that a vault names itself.
+pub fn of_vault(vault: &Vault) -> Option<Source> {
+    let Vault { password_file, password_env, password_credential, password_command, .. } = vault;
+    Source::pick(password_file, password_env, password_credential, password_command)
+}
+
+/// The definition of a service as its engine needs it: with the password that its `url` leaves out.
+/// For the engine alone, never to be stored or shown.
+pub(crate) fn with_url_password(service: &Service) -> Result<Service, Error> {
+    let mut service = service.clone();
+    let Service {
+        url_password_file: file,
+        url_password_env: env,
+        url_password_credential: credential,
+        url_password_command: command,
+        ..
+    } = &service;
+    let source = Source::pick(file, env, credential, command);
+    if let (Some(source), Some(url)) = (source, &service.url) {
+        let password = read_what(&source, "connection password")?;
+        service.url = Some(model::config::with_password(url, password.expose()));
+    }
+    Ok(service)
+}
+
+/// The URL of the webhook that alerts go to.
+pub(crate) fn webhook(alerts: &Alerts) -> Result<Option<Secret>, Error> {
+    let Alerts { webhook_file, webhook_env, webhook_credential, webhook_command, .. } = alerts;
+    match Source::pick(webhook_file, webhook_env, webhook_credential, webhook_command) {
+        Some(source) => read_what(&source, "webhook").map(Some),
+        None => Ok(alerts.webhook.clone().map(Secret::new)),
+    }
 }
 
 /// The password of a service's repository.
@@ -42,11 +87,8 @@ pub fn password(config: &Config, service: Option<&Service>) -> Result<Secret, Er
 
 /// How a vault that another machine serves is reached, with the token of its user.
 pub fn served(vault: &Vault) -> Result<storage::rest::Options, Error> {
-    let token = match (&vault.token_file, &vault.token_env) {
-        (Some(file), _) => Some(Source::File(file.clone())),
-        (None, Some(name)) => Some(Source::Env(name.clone())),
-        (None, None) => None,
-    };
+    let Vault { token_file, token_env, token_credential, token_command, .. } = vault;
+    let token = Source::pick(token_file, token_env, token_credential, token_command);
     let password = match &token {
         None => None,
         // The hints of a missing password are of no use here.
@@ -88,6 +130,21 @@ pub(crate) fn read_what(source: &Source, what: &str) -> Result<Secret, Error> {
         Source::Env(name) => std::env::var(name).map_err(|_| {
             Error::invalid(format!("the environment variable {name} holds no {what}"))
         })?,
+        Source::Credential(name) => {
+            let dir = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+                Error::invalid(format!(
+                    "there are no systemd credentials here, and the {what} is in {name}"
+                ))
+                .hinting(format!(
+                    "Start this by a unit with `LoadCredential={name}:FILE`, or by `systemd-run -p \
+                     LoadCredential={name}:FILE`."
+                ))
+            })?;
+            let file = PathBuf::from(dir).join(name);
+            std::fs::read_to_string(&file)
+                .map_err(|e| Error::io(&format!("read the {what} credential"), &file, e))?
+        }
+        // The command may hold what it should only fetch, so it is not shown.
         Source::Command(command) => {
             let output = Command::new("/bin/sh")
                 .args(["-c", command])
@@ -97,7 +154,7 @@ pub(crate) fn read_what(source: &Source, what: &str) -> Result<Secret, Error> {
                 .map_err(|e| Error::io("run", "/bin/sh", e))?;
             if !output.status.success() {
                 return Err(Error::invalid(format!(
-                    "the {what} command failed ({}): {command}",
+                    "the {what} command failed ({})",
                     output.status
                 )));
             }
@@ -110,6 +167,7 @@ pub(crate) fn read_what(source: &Source, what: &str) -> Result<Secret, Error> {
         return Err(Error::invalid(match source {
             Source::File(file) => format!("the {what} file {} is empty", file.display()),
             Source::Env(name) => format!("the environment variable {name} is empty"),
+            Source::Credential(name) => format!("the {what} credential {name} is empty"),
             Source::Command(_) => format!("the {what} command printed nothing"),
         }));
     }

@@ -208,7 +208,7 @@ impl ServiceSite {
         if let Some(open) = self.0.engine.get() {
             return Ok(open.as_ref());
         }
-        let opened = engines::open(self.name(), self.spec())?;
+        let opened = engines::open(self.name(), &secrets::with_url_password(self.spec())?)?;
         Ok(self.0.engine.get_or_init(|| opened).as_ref())
     }
 }

@@ -71,8 +71,10 @@ fn credentials(bucket: &Bucket) -> Result<s3::Credentials, Error> {
 
 /// Where the secret of the access key is.
 fn secret_source(bucket: &Bucket) -> Option<Source> {
-    let file = bucket.secret_access_key_file.clone().map(Source::File);
-    let env = bucket.secret_access_key_env.clone().map(Source::Env);
-    let command = bucket.secret_access_key_command.clone().map(Source::Command);
-    file.or(env).or(command)
+    Source::pick(
+        &bucket.secret_access_key_file,
+        &bucket.secret_access_key_env,
+        &bucket.secret_access_key_credential,
+        &bucket.secret_access_key_command,
+    )
 }

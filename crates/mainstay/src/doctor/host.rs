@@ -59,6 +59,7 @@ fn passwords(chain: &mut Chain<'_>, config: &Config) -> Told {
         let name = match &source {
             Source::File(file) => file.display().to_string(),
             Source::Env(name) => format!("environment variable {name}"),
+            Source::Credential(name) => format!("systemd credential {name}"),
             Source::Command(_) => "the password command".to_owned(),
         };
         if !seen.insert(name.clone()) || chain.need("password", secrets::read(&source))?.is_none() {

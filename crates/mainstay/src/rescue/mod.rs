@@ -120,6 +120,7 @@ impl Rescue {
         let text = format!("{}\n", opened.password.expose());
         files::write(&password_file, text.as_bytes(), 0o600, Existing::Replace)?;
         let config = Config {
+            copy: BTreeMap::new(),
             host: Host {
                 name: MemberName::new("rescue").map_err(|e| Failure::invalid(e.to_string()))?,
                 state_dir: dir.join("state"),
@@ -167,6 +168,7 @@ impl Opened {
             return Ok(Service {
                 password_file: None,
                 password_env: None,
+                password_credential: None,
                 password_command: None,
                 ..meta.definition
             });

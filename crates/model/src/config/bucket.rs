@@ -33,6 +33,9 @@ pub struct Bucket {
     /// Environment variable with the secret.
     #[serde(default)]
     pub secret_access_key_env: Option<String>,
+    /// Name of a systemd credential (`LoadCredential=` of the unit) that holds the secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_access_key_credential: Option<String>,
     /// Command that prints the secret.
     #[serde(default)]
     pub secret_access_key_command: Option<String>,
@@ -98,6 +101,7 @@ pub(super) fn judge(judge: &mut Judge<'_>, vault: &Vault) {
         ("vault.s3.region", &bucket.region),
         ("vault.s3.access-key-id", &bucket.access_key_id),
         ("vault.s3.secret-access-key-env", &bucket.secret_access_key_env),
+        ("vault.s3.secret-access-key-credential", &bucket.secret_access_key_credential),
         ("vault.s3.secret-access-key-command", &bucket.secret_access_key_command),
         ("vault.s3.profile", &bucket.profile),
     ] {
@@ -132,6 +136,7 @@ fn credentials(judge: &mut Judge<'_>, bucket: &Bucket) {
     let secrets = [
         ("vault.s3.secret-access-key-file", bucket.secret_access_key_file.is_some()),
         ("vault.s3.secret-access-key-env", bucket.secret_access_key_env.is_some()),
+        ("vault.s3.secret-access-key-credential", bucket.secret_access_key_credential.is_some()),
         ("vault.s3.secret-access-key-command", bucket.secret_access_key_command.is_some()),
     ];
     judge.at_most_one(&secrets);
