@@ -101,6 +101,24 @@ pub(crate) fn decide(seen: &Observed, now: Timestamp) -> Decision {
     }
 }
 
+/// Whether a run by a schedule of its own is due, and when to ask again: one that failed is tried again
+/// after `retry`, and not only at the schedule's next time.
+pub(crate) fn scheduled(
+    schedule: &Schedule,
+    attempts: &[Attempt],
+    retry: Duration,
+    now: Timestamp,
+) -> (bool, Option<Timestamp>) {
+    let went_well = attempts.iter().rev().find(|attempt| attempt.well);
+    let due = schedule.due(went_well.map(|attempt| attempt.began), now);
+    let failed = attempts.last().filter(|attempt| !attempt.well);
+    let retry = failed.and_then(|failed| failed.began.checked_add(duration::signed(retry)).ok());
+    match retry.filter(|retry| *retry > now) {
+        Some(retry) if due.now => (false, Some(retry)),
+        _ => (due.now, due.next),
+    }
+}
+
 /// From when the newest point (of a standby: what it holds) must be at least: younger than the
 /// declared RPO, else from the last but one time that the schedule named, so that weekends count as
 /// the schedule counts them.
@@ -255,6 +273,20 @@ mod tests {
         // A failure that a success came after is over.
         let over = seen(&[("09:00:01", false), ("09:10:01", true)]);
         assert_eq!(decide(&over, at("09:30:00")).action, Action::Nothing);
+    }
+
+    #[test]
+    fn a_run_by_its_own_schedule_is_tried_again_later() {
+        let observed = seen(&[("08:00:01", true), ("09:00:01", false)]);
+        let schedule = observed.schedule.unwrap();
+        let ask = |attempts: &[Attempt], now| {
+            scheduled(&schedule, attempts, Duration::from_secs(1800), at(now))
+        };
+        assert_eq!(ask(&[], "09:10:00"), (true, Some(at("10:00:00"))));
+        assert!(ask(&observed.attempts[..1], "09:10:00").0);
+        assert_eq!(ask(&observed.attempts, "09:10:00"), (false, Some(at("09:30:01"))));
+        assert!(ask(&observed.attempts, "09:30:01").0);
+        assert!(!ask(&observed.attempts[..1], "08:59:00").0);
     }
 
     #[test]

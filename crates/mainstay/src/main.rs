@@ -7,6 +7,7 @@ mod candidate;
 mod cli;
 mod commands;
 mod config;
+mod copies;
 mod demo;
 mod doctor;
 mod due;
@@ -22,6 +23,7 @@ mod status;
 mod teller;
 mod ui;
 mod units;
+mod upkeep;
 mod worker;
 
 use std::process::ExitCode;

@@ -1,6 +1,7 @@
 //! What is known of a service, gathered from the vault's state and this host's operations.
 
 use crate::commands::wal;
+use crate::copies::CopyStatus;
 use crate::due::Attempt;
 use crate::failure::Failure;
 use crate::promises::{Drills, Scrubs};
@@ -60,6 +61,8 @@ pub(crate) struct Status {
     pub(crate) promises_kept: bool,
     pub(crate) points: usize,
     pub(crate) members: Vec<MemberStatus>,
+    /// Second vaults, as the primary knows them.
+    pub(crate) copies: Vec<CopyStatus>,
     /// A takeover under way.
     pub(crate) takeover: Option<Intent>,
     /// What runs on this host.
@@ -191,12 +194,14 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
     let drill_overdue = drills.overdue(now);
     let scrubs = scrubs(service, &state, &operations)?;
     let scrub_overdue = scrubs.overdue(now);
+    let copies = crate::copies::status(service, &state, now)?;
     let promises_kept = rpo_kept != Some(false)
         && members.iter().all(|member| member.rpo_kept != Some(false))
         && drills.rto_kept() != Some(false)
         && drill_overdue.is_none()
         && scrub_overdue.is_none()
         && !scrubs.rotten
+        && copies.iter().all(|copy| copy.behind.is_none() && copy.error.is_none())
         && drills.last.as_ref().is_none_or(|last| last.drill.sound);
     Ok(Status {
         engine: service.spec().engine.clone(),
@@ -227,6 +232,7 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
         promises_kept,
         points: state.points.len(),
         members,
+        copies,
         takeover: state.intent.clone(),
         running: operations.iter().rev().find(|one| one.running).cloned(),
         last: operations.iter().rev().find(|one| !one.running).cloned(),

@@ -4,6 +4,7 @@
 //! Unknown keys are errors, because a misspelt `keep` is a history that is not kept.
 
 mod bucket;
+mod copies;
 mod drills;
 mod keys;
 mod read;
@@ -13,12 +14,13 @@ mod url;
 mod vault;
 
 pub use bucket::{Bucket, ObjectLock};
+pub use copies::SecondVault;
 pub use read::{Checked, ConfigError, Finding, read, schema};
 pub use rules::{CHUNK_BYTES, CHUNK_WORDS, ENGINES};
-pub use url::without_password;
+pub use url::{with_password, without_password, without_path};
 pub use vault::{VaultUrl, vault_dir};
 
-use crate::{MemberName, ServiceName};
+use crate::{MemberName, ServiceName, VaultName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -32,6 +34,9 @@ pub struct Config {
     pub host: Host,
     /// Where the history is.
     pub vault: Vault,
+    /// Second vaults, to which `run-due` copies the history, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub copy: BTreeMap<VaultName, SecondVault>,
     /// Who is told when something fails.
     #[serde(default)]
     pub alerts: Alerts,
@@ -66,6 +71,12 @@ pub struct Vault {
     /// Environment variable with the token.
     #[serde(default)]
     pub token_env: Option<String>,
+    /// Name of a systemd credential (`LoadCredential=` of the unit) that holds the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_credential: Option<String>,
+    /// Command that prints the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_command: Option<String>,
     /// Certificates (PEM) that are believed of a `rest:https` vault, instead of the public
     /// authorities'.
     #[serde(default)]
@@ -85,6 +96,9 @@ pub struct Vault {
     /// Environment variable with the password.
     #[serde(default)]
     pub password_env: Option<String>,
+    /// Name of a systemd credential (`LoadCredential=` of the unit) that holds the password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_credential: Option<String>,
     /// Command that prints the password.
     #[serde(default)]
     pub password_command: Option<String>,
@@ -117,6 +131,18 @@ pub struct Alerts {
     /// Receives the alert as a JSON `POST`.
     #[serde(default)]
     pub webhook: Option<String>,
+    /// File with that URL, where it is a secret itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook_file: Option<PathBuf>,
+    /// Environment variable with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook_env: Option<String>,
+    /// Name of a systemd credential that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook_credential: Option<String>,
+    /// Command that prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook_command: Option<String>,
 }
 
 /// One service on this host.
@@ -160,6 +186,18 @@ pub struct Service {
     /// What is captured of a server (`postgres`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
+    /// File with the password that `url` leaves out (`postgres`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url_password_file: Option<PathBuf>,
+    /// Environment variable with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url_password_env: Option<String>,
+    /// Name of a systemd credential that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url_password_credential: Option<String>,
+    /// Command that prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url_password_command: Option<String>,
     /// The server's data directory (`postgres`).
     #[serde(default)]
     pub data_dir: Option<PathBuf>,
@@ -211,6 +249,12 @@ pub struct Service {
     /// Which points are kept; all without it.
     #[serde(default)]
     pub keep: Option<Keep>,
+    /// When `run-due` on the primary applies `keep` and frees what nothing needs, in cron syntax.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prune_schedule: Option<String>,
+    /// How long what a standby holds is kept for it, e.g. `"30d"`. One that lags further is built anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_for_standbys: Option<String>,
     /// The oldest that the newest point may get before it alarms, e.g. `"5m"`.
     #[serde(default)]
     pub rpo: Option<String>,
@@ -242,6 +286,9 @@ pub struct Service {
     /// Environment variable with this service's password.
     #[serde(default)]
     pub password_env: Option<String>,
+    /// Name of a systemd credential (`LoadCredential=` of the unit) that holds this service's password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_credential: Option<String>,
     /// Command that prints this service's password.
     #[serde(default)]
     pub password_command: Option<String>,

@@ -22,7 +22,7 @@ pub mod state;
 pub use cancel::CancelToken;
 pub use class::{Class, Classify};
 pub use generation::Generation;
-pub use names::{MemberName, NameError, OperationId, ServiceName};
+pub use names::{MemberName, NameError, OperationId, ServiceName, VaultName};
 pub use point::{Drill, PointName, Position, RecoveryPoint, SnapshotId, TagChange, Verified};
 pub use progress::Progress;
 pub use seal::{Seal, SealError};

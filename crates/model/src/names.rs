@@ -81,6 +81,11 @@ name!(
     "member name"
 );
 name!(
+    /// A second vault, as the configuration of a host calls it.
+    VaultName,
+    "vault name"
+);
+name!(
     /// One run of an operation: `20261121T010442Z-backup-5f3a`, so that ids sort by age.
     OperationId,
     "operation id"

@@ -99,16 +99,21 @@ impl Policy {
     }
 }
 
-/// What a standby holds is kept for it so long after it was received. One that lags further is
-/// refreshed in full.
-const HELD_FOR: Duration = Duration::from_secs(30 * 86_400);
+/// What a standby holds is kept for it so long after it was received, if nobody says otherwise. One
+/// that lags further is refreshed in full.
+pub const HELD_FOR: Duration = Duration::from_secs(30 * 86_400);
 
-/// The points of a service that somebody needs, with a sentence who.
-pub fn needed(state: &ServiceState, now: Timestamp) -> BTreeMap<SnapshotId, String> {
+/// The points of a service that somebody needs, with a sentence who. What a standby holds is needed
+/// for as long as `held_for` after it was received.
+pub fn needed(
+    state: &ServiceState,
+    held_for: Duration,
+    now: Timestamp,
+) -> BTreeMap<SnapshotId, String> {
     let mut needed = BTreeMap::new();
     for point in &state.points {
         let id = point.snapshot;
-        let young = duration::age(point.received, now).is_none_or(|age| age <= HELD_FOR);
+        let young = duration::age(point.received, now).is_none_or(|age| age <= held_for);
         let why = if young { state.needed(id) } else { state.must_stay(id) };
         if let Some(why) = why {
             needed.insert(id, why);

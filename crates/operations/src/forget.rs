@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use model::config::Keep;
 use model::retention::{self, Policy};
-use model::{OperationId, PointName, ServiceState, SnapshotId};
+use model::{OperationId, PointName, ServiceState, SnapshotId, duration};
 use repository::prune::{Figures, Options};
 use repository::{RepositoryLock, Work};
 use serde::{Deserialize, Serialize};
@@ -221,7 +221,11 @@ fn by_policy(site: &ServiceSite, state: &ServiceState, params: &Params) -> Resul
         None => TimeZone::system(),
     };
     let now = Timestamp::now();
-    let needed = retention::needed(state, now);
+    let held_for = match &site.spec().keep_for_standbys {
+        Some(text) => duration::parse(text).map_err(|e| Error::invalid(e.to_string()))?,
+        None => retention::HELD_FOR,
+    };
+    let needed = retention::needed(state, held_for, now);
     let decided = retention::plan(&state.points, Some(&policy), &needed, &zone, now);
     let keep = decided.keep.into_iter().map(|kept| {
         let reasons = kept.reasons.iter().map(ToString::to_string).collect();

@@ -374,8 +374,7 @@ fn replace(
         Course::Stands(_) | Course::Anew => {
             let staging = placing::stage(site, operation, point.snapshot, &destinations, seed)?;
             let replay = |op: &mut Operation| sqlite::replay(site, op, &meta, &destinations, until);
-            let replayed =
-                if replays { Some(operation.step("replay", (), replay)?) } else { None };
+            let replayed = if replays { Some(operation.step("replay", (), replay)?) } else { None };
             (staging, replayed)
         }
     };

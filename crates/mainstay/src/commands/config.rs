@@ -58,7 +58,13 @@ fn show(app: &App) -> Outcome {
             *url = model::config::without_password(url);
         }
     }
-    config.vault.url = model::config::without_password(&config.vault.url);
+    if let Some(webhook) = &mut config.alerts.webhook {
+        *webhook = model::config::without_path(webhook);
+    }
+    let second = config.copy.values_mut().map(|copy| &mut copy.vault);
+    for vault in second.chain([&mut config.vault]) {
+        vault.url = model::config::without_password(&vault.url);
+    }
     let value = crate::config::brief(&config);
     if app.out.json {
         app.out.document(&value)?;

@@ -163,6 +163,19 @@ fn install(app: &App, args: &InitArgs, config: &Path) -> Result<Vec<PathBuf>, Fa
         timer::enable()?;
         app.out.say("The timer runs; `systemctl list-timers mainstay.timer` shows it.")?;
     }
+    // Of PostgreSQL, which has `archive_command` as well, the guide says what is to be decided.
+    let logs = loaded.config.service.iter().filter(|(_, service)| service.engine == "sqlite");
+    for (name, _) in logs {
+        let unit = timer::log_unit(name);
+        if own.is_none() && !args.dry_run && timer::log_is_wanted(app, name)? {
+            timer::start(&unit)?;
+            app.out.say(format_args!("{unit} ships the log of {name}."))?;
+        } else {
+            app.out.say(format_args!(
+                "`systemctl enable --now {unit}` ships the log of {name} as it is written."
+            ))?;
+        }
+    }
     Ok(written)
 }
 

@@ -40,7 +40,7 @@ mod offline;
 mod online;
 mod refresh;
 mod rejoin;
-mod run_due;
+pub(crate) mod run_due;
 mod scrub;
 mod takeover;
 mod vault;

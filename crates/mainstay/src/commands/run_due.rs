@@ -1,11 +1,13 @@
 use super::{backup, drill, refresh, scrub};
 use crate::app::App;
+use crate::copies;
 use crate::due::{self, Action, Observed};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::promises::Drills;
 use crate::status;
 use crate::teller::Teller;
 use crate::units;
+use crate::upkeep;
 use jiff::Timestamp;
 use model::{Class, Role, ServiceName};
 use operations::backup::Params;
@@ -15,9 +17,10 @@ use std::cell::Cell;
 
 /// Do what is due by the schedules of this host: called by a timer, every minute or so.
 ///
-/// A primary is backed up, a standby refreshed; after that, drills and scrubs that are due. Missed
-/// runs are caught up by one, failed ones tried again after ten minutes (drills and scrubs after six
-/// hours). An alert is
+/// A primary is backed up, a standby refreshed; after that, the history is copied to the second
+/// vaults, `keep` is applied where `prune-schedule` says so, and drills and scrubs that are due run.
+/// Missed runs are caught up by one, failed ones tried again after ten minutes (drills and scrubs after
+/// six hours). An alert is
 /// sent when a run fails, when the newest point is older than it may be (so that a schedule that does
 /// nothing is noticed too), when a recovery took longer than it may, and when that is over.
 #[derive(Debug, clap::Args)]
@@ -27,29 +30,52 @@ pub(crate) struct RunDueArgs {
     dry_run: bool,
 }
 
+/// What a service's turn is about.
+#[derive(Clone, Copy)]
+enum Turn {
+    Run,
+    Copy,
+    Upkeep,
+    Drill,
+    Scrub,
+}
+
 pub(crate) fn run(app: &App, args: &RunDueArgs) -> Outcome {
     let site = app.site()?;
     let all = site.services();
-    let those = |wanted: fn(&model::config::Service) -> bool| {
+    let those = |wanted: &dyn Fn(&ServiceName, &model::config::Service) -> bool| {
         let services = &site.config().service;
-        let is_wanted = move |name: &&ServiceName| services.get(*name).is_some_and(wanted);
+        let is_wanted =
+            |name: &&ServiceName| services.get(*name).is_some_and(|service| wanted(name, service));
         all.iter().filter(is_wanted).cloned().collect::<Vec<_>>()
     };
-    // What takes long, and what nothing waits for, comes last.
-    let drills = those(|service| service.drill_schedule.is_some() || service.rto.is_some());
-    let scrubs = those(scrub::is_scheduled);
-    let (services, drilled) = (all.len(), all.len() + drills.len());
-    let names = [all.clone(), drills, scrubs].concat();
+    let drills = those(&|_, service| service.drill_schedule.is_some() || service.rto.is_some());
+    // What is in the vault by now goes on from there, before any of it may be forgotten. What takes
+    // long, and what nothing waits for, comes last.
+    let plans = [
+        (Turn::Run, all.clone()),
+        (Turn::Copy, those(&|name, _| site.service(name).is_ok_and(|s| copies::are_wanted(&s)))),
+        (Turn::Upkeep, those(&|_, service| upkeep::is_wanted(service, &site.config().vault))),
+        (Turn::Drill, drills),
+        (Turn::Scrub, those(&|_, service| scrub::is_scheduled(service))),
+    ];
+    let turns: Vec<Turn> =
+        plans.iter().flat_map(|(turn, names)| names.iter().map(|_| *turn)).collect();
+    let names: Vec<ServiceName> = plans.into_iter().flat_map(|(_, names)| names).collect();
     let turn = Cell::new(0);
     app.each(&names, |service| {
         let turn = turn.replace(turn.get() + 1);
-        match (turn < services, turn < drilled, args.dry_run) {
-            (true, _, true) => plan(app, service),
-            (true, _, false) => one(app, service),
-            (_, true, true) => plan_drill(app, service),
-            (_, true, false) => one_drill(app, service),
-            (_, _, true) => scrub::plan(app, service),
-            (_, _, false) => scrub::one_due(app, service),
+        match (turns.get(turn).copied().unwrap_or(Turn::Scrub), args.dry_run) {
+            (Turn::Run, true) => plan(app, service),
+            (Turn::Run, false) => one(app, service),
+            (Turn::Copy, true) => copies::plan(app, service),
+            (Turn::Copy, false) => copies::all(app, service),
+            (Turn::Upkeep, true) => upkeep::plan(app, service),
+            (Turn::Upkeep, false) => upkeep::one(app, service),
+            (Turn::Drill, true) => plan_drill(app, service),
+            (Turn::Drill, false) => one_drill(app, service),
+            (Turn::Scrub, true) => scrub::plan(app, service),
+            (Turn::Scrub, false) => scrub::one_due(app, service),
         }
     })
 }
@@ -145,7 +171,7 @@ fn act(
 
 /// What becomes of a run that did not come to its end. That somebody wanted it to end ends all of it;
 /// that something else runs is no failure, since it is due again in a minute; anything else is told.
-fn missed(
+pub(crate) fn missed(
     app: &App,
     service: &ServiceSite,
     teller: &mut Teller<'_>,

@@ -1,10 +1,11 @@
-//! The systemd units: a timer that runs what is due, and what cleans up when the host starts.
+//! The systemd units: a timer that runs what is due, what cleans up when the host starts, and what
+//! ships the log of a database as it is written.
 
 use crate::app::App;
 use crate::failure::Failure;
 use crate::files::{self, Existing};
 use crate::ui::ask;
-use model::Class;
+use model::{Class, ServiceName};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -14,13 +15,15 @@ pub(crate) const SYSTEM_UNITS: &str = "/etc/systemd/system";
 const SERVICE: &str = "mainstay.service";
 const TIMER: &str = "mainstay.timer";
 const RECOVER: &str = "mainstay-recover.service";
+/// One for each service whose log is shipped: `mainstay-log@shop.service`.
+const LOG: &str = "mainstay-log@.service";
 
 /// The units, with their names. `services` are the units of the services of this host.
 pub(crate) fn units(
     program: &Path,
     config: &Path,
     services: &[&str],
-) -> Result<[(&'static str, String); 3], Failure> {
+) -> Result<[(&'static str, String); 4], Failure> {
     let service = format!(
         "[Unit]\n\
          Description=Mainstay: backups and refreshes that are due\n\
@@ -73,7 +76,25 @@ pub(crate) fn units(
         word(program)?,
         word(config)?,
     );
-    Ok([(SERVICE, service), (TIMER, timer.to_owned()), (RECOVER, recover)])
+    let log = format!(
+        "[Unit]\n\
+         Description=Mainstay ships the log of %i as it is written\n\
+         Documentation=man:mainstay-wal(1)\n\
+         After=local-fs.target network-online.target remote-fs.target\n\
+         Wants=network-online.target\n\
+         \n\
+         [Service]\n\
+         # On a host that is not the primary it waits until it is.\n\
+         ExecStart={} --config {} --quiet wal receive %i\n\
+         Restart=always\n\
+         RestartSec=2\n\
+         \n\
+         [Install]\n\
+         WantedBy=multi-user.target\n",
+        word(program)?,
+        word(config)?,
+    );
+    Ok([(SERVICE, service), (TIMER, timer.to_owned()), (RECOVER, recover), (LOG, log)])
 }
 
 /// Writes the units where they are missing or different; returns those that were written.
@@ -107,11 +128,37 @@ pub(crate) fn is_wanted(app: &App) -> Result<bool, Failure> {
     ask::yes("\nInstall a systemd timer that runs what is due, every minute?", app.cancel())
 }
 
+/// The unit that ships the log of a service.
+pub(crate) fn log_unit(service: &ServiceName) -> String {
+    LOG.replace('@', &format!("@{service}"))
+}
+
+/// Offers to ship the log of a service to whoever can let systemd do it.
+pub(crate) fn log_is_wanted(app: &App, service: &ServiceName) -> Result<bool, Failure> {
+    if !app.out.can_ask() {
+        return Ok(false);
+    }
+    let question = format!(
+        "Ship the log of {service} as it is written, so that a lost host takes about a second with \
+         it?"
+    );
+    ask::yes(&question, app.cancel())
+}
+
+/// Starts a unit, now and whenever the host starts.
+pub(crate) fn start(unit: &str) -> Result<(), Failure> {
+    systemctl(&[&["enable", "--now", unit]])
+}
+
 /// Tells systemd about the units, and starts the timer.
 pub(crate) fn enable() -> Result<(), Failure> {
-    for words in [&["daemon-reload"][..], &["enable", RECOVER], &["enable", "--now", TIMER]] {
+    systemctl(&[&["daemon-reload"], &["enable", RECOVER], &["enable", "--now", TIMER]])
+}
+
+fn systemctl(commands: &[&[&str]]) -> Result<(), Failure> {
+    for words in commands {
         let output = Command::new("systemctl")
-            .args(words)
+            .args(*words)
             .stdin(Stdio::null())
             .output()
             .map_err(|e| Failure::io("run", "systemctl", &e))?;
@@ -120,7 +167,7 @@ pub(crate) fn enable() -> Result<(), Failure> {
             let what = format!("systemctl {} failed", words.join(" "));
             return Err(Failure::new(Class::Failed, what)
                 .listing(said.lines().map(str::to_owned).collect())
-                .hint(format!("Run `systemctl enable --now {TIMER}` when systemd is there.")));
+                .hint(format!("Run `systemctl {}` when systemd is there.", words.join(" "))));
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! The state of services as it is shown.
 
 use crate::app::App;
+use crate::copies::CopyStatus;
 use crate::failure::Failure;
 use crate::status::{self, MemberStatus, Status};
 use crate::ui::words;
@@ -167,6 +168,9 @@ pub(crate) fn detail(
     for member in &status.members {
         line("member", of_member(app, member))?;
     }
+    for copy in &status.copies {
+        line("copy", of_copy(app, copy, now))?;
+    }
     if let Some(intent) = &status.takeover {
         let text = format!(
             "to {}, claimed {} as {}",
@@ -252,6 +256,17 @@ fn scrubs(app: &App, status: &Status, now: Timestamp) -> Result<(), Failure> {
         Some(overdue) => line("scrubs", out.paint.bad(overdue)),
         None => Ok(()),
     }
+}
+
+fn of_copy(app: &App, copy: &CopyStatus, now: Timestamp) -> String {
+    let mut text = match copy.holds {
+        Some(holds) => format!("{}: holds the point of {}", copy.vault, units::ago(holds, now)),
+        None => format!("{}: nothing was copied yet", copy.vault),
+    };
+    for wrong in copy.behind.iter().chain(&copy.error) {
+        text.push_str(&app.out.paint.bad(&format!("; {wrong}")));
+    }
+    text
 }
 
 fn of_member(app: &App, member: &MemberStatus) -> String {

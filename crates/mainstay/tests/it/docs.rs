@@ -32,6 +32,7 @@ fn every_configuration_key_is_documented_and_no_other() {
         ("Host", "## [host]"),
         ("Vault", "## [vault]"),
         ("Bucket", "### [vault.s3]"),
+        ("SecondVault", "## [copy.NAME]"),
         ("Alerts", "## [alerts]"),
         ("Service", "## [service.NAME]"),
         ("Keep", "### keep"),
@@ -43,7 +44,7 @@ fn every_configuration_key_is_documented_and_no_other() {
         assert_eq!(known, Some(documented(&text, heading)), "{heading}");
     }
     let top = schema["properties"].as_object().map(serde_json::Map::len);
-    assert_eq!(top, Some(4), "a new section needs a heading here");
+    assert_eq!(top, Some(5), "a new section needs a heading here");
 }
 
 #[test]

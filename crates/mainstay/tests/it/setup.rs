@@ -145,3 +145,22 @@ fn the_timer_is_written_for_systemd() {
     }
     assert!(!rig.run(&words).code(0).out.contains("wrote"));
 }
+
+#[test]
+fn the_unit_that_ships_a_log_is_written_and_offered() {
+    let rig = Rig::new();
+    let database = rig.path("app.db").display().to_string();
+    rig.configure(&format!("[service.shop]\nengine = \"sqlite\"\npath = \"{database}\"\n"));
+    let units = rig.path("units");
+    let words = ["init", "--install-timer", "--unit-dir", units.to_str().unwrap()];
+    rig.run(&words).code(0).says("systemctl enable --now mainstay-log@shop.service");
+    let unit = std::fs::read_to_string(units.join("mainstay-log@.service")).unwrap();
+    assert!(unit.contains("--quiet wal receive %i\n") && unit.contains("Restart=always"), "{unit}");
+    let instance = units.join("mainstay-log@shop.service");
+    std::os::unix::fs::symlink("mainstay-log@.service", &instance).unwrap();
+    let mut verify = std::process::Command::new("systemd-analyze");
+    if let Ok(output) = verify.args(["verify", "--man=no"]).arg(&instance).output() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("mainstay-log"), "{said}");
+    }
+}

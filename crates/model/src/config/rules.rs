@@ -4,7 +4,8 @@
 use super::read::Finding;
 use super::source::Source;
 use super::{
-    Config, Quiesce, Service, Vault, VaultUrl, bucket, drills, keys, vault_dir, without_password,
+    Config, Quiesce, Service, Vault, VaultUrl, bucket, copies, drills, keys, vault_dir,
+    without_password,
 };
 use crate::schedule::Schedule;
 use crate::{ServiceName, duration, size};
@@ -39,6 +40,7 @@ pub(super) struct Verdict {
 pub(super) fn judge(config: &Config, source: Option<&Source>) -> Verdict {
     let mut judge = Judge { source, place: Vec::new(), verdict: Verdict::default() };
     judge.host_and_vault(config);
+    copies::judge(&mut judge, config);
     for (name, service) in &config.service {
         judge.place = vec!["service".to_owned(), name.as_str().to_owned()];
         judge.service(config, service);
@@ -77,12 +79,17 @@ impl Judge<'_> {
         self.verdict.warnings.push(finding);
     }
 
-    fn host_and_vault(&mut self, config: &Config) {
-        self.path("host.state-dir", &config.host.state_dir);
-        let vault = &config.vault;
+    /// What follows is about this table.
+    pub(super) fn begin(&mut self, place: &[&str]) {
+        self.place = place.iter().map(|part| (*part).to_owned()).collect();
+    }
+
+    /// A vault: the one, or a second one.
+    pub(super) fn vault(&mut self, vault: &Vault, config: &Config) {
         self.at_most_one(&[
             ("vault.password-file", vault.password_file.is_some()),
             ("vault.password-env", vault.password_env.is_some()),
+            ("vault.password-credential", vault.password_credential.is_some()),
             ("vault.password-command", vault.password_command.is_some()),
         ]);
         if let Some(file) = &vault.password_file {
@@ -90,6 +97,8 @@ impl Judge<'_> {
         }
         self.not_empty("vault.password-env", vault.password_env.as_ref());
         self.not_empty("vault.password-command", vault.password_command.as_ref());
+        self.credential("vault.password-credential", vault.password_credential.as_ref());
+        self.credential("vault.token-credential", vault.token_credential.as_ref());
         bucket::judge(self, vault);
         match VaultUrl::new(&vault.url) {
             VaultUrl::Other(_) => self.wrong(
@@ -101,20 +110,41 @@ impl Judge<'_> {
             VaultUrl::Directory(dir) => {
                 self.path("vault.url", dir);
                 if config.host.state_dir.starts_with(dir) {
-                    self.wrong(
-                        "host.state-dir",
-                        "lies inside the vault; locks and journals of this host do not belong there",
-                    );
+                    let (key, what) = match self.place.is_empty() {
+                        true => ("host.state-dir", "lies inside the vault"),
+                        false => ("vault.url", "holds host.state-dir"),
+                    };
+                    let why = "locks and journals of this host do not belong there";
+                    self.wrong(key, format!("{what}; {why}"));
                 }
             }
         }
         self.served(vault);
+    }
+
+    fn host_and_vault(&mut self, config: &Config) {
+        self.path("host.state-dir", &config.host.state_dir);
+        self.vault(&config.vault, config);
         if let Some(webhook) = &config.alerts.webhook
             && !(webhook.starts_with("https://") || webhook.starts_with("http://"))
         {
             self.wrong("alerts.webhook", "must begin with https:// or http://");
         }
         self.not_empty("alerts.command", config.alerts.command.as_ref());
+        let alerts = &config.alerts;
+        self.at_most_one(&[
+            ("alerts.webhook", alerts.webhook.is_some()),
+            ("alerts.webhook-file", alerts.webhook_file.is_some()),
+            ("alerts.webhook-env", alerts.webhook_env.is_some()),
+            ("alerts.webhook-credential", alerts.webhook_credential.is_some()),
+            ("alerts.webhook-command", alerts.webhook_command.is_some()),
+        ]);
+        if let Some(file) = &alerts.webhook_file {
+            self.path("alerts.webhook-file", file);
+        }
+        self.not_empty("alerts.webhook-env", alerts.webhook_env.as_ref());
+        self.not_empty("alerts.webhook-command", alerts.webhook_command.as_ref());
+        self.credential("alerts.webhook-credential", alerts.webhook_credential.as_ref());
         if config.service.is_empty() {
             self.doubtful("service", "no service is configured, so nothing is protected");
         }
@@ -129,6 +159,8 @@ impl Judge<'_> {
             ("vault.user", vault.user.is_some(), rest, "rest:"),
             ("vault.token-file", vault.token_file.is_some(), rest, "rest:"),
             ("vault.token-env", vault.token_env.is_some(), rest, "rest:"),
+            ("vault.token-credential", vault.token_credential.is_some(), rest, "rest:"),
+            ("vault.token-command", vault.token_command.is_some(), rest, "rest:"),
             ("vault.ca-file", vault.ca_file.is_some(), tls, "rest:https:"),
             ("vault.pinned-sha256", vault.pinned_sha256.is_some(), tls, "rest:https:"),
             ("vault.ssh-command", !vault.ssh_command.is_empty(), ssh, "ssh:"),
@@ -142,6 +174,8 @@ impl Judge<'_> {
         self.at_most_one(&[
             ("vault.token-file", vault.token_file.is_some()),
             ("vault.token-env", vault.token_env.is_some()),
+            ("vault.token-credential", vault.token_credential.is_some()),
+            ("vault.token-command", vault.token_command.is_some()),
         ]);
         self.at_most_one(&[
             ("vault.ca-file", vault.ca_file.is_some()),
@@ -156,6 +190,7 @@ impl Judge<'_> {
         }
         self.not_empty("vault.user", vault.user.as_ref());
         self.not_empty("vault.token-env", vault.token_env.as_ref());
+        self.not_empty("vault.token-command", vault.token_command.as_ref());
         self.not_empty("vault.remote-program", vault.remote_program.as_ref());
         if rest && without_password(&vault.url) != vault.url {
             self.doubtful(
@@ -327,10 +362,12 @@ impl Judge<'_> {
     /// The vault and our own state must not be part of what is protected, nor the other way round:
     /// a backup would back up the backups, and a refresh would replace them.
     fn neighbours(&mut self, config: &Config, service: &Service) {
-        let vault = vault_dir(&config.vault.url);
+        let second = config.copy.values().map(|copy| &copy.vault.url);
+        let vaults: Vec<&Path> =
+            second.chain([&config.vault.url]).filter_map(|url| vault_dir(url)).collect();
         for (key, root) in roots(service) {
             let shown = root.display();
-            if let Some(vault) = vault {
+            for vault in &vaults {
                 if vault.starts_with(root) && !left_out(service, vault) {
                     self.wrong(
                         key,
@@ -450,8 +487,13 @@ impl Judge<'_> {
                     );
                 }
             }
-            let scheduled = [&service.schedule, &service.drill_schedule, &service.scrub_schedule];
-            if scheduled.iter().all(|schedule| schedule.is_none()) {
+            let schedules = [
+                &service.schedule,
+                &service.drill_schedule,
+                &service.scrub_schedule,
+                &service.prune_schedule,
+            ];
+            if schedules.iter().all(|schedule| schedule.is_none()) {
                 self.doubtful("time-zone", "means nothing without `schedule`");
             }
         }
@@ -459,6 +501,7 @@ impl Judge<'_> {
             ("schedule", &service.schedule),
             ("drill-schedule", &service.drill_schedule),
             ("scrub-schedule", &service.scrub_schedule),
+            ("prune-schedule", &service.prune_schedule),
         ];
         for (key, schedule) in schedules {
             if let Some(schedule) = schedule
@@ -469,6 +512,10 @@ impl Judge<'_> {
         }
         self.duration("rpo", service.rpo.as_deref());
         self.duration("rto", service.rto.as_deref());
+        self.duration("keep-for-standbys", service.keep_for_standbys.as_deref());
+        if service.prune_schedule.is_some() && service.keep.is_none() {
+            self.doubtful("prune-schedule", "frees only what was forgotten by hand without `keep`");
+        }
         if let Some(keep) = &service.keep {
             let counts =
                 [keep.last, keep.hourly, keep.daily, keep.weekly, keep.monthly, keep.yearly];
@@ -479,7 +526,7 @@ impl Judge<'_> {
         }
     }
 
-    fn duration(&mut self, key: &str, text: Option<&str>) {
+    pub(super) fn duration(&mut self, key: &str, text: Option<&str>) {
         match text.map(duration::parse) {
             Some(Err(e)) => self.wrong(key, e.to_string()),
             Some(Ok(duration)) if duration.is_zero() => self.wrong(key, "is no time at all"),
@@ -491,14 +538,18 @@ impl Judge<'_> {
         let own = [
             ("password-file", service.password_file.is_some()),
             ("password-env", service.password_env.is_some()),
+            ("password-credential", service.password_credential.is_some()),
             ("password-command", service.password_command.is_some()),
         ];
         self.at_most_one(&own);
+        self.credential("password-credential", service.password_credential.as_ref());
+        self.url_password(service);
         self.not_empty("password-env", service.password_env.as_ref());
         self.not_empty("password-command", service.password_command.as_ref());
         let vault = &config.vault;
         let vaults = vault.password_file.is_some()
             || vault.password_env.is_some()
+            || vault.password_credential.is_some()
             || vault.password_command.is_some();
         if !vaults && own.iter().all(|(_, set)| !set) {
             self.wrong("", "has no password: write `password-file` here or in [vault]");
@@ -515,6 +566,41 @@ impl Judge<'_> {
             && !schemes.iter().any(|scheme| url.starts_with(scheme))
         {
             self.wrong("stream-from", "is no URL like \"postgres://replication@db1/\"");
+        }
+    }
+
+    /// The password that a connection URL leaves out.
+    fn url_password(&mut self, service: &Service) {
+        let keys = [
+            ("url-password-file", service.url_password_file.is_some()),
+            ("url-password-env", service.url_password_env.is_some()),
+            ("url-password-credential", service.url_password_credential.is_some()),
+            ("url-password-command", service.url_password_command.is_some()),
+        ];
+        self.at_most_one(&keys);
+        let holds = service.url.as_ref().is_some_and(|url| without_password(url) != *url);
+        for (key, _) in keys.iter().filter(|(_, set)| *set) {
+            if service.url.is_none() {
+                self.wrong(key, "means nothing without `url`");
+            } else if holds {
+                self.wrong(key, "contradicts `url`, which holds a password; write one of them");
+            }
+        }
+        if let Some(file) = &service.url_password_file {
+            self.path("url-password-file", file);
+        }
+        self.not_empty("url-password-env", service.url_password_env.as_ref());
+        self.not_empty("url-password-command", service.url_password_command.as_ref());
+        self.credential("url-password-credential", service.url_password_credential.as_ref());
+    }
+
+    /// A credential's name is that of a file in a directory of systemd's.
+    pub(super) fn credential(&mut self, key: &str, name: Option<&String>) {
+        let plain = |name: &String| {
+            !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0'])
+        };
+        if name.is_some_and(|name| !plain(name)) {
+            self.wrong(key, "is no name of a credential");
         }
     }
 

@@ -4,7 +4,7 @@ use crate::support::{at, id, member, number, point};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use mainstay_model::config::Keep;
-use mainstay_model::retention::{Plan, Policy, Reason, needed, plan};
+use mainstay_model::retention::{HELD_FOR, Plan, Policy, Reason, needed, plan};
 use mainstay_model::state::Applied;
 use mainstay_model::{RecoveryPoint, Role, ServiceName, ServiceState, SnapshotId};
 use proptest::prelude::*;
@@ -159,7 +159,7 @@ fn what_a_standby_holds_is_kept_for_it_but_not_for_ever() {
         let applied = Applied { snapshot, source_time, position: None, at: at(NOW) };
         state.applied(&member(name), Some(applied)).unwrap();
     }
-    let who = needed(&state, at(NOW));
+    let who = needed(&state, HELD_FOR, at(NOW));
     assert_eq!(
         who,
         BTreeMap::from([
