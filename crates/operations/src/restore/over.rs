@@ -98,6 +98,8 @@ pub(super) fn perform(
             position: plan.meta.position.clone(),
             purpose: plan.purpose.clone(),
             own: plan.own,
+            log: Vec::new(),
+            replayed: false,
         },
     };
     operation.forward("complete", &completing, |operation| {
