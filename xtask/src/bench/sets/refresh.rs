@@ -104,7 +104,7 @@ fn host(home: &Path, name: &str, role: &str, path: &Path, homes: &Path) -> Resul
     let text = |path: PathBuf| toml::Value::from(path.to_string_lossy().into_owned());
     let config = format!(
         "[host]\nname = \"{name}\"\nstate-dir = {}\n\n[vault]\nurl = {}\npassword-file = {}\n\n\
-         [service.data]\nengine = \"files\"\npath = {}\nrole = \"{role}\"\n",
+         [service.data]\nengine = \"files\"\npath = {}\nrole = \"{role}\"\nchunk-size = \"256 KiB\"\n",
         text(home.join("state")),
         text(homes.join("vault")),
         text(homes.join("password")),

@@ -3,9 +3,10 @@
 use super::batch::Batch;
 use super::frames::{Place, damaged};
 use crate::Error;
+use model::Class;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// A copy into which frames are written. It is a database again only when the last frame of the plan
@@ -22,13 +23,19 @@ pub struct Replay {
     frames: u64,
 }
 
-/// Begins to replay into the copy at this path. Nobody else may have it open.
+/// Begins to replay into the copy at this path. Nobody else may have it open, and it may be no other
+/// name of something else.
 pub fn replay(copy: &Path) -> Result<Replay, Error> {
     let file = File::options()
         .read(true)
         .write(true)
         .open(copy)
         .map_err(|e| Error::io("open", copy.display(), e))?;
+    // What is written here would be written to whatever shares the file: a copy that is in use.
+    if file.metadata().map_err(|e| Error::io("look at", copy.display(), e))?.nlink() > 1 {
+        let what = format!("{} has another name, and is no copy of its own", copy.display());
+        return Err(Error::new(Class::Failed, what));
+    }
     let page_size = page_size(&file, copy)?;
     let path = copy.to_owned();
     Ok(Replay { path, file, page_size, at: None, pages: None, whole: true, frames: 0 })

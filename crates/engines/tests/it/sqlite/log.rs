@@ -122,6 +122,11 @@ fn a_log_that_is_read_to_its_end_is_begun_anew_once_and_followed() {
     let mut replayed = replay(&copy).expect("replay");
     replayed.apply(&Batch { before: first.frame + 1, ..new.clone() }, u32::MAX).expect("apply");
     assert!(replayed.apply(&Batch { before: first.frame + 1, ..old }, u32::MAX).is_err());
+    // What has another name is somebody else's, too.
+    let other = dir.path().join("other.db");
+    std::fs::hard_link(&copy, &other).expect("a link");
+    assert!(replay(&copy).is_err_and(|e| e.to_string().contains("another name")));
+    std::fs::remove_file(other).expect("no link");
     // A page of it that is not what it was is noticed.
     let mut bytes = new.encode();
     let middle = bytes.len() / 2;
