@@ -122,6 +122,8 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
     if params.dry_run {
         return plan(site, run).map(|plan| Done::Planned(Box::new(plan)));
     }
+    // To give way ends this backup, and not whatever the caller does after it.
+    let run = &Run { cancel: run.cancel.child(), ..run.clone() };
     let mut operation = Operation::begin(site, Kind::Backup, params, run)?;
     let result = beside::giving_way(site, Kind::Backup, &run.cancel, || {
         perform_with(site, &mut operation, Service::AsDefined, params)

@@ -6,7 +6,8 @@
 
 use crate::journal::Kind;
 use crate::{Error, ServiceSite};
-use model::{CancelToken, Class, Classify, ServiceState};
+use model::state::TakeoverKind;
+use model::{CancelToken, Class, Classify, Intent, ServiceState};
 use repository::Work;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -124,10 +125,14 @@ impl Drop for End<'_> {
     }
 }
 
-/// What there is to give way to.
+/// What there is to give way to. A planned takeover that is only claimed is nothing yet: it waits for
+/// this member to stop, and may be given back.
 fn overtaken(site: &ServiceSite, state: &ServiceState) -> Option<String> {
     let member = site.member();
-    if let Some(intent) = state.intent.as_ref().filter(|intent| intent.to != *member) {
+    let counts = |intent: &&Intent| {
+        intent.to != *member && (intent.fenced.is_some() || intent.kind == TakeoverKind::Unplanned)
+    };
+    if let Some(intent) = state.intent.as_ref().filter(counts) {
         return Some(format!("{} claimed it at {} ({})", intent.to, intent.claimed, intent.id));
     }
     match &state.primary {

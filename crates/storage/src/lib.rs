@@ -114,7 +114,7 @@ pub trait Storage: Send + Sync + fmt::Debug {
         self.inner().map_or(5, |inner| inner.writers())
     }
 
-    /// Whether whoever lists `prefix` after a put has returned finds the object, wherever they are.
+    /// Whether whoever lists `prefix` in this way after a put has returned finds the object.
     /// Where that is not known, the protocols of those who must see each other allow it some time.
     fn shows_at_once(&self, prefix: &str) -> bool {
         self.inner().is_some_and(|inner| inner.shows_at_once(prefix))

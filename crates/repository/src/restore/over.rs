@@ -136,12 +136,20 @@ impl Overlay<'_> {
     pub(super) fn dir(&self, within: &OwnedFd, name: &[u8]) -> io::Result<OwnedFd> {
         match disk::stat_at(within, name) {
             Ok(stat) if stat.kind() == NodeKind::Dir => {
+                let ours = rustix::fs::Mode::from_raw_mode(0o700);
+                let dir = match disk::open_dir_at(within, name) {
+                    // By its name only where it cannot be opened: root always can, and must not be
+                    // led to another place by a link that was put there meanwhile.
+                    Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                        rustix::fs::chmodat(within, name, ours, AtFlags::empty())?;
+                        disk::open_dir_at(within, name)?
+                    }
+                    opened => opened?,
+                };
                 // Its own mode comes when all is done that is to be done in it.
                 if stat.st_mode & 0o700 != 0o700 {
-                    let ours = rustix::fs::Mode::from_raw_mode(0o700);
-                    rustix::fs::chmodat(within, name, ours, AtFlags::empty())?;
+                    rustix::fs::fchmod(&dir, ours)?;
                 }
-                let dir = disk::open_dir_at(within, name)?;
                 if disk::stat(within)?.device != stat.device {
                     let mut others = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
                     others.push(dir.try_clone()?);
