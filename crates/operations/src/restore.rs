@@ -9,7 +9,7 @@
 //! | `settle` | the old content is put aside or removed, the record written | |
 //! | `start` | the service runs | |
 //!
-//! With `delta` it goes over what stands there instead: see [`over`].
+//! With `delta` it goes over what stands there instead: see the module `over`.
 
 mod over;
 
