@@ -10,6 +10,7 @@ use repository::restore::{Options, Restored, Reuse, need, redo, restore};
 use repository::{Error, TreeOptions};
 use std::fs::{self, File};
 use std::io::Write;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -37,7 +38,10 @@ impl Case {
         fs::write(source.join("sub/disk"), noise(1, LARGE)).unwrap();
         fs::write(source.join("log"), noise(2, LARGE)).unwrap();
         fs::write(source.join("small"), "small").unwrap();
-        let options = TreeOptions::default();
+        // In fixed places: where nothing of a file is as before, it is written anew, and other cuts can
+        // have that come of the changes below.
+        let chunk_bytes = NonZeroU64::new(256 << 10);
+        let options = TreeOptions { chunk_bytes, ..TreeOptions::default() };
         let first = archive(&rig, &source, None, &options).1;
         let old = rig.dir.path().join("old");
         let case = Case { rig, source, old, snapshots: [first, first] };
