@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use model::{Generation, Secret};
 use repository::Repository;
 use repository::log::LogStore;
+use rusqlite::Connection;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,18 +47,24 @@ fn log(vault: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Ships three rows one by one, and tells a moment at which there were two.
+fn ship_three(rig: &Rig, connection: &Connection) -> Timestamp {
+    insert(connection, 1);
+    ship(rig);
+    insert(connection, 2);
+    ship(rig);
+    let two = Timestamp::now();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    insert(connection, 3);
+    ship(rig);
+    two
+}
+
 #[test]
 fn a_copy_of_the_vault_restores_any_time() {
     let rig = rig();
     let connection = database(&rig.path("app.db"));
-    insert(&connection, 1);
-    ship(&rig);
-    insert(&connection, 2);
-    ship(&rig);
-    let two = Timestamp::now();
-    std::thread::sleep(std::time::Duration::from_millis(20));
-    insert(&connection, 3);
-    ship(&rig);
+    let two = ship_three(&rig, &connection);
     let second = rig.path("second").display().to_string();
     let copied = rig.run(&["--json", "copy", "docs", "--to", &second]).code(0).json();
     assert!(copied.to_string().contains("log-copied"), "{copied}");
@@ -81,14 +88,7 @@ fn a_copy_of_the_vault_restores_any_time() {
 fn the_log_goes_that_no_point_needs_and_stays_that_one_needs() {
     let rig = rig();
     let connection = database(&rig.path("app.db"));
-    insert(&connection, 1);
-    ship(&rig);
-    insert(&connection, 2);
-    ship(&rig);
-    let two = Timestamp::now();
-    std::thread::sleep(std::time::Duration::from_millis(20));
-    insert(&connection, 3);
-    ship(&rig);
+    let two = ship_three(&rig, &connection);
     // What was read long before any point was made, as if points of that time had been forgotten.
     let storage = Arc::new(Local::open(rig.path("vault/docs")).unwrap());
     let repository = Repository::open(storage, &Secret::new(PASSWORD.to_owned())).unwrap();
