@@ -19,7 +19,9 @@ use crate::{Error, MemberRecord, ServiceSite, Which, hooks, refresh};
 use engines::{Purpose, Refresh, Running};
 use jiff::Timestamp;
 use model::state::{FenceProof, Intent, Stopped, TakeoverKind};
-use model::{Class, Generation, MemberName, OperationId, Position, Progress, Role, ServiceState};
+use model::{
+    Class, Classify, Generation, MemberName, OperationId, Position, Progress, Role, ServiceState,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -250,9 +252,9 @@ fn wait_for_stop(
     }
 }
 
-/// Brings the standby to all that the vault has. Says the source time it then holds. A copy that was
-/// written to, and that a person wants to serve nevertheless, is taken as it is: a refresh would put
-/// aside what they want to keep.
+/// Brings the standby to all that the vault has, and replaces what a scrub found rotten in it. Says the
+/// source time it then holds. A copy that was written to, and that a person wants to serve
+/// nevertheless, is taken as it is: a refresh would put aside what they want to keep.
 fn catch_up(
     site: &ServiceSite,
     operation: &mut Operation,
@@ -276,11 +278,25 @@ fn catch_up(
     let as_is = params.kind == TakeoverKind::Unplanned && params.overrides.contains_key(MODIFIED);
     // What was shipped of the log since the newest point is fetched, too.
     let shipped = crate::wal::sqlite::is_meant(site) && record.offline.is_none();
-    if (behind || shipped) && !as_is {
+    if (behind || shipped || record.rotten) && !as_is {
         let params =
             refresh::Params { which: Which::Latest, reseed: false, verify: false, dry_run: false };
-        let done = refresh::perform(site, operation, &params)?;
+        let done = refresh::perform(site, operation, &params).map_err(|error| {
+            if !record.rotten {
+                return error;
+            }
+            let what = "the copy on this host has rotted, and what has cannot be replaced";
+            Error::new(error.class(), what).because(error).hinting(format!(
+                "Repair what the error names, or build the copy anew with `mainstay refresh {} --reseed`.",
+                site.name()
+            ))
+        })?;
         return Ok(Some(done.source_time));
+    }
+    if record.rotten {
+        operation
+            .report()
+            .warn("a scrub found that the copy on this host has rotted; it is taken as it is");
     }
     Ok(record.applied.map(|applied| applied.source_time))
 }

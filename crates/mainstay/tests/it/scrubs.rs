@@ -11,6 +11,9 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+const TAKEOVER: &[&str] =
+    &["takeover", "docs", "--yes", "--override", "primary-not-fenced=tested here"];
+
 /// A standby that holds the newest point.
 fn standby(lines: &str) -> World {
     let world = World::new("files", lines);
@@ -163,6 +166,22 @@ fn rot_that_the_vault_cannot_replace_is_told() {
     assert!(content(&world.path("b/data")) == before);
     assert_eq!(world.staging(), [] as [PathBuf; 0]);
     assert_eq!(world.status("b")["scrub"]["unhealed"], true);
+    // Nobody is served from it.
+    world.run("b", TAKEOVER).code(1).complains("has rotted").complains("--reseed");
+    assert_eq!(world.status("b")["primary"], "a");
+    assert!(world.status("b")["takeover"].is_null(), "the claim was given back");
+}
+
+#[test]
+fn a_takeover_serves_nothing_that_has_rotted() {
+    let world = standby("");
+    let sound = content(&world.path("b/data"));
+    rot(&world, "same");
+    scrub(&world, &["--no-heal"], 1);
+    // There is nothing newer to be had, and it is replaced nevertheless.
+    world.run("b", TAKEOVER).code(0);
+    assert!(content(&world.path("b/data")) == sound);
+    assert_eq!(world.status("b")["primary"], "b");
 }
 
 #[test]
