@@ -257,7 +257,8 @@ impl Filler<'_> {
     }
 
     /// Lets the new name be one of the older file, whose changes go to the journal. False: it must
-    /// be written anew, as what we may not write to, or what runs.
+    /// be written anew, as what we may not write to, what runs, or what somebody has given another
+    /// name: that would change with it.
     fn patch(
         &self,
         old: &Old,
@@ -276,7 +277,8 @@ impl Filler<'_> {
             rustix::fs::unlinkat(dir, job.node.name.as_slice(), AtFlags::empty())
                 .map_err(|e| self.site.error("write", job.dir, &job.node.name, e.into()))?;
         }
-        if site::reopen_file(old_dir, name).is_err()
+        if !disk::stat_at(old_dir, name).is_ok_and(|stat| stat.links == 1)
+            || site::reopen_file(old_dir, name).is_err()
             || !self.name_again(old, old_dir, name, dir, job)
         {
             return Ok(false);

@@ -134,6 +134,23 @@ fn applied_it_is_the_newer_snapshot() {
 }
 
 #[test]
+fn a_file_with_another_name_is_written_anew() {
+    let Some(case) = Case::new() else { return };
+    // Somebody keeps the copy as it was, by links.
+    let kept = case.path("kept");
+    fs::hard_link(case.old.join("log"), &kept).unwrap();
+    let before = fs::read(&kept).unwrap();
+    let (new, journal) = (case.path("new"), case.path("new.redo"));
+    let done = case.restore(case.snapshots[1], &new, Some(case.reuse(&journal)));
+    assert_eq!(done.patched_files, 1, "{done:?}");
+    redo::apply(&journal, &new, &mut |_| ()).unwrap();
+    assert_ne!(inode(&new.join("log")), inode(&kept));
+    assert!(fs::read(&kept).unwrap() == before);
+    fs::remove_dir_all(&case.old).unwrap();
+    assert_eq!(looks(&new), looks(&case.source));
+}
+
+#[test]
 fn one_file_is_changed_in_its_place_too() {
     let Some(case) = Case::new() else { return };
     let (source, old) = (case.source.join("sub/disk"), case.old.join("sub/disk"));
