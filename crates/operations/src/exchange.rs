@@ -95,6 +95,25 @@ impl Placement {
         Ok(inode(&self.target)? == Some(self.inode))
     }
 
+    /// Whether the new content is gone: what is staged is something else, which can only be what
+    /// stood at the target before the two were exchanged.
+    pub(crate) fn is_lost(&self) -> Result<bool, Error> {
+        let staged = inode(&self.staged)?;
+        Ok(!self.is_placed()? && staged.is_some_and(|staged| staged != self.inode))
+    }
+
+    /// Moves what stood at the target before out of the way of the next attempt, and says where it is.
+    pub(crate) fn keep_old(&self) -> Result<PathBuf, Error> {
+        let kept = match &self.keep_old_at {
+            Some(path) if inode(path)?.is_none() => path.clone(),
+            _ => aside(&self.target, "left")?,
+        };
+        rename(&self.staged, &kept, RenameFlags::NOREPLACE)
+            .map_err(|e| Error::io("put aside", &self.staged, e.into()))?;
+        self.sync()?;
+        Ok(kept)
+    }
+
     /// Puts the content in place, durable on return. Does nothing if it is there already, so that
     /// it can be repeated after a crash.
     pub(crate) fn place(&self) -> Result<(), Error> {
@@ -108,6 +127,10 @@ impl Placement {
                 _ => error,
             }
         };
+        if self.is_lost()? {
+            let what = format!("the new content of {} is gone", self.target.display());
+            return Err(Error::new(model::Class::Corrupt, what));
+        }
         if !self.is_placed()? {
             if inode(&self.target)?.is_some() {
                 // One step even where the old content is kept: a crash in between must not leave
@@ -187,4 +210,32 @@ fn open_up(dir: &Path) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test stops at the unexpected")]
+
+    use super::*;
+
+    #[test]
+    fn what_stood_there_before_is_never_taken_for_what_is_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let (staged, target) = (dir.path().join("staged"), dir.path().join("target"));
+        std::fs::write(&staged, "new").unwrap();
+        std::fs::write(&target, "old").unwrap();
+        let placement = Placement::new(staged.clone(), target.clone(), None).unwrap();
+        placement.place().unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"new");
+        placement.place().unwrap();
+        // Somebody removes it before the old content is gone.
+        std::fs::remove_file(&target).unwrap();
+        assert!(placement.is_lost().unwrap());
+        placement.place().unwrap_err();
+        assert_eq!(std::fs::read(&staged).unwrap(), b"old");
+        assert!(!target.exists());
+        let kept = placement.keep_old().unwrap();
+        assert_eq!(std::fs::read(kept).unwrap(), b"old");
+        assert!(!staged.exists());
+    }
 }

@@ -447,6 +447,7 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
         let placing: Placing = serde_json::from_value(data).map_err(|e| decode("place", e))?;
         return match carry_on(left, &placing) {
             Ok(()) => bring_to_life(left, &placing),
+            Err(error) if any_lost(&placing)? => give_up(left, &placing, &error),
             Err(error) if !any_placed(&placing)? => take_back(left, &placing, &error),
             Err(error) if error.class() == Class::Corrupt => give_up(left, &placing, &error),
             Err(error) => Err(error),
@@ -485,6 +486,15 @@ fn any_placed(placing: &Placing) -> Result<bool, Error> {
     Ok(false)
 }
 
+fn any_lost(placing: &Placing) -> Result<bool, Error> {
+    for placement in &placing.placements {
+        if placement.is_lost()? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Moves what has not been moved yet.
 fn carry_on(left: &Left<'_>, placing: &Placing) -> Result<(), Error> {
     let site = left.site;
@@ -513,10 +523,15 @@ fn take_back(left: &mut Left<'_>, placing: &Placing, why: &Error) -> Result<(), 
     left.undone("stage", "what was staged was removed")
 }
 
-/// What was to be written is damaged, so the copy is neither the old point nor the new one. It must
-/// not bar the way to a new copy: nothing is known of it any more, and its gate stays closed.
+/// What was to be written is damaged or gone, so the copy is neither the old point nor the new one. It
+/// must not bar the way to a new copy: nothing is known of it any more, and its gate stays closed.
 fn give_up(left: &mut Left<'_>, placing: &Placing, why: &Error) -> Result<(), Error> {
     for placement in &placing.placements {
+        // The last there is of it is not ours to remove.
+        if placement.is_lost()? {
+            let (target, kept) = (&placement.target, placement.keep_old()?);
+            left.found(format!("what stood at {} is at {}", target.display(), kept.display()));
+        }
         placement.drop_staged()?;
     }
     if placing.own {

@@ -365,6 +365,20 @@ fn a_redo_journal_that_is_damaged_does_not_bar_the_way() {
     assert_eq!(world.status("b")["members"][1]["importing"], false);
 }
 
+#[test]
+fn the_old_copy_does_not_come_back_as_the_new_one() {
+    let world = joined(&std::env::temp_dir());
+    behind(&world);
+    let mut command = world.command("b", &["refresh", "docs"]);
+    assert_eq!(run(command.env("MAINSTAY_TEST_KILL_AT", "place:moved")).code, 137);
+    fs::remove_dir_all(world.path("b/data")).unwrap();
+    // What is left of the old one is kept, and the new one is built again.
+    let said = world.run("b", &["refresh", "docs"]).code(0);
+    said.complains("of no use any more").complains("data.left-");
+    is_new(&world, "again");
+    assert_eq!(world.staging(), [] as [PathBuf; 0]);
+}
+
 fn rows(path: &Path) -> i64 {
     let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_URI;
     let uri = format!("file:{}?immutable=1", path.display());
