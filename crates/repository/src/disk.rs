@@ -119,9 +119,14 @@ pub(crate) fn link_target_at(dir: impl AsFd, name: &[u8]) -> io::Result<Vec<u8>>
 /// A path to a name in an open directory, for calls that take nothing but paths. The last part is
 /// not followed by the calls used with it, and the part before is the open directory itself.
 pub(crate) fn path_at(dir: impl AsFd, name: &[u8]) -> PathBuf {
-    let mut path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd()));
+    let mut path = path_of(dir);
     path.push(std::ffi::OsStr::from_bytes(name));
     path
+}
+
+/// A path to what is open, for calls that take nothing but paths and follow this one.
+pub(crate) fn path_of(file: impl AsFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()))
 }
 
 /// The extended attributes of a name in a directory, in the system's order.

@@ -10,8 +10,8 @@
 
 use super::site::Site;
 use crate::format::tree::unquoted;
-use crate::{Error, Node, Tree, disk};
-use rustix::fs::FallocateFlags;
+use crate::{Error, Node, NodeKind, Tree, disk};
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -251,7 +251,14 @@ impl Place {
             handle = Some(disk::open_dir_at(handle.as_ref().unwrap_or(&self.site.base), part)?);
         }
         let dir = handle.as_ref().unwrap_or(&self.site.base);
-        Ok(File::from(super::site::reopen_file(dir.as_fd(), name)?))
+        match super::site::reopen_file(dir.as_fd(), name) {
+            // It got a mode without that when the journal was applied before.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                make_writable(dir, name)?;
+                Ok(File::from(super::site::reopen_file(dir.as_fd(), name)?))
+            }
+            opened => Ok(File::from(opened?)),
+        }
     }
 
     /// Gives a file its length and its attributes, and makes all of it durable.
@@ -275,6 +282,19 @@ impl Place {
         let path = if path.is_empty() { &self.name } else { path };
         self.site.error(what, 0, path, e)
     }
+}
+
+/// Lets us write to a file of ours, through no link. The last record of a file restores its mode.
+fn make_writable(dir: &OwnedFd, name: &[u8]) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+    let stat = disk::stat(&file)?;
+    if stat.kind() == NodeKind::File {
+        // By its path: fchmod does not take what was opened without rights.
+        let mode = (stat.st_mode & 0o7777) | 0o600;
+        rustix::fs::chmod(disk::path_of(&file), Mode::from_raw_mode(mode))?;
+    }
+    Ok(())
 }
 
 /// Reads a journal, and judges it on the way.

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the unexpected")]
 
 use crate::rig::{Rig, noise};
-use crate::trees::{archive, looks};
+use crate::trees::{archive, is_root, looks};
 use mainstay_repository as repository;
 use model::progress::Silent;
 use model::{CancelToken, SnapshotId};
@@ -13,6 +13,7 @@ use std::io::Write;
 use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const LARGE: usize = 8 << 20;
 
@@ -126,6 +127,33 @@ fn large_files_are_changed_in_their_place_when_it_is_applied() {
 #[test]
 fn applied_it_is_the_newer_snapshot() {
     let Some(case) = Case::new() else { return };
+    let (new, journal) = case.stage();
+    redo::apply(&journal, &new, &mut |_| ()).unwrap();
+    redo::apply(&journal, &new, &mut |_| ()).unwrap();
+    fs::remove_dir_all(&case.old).unwrap();
+    assert_eq!(looks(&new), looks(&case.source));
+}
+
+#[test]
+fn what_it_made_read_only_is_written_to_again() {
+    if is_root() {
+        // Root may write to everything: as another user, in a process of its own.
+        let output = Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "redo::what_it_made_read_only_is_written_to_again"])
+            .env_remove("TMPDIR")
+            .current_dir("/")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.contains("1 passed"), "{said}{output:?}");
+        return;
+    }
+    let Some(mut case) = Case::new() else { return };
+    fs::set_permissions(case.source.join("log"), fs::Permissions::from_mode(0o444)).unwrap();
+    let first = Some(case.snapshots[0]);
+    case.snapshots[1] = archive(&case.rig, &case.source, first, &TreeOptions::default()).1;
     let (new, journal) = case.stage();
     redo::apply(&journal, &new, &mut |_| ()).unwrap();
     redo::apply(&journal, &new, &mut |_| ()).unwrap();
