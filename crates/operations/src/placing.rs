@@ -449,7 +449,7 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
             Ok(()) => bring_to_life(left, &placing),
             Err(error) if any_lost(&placing)? => give_up(left, &placing, &error),
             Err(error) if !any_placed(&placing)? => take_back(left, &placing, &error),
-            Err(error) if error.class() == Class::Corrupt => give_up(left, &placing, &error),
+            Err(error) if is_final(&error) => give_up(left, &placing, &error),
             Err(error) => Err(error),
         };
     }
@@ -484,6 +484,16 @@ fn any_placed(placing: &Placing) -> Result<bool, Error> {
         }
     }
     Ok(false)
+}
+
+/// Whether trying again would only fail again: a damaged journal, or a file of the copy that is gone or
+/// cannot be written to. Such a copy is built anew; it must not keep everybody from doing that. What an
+/// engine or the vault says of the moment, or a full disk, passes.
+fn is_final(error: &Error) -> bool {
+    match error {
+        Error::Repository(error) => matches!(error.class(), Class::Corrupt | Class::Failed),
+        error => error.class() == Class::Corrupt,
+    }
 }
 
 fn any_lost(placing: &Placing) -> Result<bool, Error> {

@@ -336,17 +336,30 @@ fn what_is_patched_gets_its_attributes_too() {
 
 #[test]
 fn a_redo_journal_that_is_damaged_does_not_bar_the_way() {
-    let Some(mounted) = Mounted::new(Kind::Ext4, 512) else { return };
-    let world = joined(mounted.path());
-    behind(&world);
-    let mut command = world.command("b", &["refresh", "docs"]);
-    assert_eq!(run(command.env("MAINSTAY_TEST_KILL_AT", "redo:2")).code, 137);
+    redo_that_fails(damage);
+}
+
+#[test]
+fn a_file_that_cannot_be_patched_any_more_does_not_bar_the_way() {
+    redo_that_fails(|world| fs::remove_file(world.path("b/data/sub/log")).unwrap());
+}
+
+fn damage(world: &World) {
     let redo =
         world.staging().into_iter().find(|path| path.extension().is_some_and(|e| e == "redo"));
     let redo = File::options().read(true).write(true).open(redo.expect("a redo journal")).unwrap();
     let mut byte = [0];
     redo.read_exact_at(&mut byte, 100_000).unwrap();
     redo.write_all_at(&[byte[0] ^ 1], 100_000).unwrap();
+}
+
+fn redo_that_fails(hinder: fn(&World)) {
+    let Some(mounted) = Mounted::new(Kind::Ext4, 512) else { return };
+    let world = joined(mounted.path());
+    behind(&world);
+    let mut command = world.command("b", &["refresh", "docs"]);
+    assert_eq!(run(command.env("MAINSTAY_TEST_KILL_AT", "redo:2")).code, 137);
+    hinder(&world);
     // The copy is lost, and everybody is told so.
     world
         .run("b", &["refresh", "docs"])
