@@ -213,7 +213,7 @@ impl<'a> Filler<'a> {
         let patched = job.patched.load(Ordering::Relaxed);
         if patched || job.cloned.load(Ordering::Relaxed) {
             let mut before = vec![0; bytes.len()];
-            read_up_to(file, &mut before, at).map_err(failed)?;
+            read_up_to(file, &mut before, bytes, at).map_err(failed)?;
             for run in differing(&before, bytes, at) {
                 let (bytes, at) = (&bytes[run.clone()], at + run.start as u64);
                 self.written_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -316,22 +316,27 @@ fn write_all(file: &OwnedFd, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads what there is of a place in a file; behind its end are zeros.
-fn read_up_to(file: &OwnedFd, bytes: &mut [u8], mut at: u64) -> io::Result<()> {
+/// Reads what there is of a place in a file; behind its end are zeros. What cannot be read comes out as
+/// something else than what is `wanted` there, so that it is written anew, whatever it was.
+fn read_up_to(file: impl AsFd, bytes: &mut [u8], wanted: &[u8], mut at: u64) -> io::Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
-        match rustix::io::pread(file, &mut *rest, at) {
+        match rustix::io::pread(&file, &mut *rest, at) {
             Ok(0) => break,
             Ok(read) => {
                 rest = &mut rest[read..];
                 at += read as u64;
             }
             Err(rustix::io::Errno::INTR) => {}
-            // What cannot be read is written anew, whatever it was.
             Err(rustix::io::Errno::IO) => {
                 let step = rest.len().min(BLOCK);
-                rest[..step].fill(0);
-                rest = &mut rest[step..];
+                let (unread, others) = rest.split_at_mut(step);
+                let from = wanted.len().saturating_sub(step + others.len());
+                for (byte, wanted) in unread.iter_mut().zip(wanted.get(from..).unwrap_or_default())
+                {
+                    *byte = !wanted;
+                }
+                rest = others;
                 at += step as u64;
             }
             Err(e) => return Err(e.into()),
@@ -403,6 +408,19 @@ mod tests {
         assert_eq!(split_at_hole(&vec![0; 100_001], 0), (0, 100_001));
         assert_eq!(split_at_hole(&[0; 100], 0), (100, 0));
         assert_eq!(split_at_hole(&[], 5), (0, 0));
+    }
+
+    #[test]
+    fn what_cannot_be_read_differs_from_everything() {
+        // Nothing is mapped at the beginning of our memory: to read it is an I/O error.
+        let memory = std::fs::File::open("/proc/self/mem").unwrap();
+        for wanted in [vec![0; 10_000], vec![1; 10_000], (0..=255).cycle().take(10_000).collect()] {
+            let mut before = vec![0; wanted.len()];
+            read_up_to(&memory, &mut before, &wanted, 96).unwrap();
+            assert!(before.iter().zip(&wanted).all(|(before, wanted)| before != wanted));
+            let runs = differing(&before, &wanted, 96);
+            assert_eq!((runs.len(), runs.first()), (1, Some(&(0..10_000))));
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::{BlobId, Error, Node, NodeKind, Repository, disk};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use std::collections::HashMap;
 use std::fs::File;
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -151,7 +152,7 @@ impl Filler<'_> {
             let mut keep = there.get(id).is_some_and(|offsets| offsets.binary_search(at).is_ok());
             if keep && old.doubted {
                 keep = self.copy_of(&source, id, *at)?.is_some();
-                readable &= keep || source.read_exact_at(&mut [0], *at).is_ok();
+                readable &= keep || self.can_be_read(&source, id, *at)?;
             }
             kept_bytes += if keep { self.length(id)? } else { 0 };
             in_place.push(keep);
@@ -307,6 +308,19 @@ impl Filler<'_> {
         let mut bytes = vec![0; length];
         let read = source.read_exact_at(&mut bytes, from);
         Ok(Some(bytes).filter(|bytes| read.is_ok() && BlobId::of(bytes) == *id))
+    }
+
+    /// Whether the older file has something where the blob goes, and no byte of it fails to be read.
+    fn can_be_read(&self, source: &File, id: &BlobId, from: u64) -> Result<bool, Error> {
+        let mut bytes = vec![0; usize::try_from(self.length(id)?).unwrap_or(usize::MAX)];
+        Ok(match source.read_exact_at(&mut bytes, from) {
+            Ok(()) => true,
+            // It may end in the middle of it.
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                source.read_exact_at(&mut [0], from).is_ok()
+            }
+            Err(_) => false,
+        })
     }
 
     /// How long a blob is.
