@@ -14,7 +14,7 @@ use model::{
     Generation, Member, MemberName, OperationId, Position, Role, ServiceState, SnapshotId, Verified,
 };
 use operations::history::{self, Operation};
-use operations::{Kind, MemberRecord, ServiceSite};
+use operations::{JudgedBy, Kind, MemberRecord, ServiceSite};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -118,6 +118,8 @@ pub(crate) struct ScrubStatus {
     pub(crate) rotten: usize,
     /// They are still there: the next refresh replaces them.
     pub(crate) unhealed: bool,
+    /// Who judged the copy.
+    pub(crate) judged_by: JudgedBy,
 }
 
 /// Another member, or this one.
@@ -227,6 +229,7 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
             snapshot: last.snapshot,
             rotten: last.rotten,
             unhealed: scrubs.rotten,
+            judged_by: last.judged_by,
         }),
         scrub_overdue,
         promises_kept,

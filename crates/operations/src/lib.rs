@@ -47,7 +47,7 @@ pub mod which;
 pub use error::Error;
 pub use journal::{Entry, Event, Kind, Outcome, parse as parse_journal};
 pub use lock::Holder;
-pub use member::{AppliedHere, MemberRecord, Scrubbed};
+pub use member::{AppliedHere, JudgedBy, MemberRecord, Scrubbed};
 pub use operation::{Run, look};
 pub use placing::decode_meta;
 pub use report::Numbers;

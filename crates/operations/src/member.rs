@@ -54,6 +54,21 @@ pub struct Scrubbed {
     pub snapshot: SnapshotId,
     /// How many files had rotted.
     pub rotten: usize,
+    /// Who judged the copy.
+    #[serde(default)]
+    pub judged_by: JudgedBy,
+}
+
+/// Who judged a standby's copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JudgedBy {
+    /// The snapshot: every byte was compared.
+    #[default]
+    Snapshot,
+    /// Its engine's own check: a log was replayed into the copy, so that no snapshot holds it byte for
+    /// byte. Bytes that the check does not see through may have rotted.
+    Engine,
 }
 
 /// A point that is in place on this host.

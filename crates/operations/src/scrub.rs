@@ -5,6 +5,9 @@
 //! the day of the takeover. What a scrub finds is replaced from the vault, by a refresh that takes
 //! nothing unread.
 //!
+//! A copy into which a log was replayed is no snapshot byte for byte. Its engine's own check judges it
+//! (for SQLite, `PRAGMA integrity_check`), and what that does not see is not found: the result says so.
+//!
 //! | step | after it | undone by |
 //! |---|---|---|
 //! | `compare` | every file was read | |
@@ -13,7 +16,7 @@
 
 use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
-use crate::{Error, MemberRecord, Scrubbed, ServiceSite, placing, refresh};
+use crate::{Error, JudgedBy, MemberRecord, Scrubbed, ServiceSite, placing, refresh};
 use engines::{Refresh, SnapshotMeta, Staged};
 use jiff::Timestamp;
 use model::{Classify, OperationId, Progress, RecoveryPoint, Role, SnapshotId};
@@ -46,7 +49,13 @@ pub struct Done {
     pub source_time: Timestamp,
     /// Bytes that were read.
     pub bytes: u64,
-    /// Files whose content is not the snapshot's, though nobody wrote to them: the first thousand.
+    /// Who judged them.
+    pub judged_by: JudgedBy,
+    /// What the engine's check covered and said, if it was that.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<String>,
+    /// Files whose content is not the snapshot's, or that the engine does not find sound, though nobody
+    /// wrote to them: the first thousand.
     pub rotten: Vec<Rotten>,
     /// They were replaced.
     pub healed: bool,
@@ -62,7 +71,7 @@ pub struct Done {
 pub struct Rotten {
     /// Where it is.
     pub path: String,
-    /// "changed" or "gone".
+    /// "changed" or "gone", or "not sound" if its engine says so.
     pub what: String,
 }
 
@@ -71,6 +80,11 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
     let mut operation = Operation::begin(site, Kind::Scrub, params, run)?;
     let result = perform(site, &mut operation, params);
     operation.end(site, Kind::Scrub, result, |done| match (done.rotten.len(), done.healed) {
+        (0, _) if done.judged_by == JudgedBy::Engine => {
+            let what = "the engine's own check finds the copy sound; the log was replayed into it, so \
+                        that its bytes could not be compared with a snapshot";
+            (Outcome::Done, what.to_owned())
+        }
         (0, _) => (Outcome::Done, "every byte is the snapshot's".to_owned()),
         (_, true) => (Outcome::Done, format!("{}, and replaced", told(&done.rotten))),
         (_, false) => (Outcome::Failed, told(&done.rotten)),
@@ -83,14 +97,16 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     let repository = site.repository()?;
     let lock = repository.lock_for(Work::Restore, Duration::from_secs(60), operation.cancel())?;
     refresh::require_untouched(site, point.snapshot, operation.cancel())?;
-    let rotten = operation.step("compare", (), |operation| compare(site, operation, &point))?;
+    let judged = operation.step("compare", (), |operation| compare(site, operation, &point))?;
     drop(lock);
     let mut done = Done {
         operation: operation.id().clone(),
         snapshot: point.snapshot,
         source_time: point.source_time,
-        bytes: point.size_bytes,
-        rotten,
+        bytes: judged.bytes,
+        judged_by: judged.by,
+        findings: judged.findings,
+        rotten: judged.rotten,
         healed: false,
         fetched_bytes: 0,
         seconds: 0.0,
@@ -144,12 +160,21 @@ fn held(site: &ServiceSite) -> Result<RecoveryPoint, Error> {
     })
 }
 
+/// What came of reading the copy.
+#[derive(Serialize)]
+struct Judgement {
+    by: JudgedBy,
+    bytes: u64,
+    findings: Vec<String>,
+    rotten: Vec<Rotten>,
+}
+
 /// Reads the copy.
 fn compare(
     site: &ServiceSite,
     operation: &Operation,
     point: &RecoveryPoint,
-) -> Result<Vec<Rotten>, Error> {
+) -> Result<Judgement, Error> {
     let report = operation.report();
     report.phase("reading the copy");
     let meta = placing::meta(site, point.snapshot)?;
@@ -171,7 +196,8 @@ fn compare(
             what: one.what,
         }));
     }
-    Ok(rotten)
+    let (by, bytes) = (JudgedBy::Snapshot, point.size_bytes);
+    Ok(Judgement { by, bytes, findings: Vec::new(), rotten })
 }
 
 /// What a log was replayed into is no snapshot byte for byte: its engine judges it.
@@ -180,18 +206,21 @@ fn by_engine(
     operation: &Operation,
     meta: &SnapshotMeta,
     targets: Vec<PathBuf>,
-) -> Result<Vec<Rotten>, Error> {
+) -> Result<Judgement, Error> {
     let engine = site.engine()?;
-    let mut rotten = Vec::new();
+    let by = JudgedBy::Engine;
+    let mut judgement = Judgement { by, bytes: 0, findings: Vec::new(), rotten: Vec::new() };
     for (root, target) in meta.roots.iter().cloned().zip(targets) {
         let copy = Staged { root, staged: target.clone(), target };
         let shown = copy.target.display().to_string();
+        judgement.bytes += std::fs::metadata(&copy.target).map_or(0, |meta| meta.len());
         let verdict = operation.with_context(site, |cx| engine.check(cx, &[copy]))?;
         if !verdict.sound {
-            rotten.push(Rotten { path: shown, what: "changed".to_owned() });
+            judgement.rotten.push(Rotten { path: shown, what: "not sound".to_owned() });
         }
+        judgement.findings.extend(verdict.findings);
     }
-    Ok(rotten)
+    Ok(judgement)
 }
 
 /// Writes down what was found, before anything is done about it.
@@ -203,6 +232,7 @@ fn note(site: &ServiceSite, done: &Done) -> Result<(), Error> {
             at: Timestamp::now(),
             snapshot: done.snapshot,
             rotten: done.rotten.len(),
+            judged_by: done.judged_by,
         });
     })?;
     Ok(())

@@ -10,7 +10,7 @@ use engines::Refresh;
 use jiff::Timestamp;
 use model::{Class, Role};
 use operations::scrub::{self, Done, Params};
-use operations::{ServiceSite, history};
+use operations::{JudgedBy, ServiceSite, history};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -31,7 +31,8 @@ Examples:
 /// A refresh takes over what nobody has written to, and bits that rot on a disk leave no trace in the
 /// times of their file. A scrub compares the content of every file with the point that the standby is
 /// at. What differs is named, and replaced from the vault in one step, as a refresh does it; with
-/// --no-heal the next refresh does. Exit code 1 if something has rotted and is still there.
+/// --no-heal the next refresh does. A copy that went along a log is no point byte for byte: its engine's
+/// own check judges it, and the result says so. Exit code 1 if something has rotted and is still there.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ScrubArgs {
@@ -74,15 +75,25 @@ fn tell(app: &App, service: &ServiceSite, done: &Done) -> Result<(), Failure> {
     let out = &app.out;
     let took = units::duration(Duration::from_secs_f64(done.seconds.max(0.0)));
     let read = format!("{} read in {took}", units::size(done.bytes));
+    let by_engine = done.judged_by == JudgedBy::Engine;
     if done.rotten.is_empty() {
-        let good = out.paint.good("every byte is right");
-        return out.say(format_args!("{}: {good} ({read})", service.name()));
+        let good =
+            if by_engine { "its engine finds the copy sound" } else { "every byte is right" };
+        let good = out.paint.good(good);
+        out.say(format_args!("{}: {good} ({read})", service.name()))?;
+        if by_engine {
+            what_was_checked(app, done)?;
+        }
+        return Ok(());
     }
     let found = count(done.rotten.len() as u64, "file", "files");
     let bad = out.paint.bad(&format!("{found} rotted"));
     out.line(format_args!("{}: {bad} ({read})", service.name()))?;
     for one in &done.rotten {
         out.line(format_args!("  {} ({})", shown(&one.path), one.what))?;
+    }
+    if by_engine {
+        what_was_checked(app, done)?;
     }
     match done.healed {
         true => {
@@ -93,6 +104,16 @@ fn tell(app: &App, service: &ServiceSite, done: &Done) -> Result<(), Failure> {
             service.name()
         )),
     }
+}
+
+/// What an engine's own check covered, which is less than every byte.
+fn what_was_checked(app: &App, done: &Done) -> Result<(), Failure> {
+    for finding in &done.findings {
+        app.out.say(format_args!("  {}", shown(finding)))?;
+    }
+    app.out.say(
+        "  The log was replayed into this copy: its bytes could not be compared with a snapshot.",
+    )
 }
 
 /// Whether `run-due` has anything to do with scrubs of a service.

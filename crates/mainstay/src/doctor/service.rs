@@ -11,7 +11,7 @@ use engines::{Engine, Running};
 use jiff::Timestamp;
 use model::config::vault_dir;
 use model::{Class, Role, ServiceState};
-use operations::{ServiceSite, history, recover};
+use operations::{JudgedBy, ServiceSite, history, recover};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -310,7 +310,11 @@ fn scrubs(chain: &mut Chain<'_>, service: &ServiceSite, state: &ServiceState) ->
     }
     match (&scrubs.last, &scrubs.schedule) {
         (Some(last), _) => {
-            chain.ok("scrub", format!("the copy was read {}", units::ago(last.at, now)))
+            let what = match last.judged_by {
+                JudgedBy::Snapshot => "the copy was read",
+                JudgedBy::Engine => "its engine checked the copy",
+            };
+            chain.ok("scrub", format!("{what} {}", units::ago(last.at, now)))
         }
         (None, Some(_)) => chain.ok("scrub", "none is due yet"),
         (None, None) => Ok(()),

@@ -8,8 +8,8 @@ use crate::ui::words;
 use crate::units;
 use jiff::Timestamp;
 use model::Role;
-use operations::ServiceSite;
 use operations::history::Operation;
+use operations::{JudgedBy, ServiceSite};
 use std::time::Duration;
 
 fn seconds(seconds: u64) -> String {
@@ -246,6 +246,9 @@ fn scrubs(app: &App, status: &Status, now: Timestamp) -> Result<(), Failure> {
     if let Some(last) = &status.scrub {
         let found = words::count(last.rotten as u64, "file", "files");
         let found = match (last.rotten, last.unhealed) {
+            (0, _) if last.judged_by == JudgedBy::Engine => {
+                "its engine found the copy sound; its bytes were not compared".to_owned()
+            }
             (0, _) => "every byte of the copy is right".to_owned(),
             (_, false) => format!("{found} had rotted, and were replaced"),
             (_, true) => out.paint.bad(&format!("{found} rotted, to be replaced by a refresh")),

@@ -78,6 +78,7 @@ fn what_rots_is_named_and_replaced() {
         (&Value::Array(vec![]), &false.into()),
         "{done}"
     );
+    assert_eq!(done["judged-by"], "snapshot", "{done}");
     world.run("b", &["status", "docs"]).code(0).says("every byte of the copy is right");
     world.run("b", &["doctor", "docs"]).says("the copy was read");
 

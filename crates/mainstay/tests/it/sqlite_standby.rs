@@ -129,6 +129,33 @@ fn a_refresh_between_two_points_goes_along_the_log() {
 }
 
 #[test]
+fn a_scrub_says_what_it_could_check() {
+    let world = world();
+    let connection = database(&world.path("a/data"));
+    for n in 1..=2 {
+        insert(&connection, n);
+        world.run("a", &["wal", "receive", "docs", "--once"]).code(0);
+        refresh(&world, &[]);
+    }
+    let scrub = || {
+        let said = world.run("b", &["--json", "scrub", "docs"]).code(0);
+        said.json()["services"][0].clone()
+    };
+    let done = scrub();
+    assert_eq!((&done["judged-by"], held(&world)), (&"engine".into(), 2), "{done}");
+    assert!(done["findings"].to_string().contains("integrity"), "{done}");
+    let said = world.run("b", &["scrub", "docs"]).code(0).says("its engine finds the copy sound");
+    assert!(!said.out.contains("every byte"), "{said:#?}");
+    world.run("b", &["status", "docs"]).says("its bytes were not compared");
+    // A point alone is compared byte by byte.
+    let point = world.points("a")[0]["snapshot"].as_str().unwrap().to_owned();
+    refresh(&world, &["--snapshot", &point]);
+    let done = scrub();
+    assert_eq!(done["judged-by"], "snapshot", "{done}");
+    world.run("b", &["status", "docs"]).says("every byte of the copy is right");
+}
+
+#[test]
 fn whatever_a_refresh_along_the_log_is_killed_in_the_copy_is_old_or_new() {
     let world = world();
     let connection = database(&world.path("a/data"));
