@@ -285,7 +285,10 @@ fn replace(
             .hinting("`mainstay refresh --reseed` puts aside what is there and begins anew."));
     }
     // Then nothing but the manifest knows what it held.
-    let known = reuse.is_none_or(|held| is_point(site, held));
+    let known = match reuse {
+        Some(held) => is_point(site, held)?,
+        None => true,
+    };
     let replayed_before = record.applied.as_ref().is_some_and(|held| held.replayed);
     let seed = reuse.map(|snapshot| match known {
         true => Seed { snapshot, doubted: verify || replayed_before },
@@ -308,12 +311,8 @@ fn replace(
                 .hinting("Move it away, or build the copy anew with `mainstay refresh --reseed`, which puts it aside."));
             }
             (true, Some(held)) => {
-                let written = match known {
-                    true => {
-                        written_to(site, held, number, &destination.target, operation.cancel())?
-                    }
-                    false => by_manifest(site, number, &destination.target)?,
-                };
+                let written =
+                    written_to(site, held, number, &destination.target, operation.cancel())?;
                 untouched(&destination.target, written.found)?;
                 innocent.insert(number, written.innocent);
                 put_aside.push(None);
@@ -479,8 +478,8 @@ fn stands(
 }
 
 /// Whether a snapshot is in the history still.
-fn is_point(site: &ServiceSite, snapshot: SnapshotId) -> bool {
-    site.load_state().is_ok_and(|versioned| versioned.state.point(snapshot).is_some())
+fn is_point(site: &ServiceSite, snapshot: SnapshotId) -> Result<bool, Error> {
+    Ok(site.load_state()?.state.point(snapshot).is_some())
 }
 
 fn engine_exchanges(site: &ServiceSite) -> bool {
@@ -618,7 +617,8 @@ fn told(difference: &Difference) -> String {
 }
 
 /// How the copy of one root differs from what the last refresh left. Files of which only the ctime
-/// has moved are read: a refresh that died had hard links to them.
+/// has moved are read: a refresh that died had hard links to them. Where no snapshot tells any more
+/// what they should hold, the manifest alone does.
 fn written_to(
     site: &ServiceSite,
     held: SnapshotId,
@@ -626,19 +626,22 @@ fn written_to(
     target: &Path,
     cancel: &CancelToken,
 ) -> Result<Written, Error> {
-    let meta = placing::meta(site, held)?;
-    let root = meta.roots.get(number).ok_or_else(|| {
-        let held = held.short();
-        Error::refused(format!("nothing in {held} tells what {} should be", target.display()))
-    })?;
-    let copy = Copy { root: target, snapshot: held, path: root.in_snapshot.as_bytes() };
-    let manifest = manifest(site, number);
     let replayed = MemberRecord::load(site)?.applied.is_some_and(|held| held.replayed);
-    let mut written = match replayed {
-        true => by_manifest(site, number, target)?,
-        false => scrub::written_to(site.repository()?, copy, &manifest, NAMED + 1, cancel)?,
+    let (mut written, kind) = if replayed || !is_point(site, held)? {
+        let kind = site.engine()?.roots().get(number).map(|root| root.kind);
+        (by_manifest(site, number, target)?, kind)
+    } else {
+        let meta = placing::meta(site, held)?;
+        let root = meta.roots.get(number).ok_or_else(|| {
+            let held = held.short();
+            Error::refused(format!("nothing in {held} tells what {} should be", target.display()))
+        })?;
+        let copy = Copy { root: target, snapshot: held, path: root.in_snapshot.as_bytes() };
+        let manifest = manifest(site, number);
+        let found = scrub::written_to(site.repository()?, copy, &manifest, NAMED + 1, cancel)?;
+        (found, Some(root.kind))
     };
-    if root.kind == RootKind::File {
+    if kind == Some(RootKind::File) {
         written.found.extend(journals(target)?);
     }
     Ok(written)
@@ -705,10 +708,15 @@ pub fn modified(site: &ServiceSite) -> Result<Vec<String>, Error> {
         let here = written_to(site, applied.snapshot, number, &root.on_host, &CancelToken::new())?;
         found.extend(here.found.iter().map(told));
     }
-    // What the engine keeps elsewhere.
-    if applied.roots > 0 {
+    // What the engine keeps elsewhere, by any description of the service that is left.
+    let state = site.load_state()?.state;
+    let described = match state.point(applied.snapshot) {
+        Some(held) => Some(held.snapshot),
+        None => state.head.map(|head| head.snapshot),
+    };
+    if let Some(described) = described.filter(|_| applied.roots > 0) {
         let engine = site.engine()?;
-        let meta = placing::meta(site, applied.snapshot)?;
+        let meta = placing::meta(site, described)?;
         found.extend(crate::look(site, &Run::default(), |cx| {
             engine.occupied(cx, &meta, &Purpose::Standby)
         })?);

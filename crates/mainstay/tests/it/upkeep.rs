@@ -126,6 +126,21 @@ fn a_standby_that_lags_too_far_is_built_anew_and_says_so() {
 }
 
 #[test]
+fn a_standby_whose_point_was_forgotten_takes_over() {
+    let words = ["takeover", "docs", "--yes", "--override", "primary-not-fenced=tested here"];
+    let world = world("keep = { last = 1 }\nkeep-for-standbys = \"1s\"\n", 3);
+    std::thread::sleep(Duration::from_millis(1100));
+    world.run("a", &["forget", "docs", "--prune"]).code(0).says("2 points forgotten");
+    // Not if somebody wrote to it: the manifest tells, where no snapshot does.
+    fs::write(world.path("b/data/mine"), "mine").unwrap();
+    world.run("b", &words).code(1).complains("copy-modified");
+    fs::remove_file(world.path("b/data/mine")).unwrap();
+    world.run("b", &words).code(0);
+    assert!(content(&world.path("b/data")) == content(&world.path("a/data")));
+    assert_eq!(world.status("b")["primary"], "b");
+}
+
+#[test]
 fn second_vaults_have_points_and_alarms_of_their_own() {
     let rig = Rig::new();
     rig.write("docs/letter.txt", "dear reader\n");
