@@ -211,6 +211,9 @@ impl Plan {
         let purpose =
             if own { own_purpose(site, state, until)? } else { Purpose::Scratch { until } };
         let over = params.delta && targets.iter().any(|target| target.exists());
+        if over && !own {
+            not_in_its_place(site, &targets)?;
+        }
         let destinations = match over {
             true => placing::in_place(&meta, targets),
             false => placing::destinations(&meta, targets, id)?,
@@ -538,6 +541,24 @@ fn name_is_free(site: &ServiceSite, name: &ServiceName) -> Result<(), Error> {
     let vault = host.vault()?;
     if !vault.list(name.as_str())?.is_empty() {
         return Err(used(format!("{}/{name}", vault.location())));
+    }
+    Ok(())
+}
+
+/// Over the service's own place goes only what shuts its gate meanwhile, and is recorded.
+fn not_in_its_place(site: &ServiceSite, targets: &[PathBuf]) -> Result<(), Error> {
+    let roots = site.engine()?.roots();
+    let roots: Vec<_> = roots.iter().filter_map(|root| root.on_host.canonicalize().ok()).collect();
+    for target in targets.iter().filter(|target| target.exists()) {
+        let real = target.canonicalize().map_err(|e| Error::io("resolve", target, e))?;
+        if roots.iter().any(|root| real.starts_with(root) || root.starts_with(&real)) {
+            return Err(Error::refused(format!(
+                "{} is the own place of {}",
+                target.display(),
+                site.name()
+            ))
+            .hinting("Leave `--target` out: then its start gate is shut meanwhile."));
+        }
     }
     Ok(())
 }

@@ -200,7 +200,7 @@ impl Engine for Postgres {
         meta: &SnapshotMeta,
         copy: &Staged,
     ) -> Result<(), Error> {
-        over::judge(meta, &copy.target)
+        over::judge(meta, &copy.target, &self.data_dir)
     }
 
     fn begin_overwriting(
@@ -209,7 +209,7 @@ impl Engine for Postgres {
         meta: &SnapshotMeta,
         copy: &Staged,
     ) -> Result<Overwriting, Error> {
-        over::begin(cx, meta, &copy.target)
+        over::begin(cx, meta, &copy.target, &self.data_dir)
     }
 
     fn end_overwriting(&self, _cx: &Context<'_>, copy: &Staged) -> Result<(), Error> {

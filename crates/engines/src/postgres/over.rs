@@ -63,11 +63,12 @@ fn read_mark(dir: &Path) -> Result<Option<Mark>, Error> {
     Ok(Some(mark))
 }
 
-/// Refuses what is no stopped copy of the snapshot's server. Changes nothing.
-pub(super) fn judge(meta: &SnapshotMeta, dir: &Path) -> Result<(), Error> {
+/// Refuses what is no stopped copy of the snapshot's server. Changes nothing. `own` is the service's
+/// own directory.
+pub(super) fn judge(meta: &SnapshotMeta, dir: &Path, own: &Path) -> Result<(), Error> {
     let shown = dir.display();
     let detail = Detail::of(meta)?;
-    not_in_use(dir)?;
+    not_in_use(dir, own)?;
     let other = |system: &str| {
         Error::new(
             Class::Refused,
@@ -114,8 +115,9 @@ pub(super) fn begin(
     cx: &Context<'_>,
     meta: &SnapshotMeta,
     dir: &Path,
+    own: &Path,
 ) -> Result<Overwriting, Error> {
-    judge(meta, dir)?;
+    judge(meta, dir, own)?;
     tell_of_links(cx, dir);
     let begun = is_marked(dir);
     if !begun {
@@ -124,7 +126,7 @@ pub(super) fn begin(
         write_mark(dir, &Mark { system_identifier, uid: owner.uid, gid: owner.gid })?;
     }
     let moved = rename(dir, pg_control::PATH, MEANWHILE)?;
-    if let Err(error) = not_in_use(dir) {
+    if let Err(error) = not_in_use(dir, own) {
         // It was started just now, and has read the file: it is as if we had never been there.
         if moved {
             rename(dir, MEANWHILE, pg_control::PATH)?;
@@ -152,14 +154,31 @@ pub(super) fn end(dir: &Path) -> Result<(), Error> {
     remove_mark(dir)
 }
 
-fn not_in_use(dir: &Path) -> Result<(), Error> {
-    match server::postmaster(dir)? {
-        None => Ok(()),
-        Some(postmaster) => Err(Error::new(
+fn not_in_use(dir: &Path, own: &Path) -> Result<(), Error> {
+    if let Some(postmaster) = server::postmaster(dir)? {
+        return Err(Error::new(
             Class::Refused,
             format!("a server (process {}) works on {}", postmaster.pid, dir.display()),
         )
-        .hinting("Stop it first.")),
+        .hinting("Stop it first."));
+    }
+    // A server in a container has another process number than we see. Of the service's own it is
+    // known by asking it; of another directory nobody knows but this file.
+    let is_own = match (dir.canonicalize(), own.canonicalize()) {
+        (Ok(dir), Ok(own)) => dir == own,
+        _ => dir == own,
+    };
+    let file = dir.join("postmaster.pid");
+    match file.symlink_metadata() {
+        Ok(_) if !is_own => Err(Error::new(
+            Class::Refused,
+            format!("{} is there: a server, maybe in a container, works there", file.display()),
+        )
+        .hinting("Stop it first. If none runs there, remove the file: one that died left it.")),
+        Err(e) if !is_own && e.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("look at", file.display(), e))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -210,6 +210,22 @@ fn a_foreign_directory_is_refused_and_untouched() {
     a.run(&["restore", "shop", "--delta", "--target", &place]).code(1).complains("works on");
     copy.write();
     copy.server.stop("fast");
+    // One in a container has another number than we see.
+    let pid = copy.server.data().join("postmaster.pid");
+    fs::write(&pid, "1\n").unwrap();
+    give(&pid);
+    refused(copy.server.data(), "maybe in a container");
+    fs::remove_file(&pid).unwrap();
+    a.run(&["restore", "shop", "--delta", "--target", &place]).code(0);
+    // The service's own place is nobody else's, under whatever name.
+    let link = stage.dir.path().join("link");
+    std::os::unix::fs::symlink(a.server.data(), &link).unwrap();
+    let within = a.server.data().join("base");
+    for own in [a.server.data(), link.as_path(), within.as_path()] {
+        let own = own.display().to_string();
+        let said = a.run(&["restore", "shop", "--delta", "--target", &own]);
+        said.code(1).complains("is the own place of shop");
+    }
     a.run(&["restore", "shop", "--delta", "--replace"]).complains("cannot be used with");
     a.run(&["restore", "shop", "--delta", "--as", "other"]).complains("cannot be used with");
     assert_eq!(a.newest(), 1);

@@ -142,6 +142,8 @@ fn clone(from: &Path, to: &Path) -> Result<u64, Error> {
         let _ = fchown(&target, Some(like.uid()), Some(like.gid()));
     }
     target.set_permissions(Permissions::from_mode(like.mode() & 0o7777)).map_err(write)?;
+    // Where nothing is replayed into it nobody else does that before it is exchanged.
+    target.sync_all().map_err(write)?;
     if let Some(dir) = to.parent() {
         crate::journal::sync_dir(dir)?;
     }
