@@ -399,15 +399,71 @@ pub(crate) fn last_position(
 }
 
 /// Stores what a stopped server has of its log and had not archived, before that is overwritten: all
-/// whole segments, and the rest of one that was stopped cleanly.
+/// whole segments, and the rest of one that was stopped cleanly. Refuses one that was not, if the vault
+/// lacks the end of its log.
 pub(crate) fn push_what_is_left(site: &ServiceSite, operation: &Operation) -> Result<(), Error> {
-    if let Some(data_dir) = data_dir(site)? {
-        for segment in unarchived(&data_dir)? {
-            operation.check_cancel()?;
-            push(site, &segment)?;
+    let Some(data_dir) = data_dir(site)? else { return Ok(()) };
+    for segment in unarchived(&data_dir)? {
+        operation.check_cancel()?;
+        push(site, &segment)?;
+    }
+    if last_position(site, operation)?.is_some() {
+        return Ok(());
+    }
+    let engine = site.engine()?;
+    let seen = operation.with_context(site, |cx| engine.inspect(cx))?;
+    // What was restored, and has not come to the end of that yet, has written nothing of its own.
+    let has_own = seen.has_data && !data_dir.join("recovery.signal").exists();
+    if seen.position.is_some() || !has_own || has_all_records(site, &data_dir)? {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "the server in {} was not stopped cleanly, and the vault does not have the end of its log, \
+         with what was committed last",
+        data_dir.display()
+    )))
+}
+
+/// Whether the vault has every whole record of the log that lies here, or keeps no log at all.
+fn has_all_records(site: &ServiceSite, data_dir: &Path) -> Result<bool, Error> {
+    let log = LogStore::new(site.repository()?);
+    let whole: BTreeSet<String> = log.list()?.into_iter().map(|(name, _)| name).collect();
+    if whole.is_empty() && log.list_parts()?.is_empty() {
+        return Ok(true);
+    }
+    let Some(segments) = segments_of(data_dir) else { return Ok(false) };
+    let wal = data_dir.join("pg_wal");
+    let entries = std::fs::read_dir(&wal).map_err(|e| Error::io("list", &wal, e))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|e| Error::io("list", &wal, e))?;
+        if let Some(name) = entry.file_name().to_str()
+            && let Some(WalFile::Segment { timeline, place }) = WalFile::parse(name)
+            && let Some(start) = segments.start_of(place)
+        {
+            found.push((timeline, start.0, name.to_owned()));
         }
     }
-    last_position(site, operation).map(drop)
+    found.sort();
+    let mut any = false;
+    // They are stored in order: before one that the vault has as a whole, it has all.
+    for (_, start, name) in found.iter().rev() {
+        if whole.contains(name) {
+            return Ok(true);
+        }
+        let path = wal.join(name);
+        let bytes = std::fs::read(&path).map_err(|e| Error::io("read the log", &path, e))?;
+        // One that waits to be used again is of another place.
+        let Some(mut records) = Records::new(&bytes, Lsn(*start)) else { continue };
+        records.by_ref().for_each(drop);
+        let end = records.end().0.saturating_sub(*start);
+        let begun = log.beginning(name)?.map_or(0, |begun| begun.bytes.len());
+        if (begun as u64) < end {
+            return Ok(false);
+        }
+        any = true;
+    }
+    Ok(any)
 }
 
 /// Stores what a stopped server has of its log beyond what the vault has, up to its last segment. Of

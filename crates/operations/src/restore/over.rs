@@ -141,7 +141,10 @@ fn keep_log(site: &ServiceSite, operation: &Operation, plan: &Plan) -> Result<()
             "the vault does not take what is there of the log, which would be lost",
         )
         .because(e)
-        .hinting("Keep what stands there aside instead: `--replace` in the place of `--delta`.")
+        .hinting(
+            "Start the server and stop it cleanly, and give this again; or keep what stands there \
+             aside instead: `--replace` in the place of `--delta`.",
+        )
     })
 }
 

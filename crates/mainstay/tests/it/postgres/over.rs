@@ -171,6 +171,56 @@ fn a_primary_and_a_standby_are_restored_over_where_they_stand() {
     assert_eq!(b.newest(), last);
 }
 
+/// What a crash has left in the log is committed, too: it goes only when the vault has it.
+#[test]
+fn a_primary_that_crashed_is_restored_over_only_if_the_vault_has_the_end_of_its_log() {
+    let stage = Stage::new();
+    let a = &stage.a;
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    a.write();
+    a.archived();
+    let wanted = a.write();
+    a.server.stop("immediate");
+    let before = content(a.server.data());
+    let said = a.run(&["restore", "shop", "--delta"]).code(1);
+    said.complains("was not stopped cleanly").complains("--replace");
+    assert!(content(a.server.data()) == before, "it was touched");
+    // As the hint says.
+    a.server.start();
+    a.server.stop("fast");
+    a.run(&["restore", "shop", "--delta", "--no-start"]).code(0);
+    // Nothing of its own is in one that has not been started since.
+    a.run(&["restore", "shop", "--delta"]).code(0);
+    assert_eq!(a.newest(), wanted);
+}
+
+/// Where the log is received as it is written, the vault has it.
+#[test]
+fn a_primary_that_crashed_is_restored_over_where_its_log_was_received() {
+    let stage = Stage::with("archive_mode = off\nmax_slot_wal_keep_size = 1GB", "");
+    let a = &stage.a;
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    // The server itself may write to its log in the last moment; then it is refused.
+    for left in (0..5).rev() {
+        let receive = super::receiving::receiver(a);
+        super::receiving::is_stored(a);
+        let wanted = a.write();
+        super::receiving::is_stored(a);
+        a.server.stop("immediate");
+        drop(receive);
+        let said = a.run(&["restore", "shop", "--delta"]);
+        if said.code == 0 {
+            assert_eq!(a.newest(), wanted);
+            return;
+        }
+        assert!(left > 0, "refused each time: {said:#?}");
+        said.complains("was not stopped cleanly");
+        a.server.start();
+    }
+}
+
 /// What is no stopped copy of the same server is refused, and nothing of it is touched.
 #[test]
 fn a_foreign_directory_is_refused_and_untouched() {
