@@ -15,20 +15,20 @@
 //! a crash applies it again. An engine that follows a log by itself is only seeded by a copy; after
 //! that a refresh makes sure that it follows, and waits.
 
-use crate::exchange::{Placement, aside, redo_of};
+use crate::exchange::{Placement, aside, discard, redo_of};
 use crate::journal::{Kind, Outcome};
 use crate::member::manifest;
 use crate::operation::{Operation, Run};
 use crate::placing::{self, Placing, Seed};
 use crate::recover::Left;
-use crate::wal::sqlite::{self, Course, Replayed};
+use crate::wal::sqlite::{self, Course, Replayed, Sound};
 use crate::{Error, MemberRecord, ServiceSite, Which, which};
 use engines::{Purpose, Refresh, RootKind, Running};
 use jiff::Timestamp;
 use model::state::Applied;
 use model::{
-    CancelToken, Class, OperationId, Position, Progress, RecoveryPoint, Role, ServiceState,
-    SnapshotId,
+    CancelToken, Class, Classify, OperationId, Position, Progress, RecoveryPoint, Role,
+    ServiceState, SnapshotId,
 };
 use repository::Work;
 use repository::restore::{Difference, Links, differences, differences_but_links};
@@ -364,18 +364,40 @@ fn replace(
         site.state()?.update(|state| state.importing(site.member()))?;
         Ok(())
     })?;
-    let along = matches!(course, Course::Ahead(_));
-    let (staging, replayed) = match course {
-        Course::Ahead(ahead) => {
-            let (staging, replayed) = ahead.stage(operation, &destinations)?;
-            (staging, Some(replayed))
-        }
+    let mut along = matches!(course, Course::Ahead(_));
+    let built = match course {
+        Course::Ahead(ahead) => ahead.stage(operation, &destinations),
         Course::Stands(_) | Course::Anew => {
-            let staging = placing::stage(site, operation, point.snapshot, &destinations, seed)?;
+            let stage = placing::stage(site, operation, point.snapshot, &destinations, seed);
             let replay = |op: &mut Operation| sqlite::replay(site, op, &meta, &destinations, until);
-            let replayed = if replays { Some(operation.step("replay", (), replay)?) } else { None };
-            (staging, replayed)
+            stage.and_then(|staging| match replays {
+                true => Ok((staging, Some(operation.step("replay", (), replay)?))),
+                false => Ok((staging, None)),
+            })
         }
+    };
+    let (staging, replayed) = match built {
+        // One object of the log that is damaged keeps nobody from what is sound.
+        Err(e) if replays && e.class() == Class::Corrupt => {
+            operation.report().warn(&format!("{}: what is sound is looked for", e.chain()));
+            for destination in &destinations {
+                discard(&destination.staged)?;
+            }
+            let sound = Sound::look(site, operation, &meta, until)?;
+            let held = record.applied.as_ref().map(|held| held.source_time).filter(|_| along);
+            if let Some(held) = held.filter(|held| *held >= sound.reaches()) {
+                return stands(site, point, held, done);
+            }
+            along = false;
+            if let Some(seed) = seed {
+                let cancel = operation.cancel();
+                placing::check_space_beside(site, point, &destinations, seed, cancel)?;
+            }
+            let staging = placing::stage(site, operation, point.snapshot, &destinations, seed)?;
+            let replay = |op: &mut Operation| sound.replay(op, &destinations);
+            (staging, Some(operation.step("replay", (), replay)?))
+        }
+        built => built?,
     };
     done.source_time = replayed
         .as_ref()

@@ -2,7 +2,7 @@
 //! takes over.
 
 use crate::sqlite_log::{
-    Killed, acknowledged_of, database, insert, is_stored_by, last, rounds, writer_of,
+    Killed, acknowledged_of, database, files_below, insert, is_stored_by, last, rounds, writer_of,
 };
 use crate::world::{World, journal, wait_for};
 use jiff::Timestamp;
@@ -237,6 +237,58 @@ fn a_takeover_after_a_kill_loses_a_second_and_not_a_schedule() {
         assert!(before <= here, "{told}, and {here}: {said}");
     }
     println!("the worst loss was {worst} ms");
+}
+
+/// Objects of the log that hold something.
+fn objects(world: &World) -> Vec<PathBuf> {
+    let mut found = files_below(&world.path("vault/docs/mainstay/log"));
+    found.retain(|file| !file.to_string_lossy().contains(".u@"));
+    found
+}
+
+#[track_caller]
+fn damage(files: &[PathBuf]) {
+    assert!(!files.is_empty(), "nothing was shipped");
+    for file in files {
+        let mut bytes = fs::read(file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x5a;
+        fs::write(file, bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_damaged_object_of_the_log_keeps_nobody_from_what_is_sound() {
+    let world = world();
+    let connection = database(&world.path("a/data"));
+    let ship = |n| {
+        let before = objects(&world);
+        insert(&connection, n);
+        world.run("a", &["wal", "receive", "docs", "--once"]).code(0);
+        let mut new = objects(&world);
+        new.retain(|file| !before.contains(file));
+        new
+    };
+    ship(1);
+    world.run("b", &["refresh", "docs"]).code(0);
+    let second = ship(2);
+    let third = ship(3);
+    damage(&third);
+    world.run("b", &["refresh", "docs"]).code(0).complains("nothing after it can be replayed");
+    assert_eq!(held(&world), 2);
+    // It stays there, whatever becomes of what it came along.
+    damage(&second);
+    world.run("b", &["refresh", "docs"]).code(0);
+    assert_eq!(held(&world), 2);
+    // A point leads past it.
+    ship(4);
+    world.run("a", &["backup", "docs"]).code(0);
+    world.run("b", &["refresh", "docs"]).code(0);
+    assert_eq!(held(&world), 4);
+    let fifth = ship(5);
+    damage(&fifth);
+    world.run("b", &TAKEOVER).code(0).complains("nothing after it can be replayed");
+    assert_eq!(held(&world), 4);
 }
 
 #[test]

@@ -10,7 +10,7 @@ mod replay;
 mod standby;
 
 pub use replay::{HeldLog, Replayed};
-pub(crate) use replay::{dispensable, held_by, replay};
+pub(crate) use replay::{Sound, dispensable, held_by, replay};
 pub(crate) use standby::Course;
 pub use standby::reaches;
 

@@ -7,7 +7,7 @@ use engines::SnapshotMeta;
 use engines::sqlite::log::{self, Batch, BatchName, ChainPlace, Plan, Reach, Span, database_id};
 use engines::sqlite::spans;
 use jiff::{SignedDuration, Timestamp};
-use model::{Class, Generation, Progress, ServiceState};
+use model::{Class, Classify, Generation, Progress, ServiceState};
 use repository::log::LogStore;
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +73,43 @@ impl Names {
         held.iter().cloned().zip(log::together(&copies, taken, until)).collect()
     }
 
+    /// Does without what is damaged of what a copy would be replayed from, as if the vault did not
+    /// have it, and says so.
+    fn leave_damaged(
+        &mut self,
+        operation: &Operation,
+        held: &[HeldLog],
+        taken: Timestamp,
+        until: Option<Timestamp>,
+    ) -> Result<(), Error> {
+        operation.report().phase("looking for what is sound of the log");
+        while let Some((name, error)) = self.damaged(operation, held, taken, until)? {
+            let why = error.chain();
+            operation.report().warn(&format!("{why}; nothing after it can be replayed"));
+            self.names.retain(|known| *known != name);
+        }
+        Ok(())
+    }
+
+    fn damaged(
+        &self,
+        operation: &Operation,
+        held: &[HeldLog],
+        taken: Timestamp,
+        until: Option<Timestamp>,
+    ) -> Result<Option<(BatchName, Error)>, Error> {
+        for (_, plan) in self.plan(held, taken, until) {
+            for name in plan.whole.iter().chain(&plan.partly) {
+                operation.check_cancel()?;
+                match self.read(name) {
+                    Err(e) if e.class() == Class::Corrupt => return Ok(Some((*name, e))),
+                    other => drop(other?),
+                }
+            }
+        }
+        Ok(None)
+    }
+
     fn read(&self, name: &BatchName) -> Result<Batch, Error> {
         let text = name.to_string();
         let bytes = self.store.fetch_from(&text, self.generation)?;
@@ -111,6 +148,45 @@ pub(crate) fn replay(
     let names = Names::list(site, meta.generation)?;
     let plans = names.plan(&held, meta.source_time, until);
     follow(operation, &names, plans, meta.source_time, destinations, until)
+}
+
+/// What is sound of the log behind a point: what is left where something of it is damaged.
+pub(crate) struct Sound<'a> {
+    names: Names,
+    meta: &'a SnapshotMeta,
+    until: Option<Timestamp>,
+}
+
+impl<'a> Sound<'a> {
+    pub(crate) fn look(
+        site: &ServiceSite,
+        operation: &Operation,
+        meta: &'a SnapshotMeta,
+        until: Option<Timestamp>,
+    ) -> Result<Sound<'a>, Error> {
+        let mut names = Names::list(site, meta.generation)?;
+        names.leave_damaged(operation, &held_by(meta), meta.source_time, until)?;
+        Ok(Sound { names, meta, until })
+    }
+
+    /// Up to when it leads from the point.
+    pub(crate) fn reaches(&self) -> Timestamp {
+        let taken = self.meta.source_time;
+        let plans = self.names.plan(&held_by(self.meta), taken, self.until);
+        let reach = plans.iter().map(|(_, plan)| plan.reaches.unwrap_or(taken)).min();
+        reach.map_or(taken, |reach| reach.max(taken))
+    }
+
+    /// Replays it into what is staged of the point.
+    pub(crate) fn replay(
+        &self,
+        operation: &Operation,
+        destinations: &[Destination],
+    ) -> Result<Replayed, Error> {
+        let (taken, until) = (self.meta.source_time, self.until);
+        let plans = self.names.plan(&held_by(self.meta), taken, until);
+        follow(operation, &self.names, plans, taken, destinations, until)
+    }
 }
 
 /// Does what was planned for copies of this time.

@@ -92,7 +92,7 @@ impl Ahead {
         self,
         operation: &mut Operation,
         destinations: &[Destination],
-    ) -> Result<(Staging, Replayed), Error> {
+    ) -> Result<(Staging, Option<Replayed>), Error> {
         let staging = operation.step("stage", destinations, |operation| {
             operation.report().phase("copying what is here");
             let mut copied = Vec::new();
@@ -107,7 +107,7 @@ impl Ahead {
         let replayed = operation.step("replay", (), |operation| {
             follow(operation, &self.names, self.plans, self.taken, destinations, None)
         })?;
-        Ok((staging, replayed))
+        Ok((staging, Some(replayed)))
     }
 }
 
