@@ -12,9 +12,11 @@ use jiff::Timestamp;
 const HEADER: usize = 24;
 /// A record is never longer (`XLogRecordMaxSize`).
 const LONGEST: usize = 1020 << 20;
-/// Flags of a page: it begins with the rest of a record; it has the long header.
+/// Flags of a page: it begins with the rest of a record; it has the long header; it begins with a record
+/// that was written over the rest of one, which a crash had cut off.
 const CONTINUES: u16 = 1;
 const LONG: u16 = 2;
+const OVERWRITES: u16 = 8;
 /// Resource managers.
 const RM_XLOG: u8 = 0;
 const RM_XACT: u8 = 1;
@@ -86,6 +88,27 @@ impl Cut {
             && page < segment;
         good.then_some(Cut { segment, page })
     }
+
+    /// Where bytes of a record end that begin here, past the headers of the pages that they lie on.
+    pub fn after(&self, at: Lsn, length: usize) -> Lsn {
+        let (mut at, mut rest) = (at.0, length as u64);
+        loop {
+            if at.is_multiple_of(self.page) {
+                at = at.saturating_add(self.header(at));
+            }
+            let step = rest.min(self.page - at % self.page);
+            at = at.saturating_add(step);
+            rest -= step;
+            if rest == 0 {
+                return Lsn(at);
+            }
+        }
+    }
+
+    /// Size of the header of the page that begins here.
+    fn header(&self, page: u64) -> u64 {
+        if page.is_multiple_of(self.segment) { 40 } else { 24 }
+    }
 }
 
 impl<'a> Records<'a> {
@@ -128,6 +151,18 @@ impl<'a> Records<'a> {
         Lsn(self.at)
     }
 
+    /// Up to where there is no other record, whole or not: where the one would end that begins after the
+    /// last whole one, as far as its length is here already.
+    pub fn reach(&self) -> Lsn {
+        let begin = self.at.checked_next_multiple_of(8).unwrap_or(self.at);
+        let length = self.inside_page(begin).and_then(|begin| {
+            let (length, _) = self.gather(begin, 4)?;
+            usize::try_from(u32::from_le_bytes(length.try_into().ok()?)).ok()
+        });
+        let length = length.filter(|length| (HEADER..=LONGEST).contains(length)).unwrap_or(0);
+        self.cut.after(Lsn(begin), length)
+    }
+
     /// The beginning of the record that begins here and goes on after these bytes; none if no
     /// record does.
     pub fn begun(&self) -> Option<Vec<u8>> {
@@ -139,7 +174,7 @@ impl<'a> Records<'a> {
         let mut at = begin;
         while at < end && begun.len() < length {
             if at.is_multiple_of(self.cut.page) {
-                at += self.header_size(at);
+                at += self.cut.header(at);
             }
             let step = (self.cut.page - at % self.cut.page).min(end.checked_sub(at)?);
             let from = usize::try_from(at - self.start).ok()?;
@@ -164,17 +199,13 @@ impl<'a> Records<'a> {
         good.then(|| (flags, number(16, 4)))
     }
 
-    fn header_size(&self, page: u64) -> u64 {
-        if page.is_multiple_of(self.cut.segment) { 40 } else { 24 }
-    }
-
     /// Past the header of a page, if one begins here.
     fn inside_page(&self, at: u64) -> Option<u64> {
         if !at.is_multiple_of(self.cut.page) {
             return Some(at);
         }
         self.page_header(at)?;
-        Some(at + self.header_size(at))
+        Some(at + self.cut.header(at))
     }
 
     /// Goes over the rest of a record that began in an earlier segment.
@@ -182,16 +213,44 @@ impl<'a> Records<'a> {
         let mut at = self.at;
         while rest > 0 {
             let (flags, left) = self.page_header(at)?;
+            if flags & OVERWRITES != 0 {
+                break;
+            }
             if flags & CONTINUES == 0 || left != rest {
                 return None;
             }
-            at += self.header_size(at);
+            at += self.cut.header(at);
             let step = rest.min(self.cut.page - at % self.cut.page);
             at += step;
             rest -= step;
         }
         self.at = at.next_multiple_of(8);
         Some(())
+    }
+
+    /// The page on which the log goes on after a record that begins here, and that a crash has cut off:
+    /// the server leaves what there is of it, and writes over the rest from that page on.
+    fn overwritten(&self, begin: u64, length: usize) -> Option<u64> {
+        let mut rest = length as u64;
+        let mut at = begin;
+        loop {
+            if at.is_multiple_of(self.cut.page) && at > begin {
+                let (flags, left) = self.page_header(at)?;
+                if flags & OVERWRITES != 0 {
+                    return Some(at);
+                }
+                if flags & CONTINUES == 0 || left != rest {
+                    return None;
+                }
+                at += self.cut.header(at);
+            }
+            let step = rest.min(self.cut.page - at % self.cut.page);
+            at += step;
+            rest -= step;
+            if rest == 0 {
+                return None;
+            }
+        }
     }
 
     /// Bytes of a record that begins here, and where it ends.
@@ -205,7 +264,7 @@ impl<'a> Records<'a> {
                 if flags & CONTINUES == 0 || left != (length - record.len()) as u64 {
                     return None;
                 }
-                at += self.header_size(at);
+                at += self.cut.header(at);
             }
             let room = usize::try_from(self.cut.page - at % self.cut.page).ok()?;
             let step = room.min(length - record.len());
@@ -222,13 +281,18 @@ impl Iterator for Records<'_> {
 
     /// None at the first place where no whole and sound record begins.
     fn next(&mut self) -> Option<Record> {
-        let begin = self.inside_page(self.at.checked_next_multiple_of(8)?)?;
-        let (length, _) = self.gather(begin, 4)?;
-        let length = usize::try_from(u32::from_le_bytes(length.try_into().ok()?)).ok()?;
-        if !(HEADER..=LONGEST).contains(&length) {
-            return None;
-        }
-        let (record, end) = self.gather(begin, length)?;
+        let mut begin = self.inside_page(self.at.checked_next_multiple_of(8)?)?;
+        let (record, end) = loop {
+            let (length, _) = self.gather(begin, 4)?;
+            let length = usize::try_from(u32::from_le_bytes(length.try_into().ok()?)).ok()?;
+            if !(HEADER..=LONGEST).contains(&length) {
+                return None;
+            }
+            match self.gather(begin, length) {
+                Some(whole) => break whole,
+                None => begin = self.inside_page(self.overwritten(begin, length)?)?,
+            }
+        };
         let (header, body) = sound(&record)?;
         let xid = header.get(4..8)?.try_into().ok().map(u32::from_le_bytes)?;
         let (info, manager) = (*header.get(16)?, *header.get(17)?);

@@ -31,9 +31,6 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 const IDLE: Duration = Duration::from_secs(3);
 /// How long something may be wrong before a run that is to end gives up.
 const ONCE_PATIENCE: Duration = Duration::from_secs(15);
-/// A position may lie so far behind the last whole record without anything being missing: the server
-/// flushes whole pages.
-const FLUSHED_AHEAD: u64 = 64 << 10;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -574,12 +571,11 @@ struct Sample {
 
 impl Sample {
     /// Whether the vault has all of it that matters: everything, or, of what was received before the
-    /// last pass began, everything but the record that is not whole.
+    /// last pass began, everything but the beginning of a record: the server flushes whole pages.
     fn is_stored(&self, shipped: Option<Shipped>, well_since: Option<Instant>) -> bool {
         let Some(shipped) = shipped else { return false };
         let passed = self.received.zip(well_since).is_some_and(|(received, pass)| pass > received);
-        shipped.end >= self.flushed
-            || (passed && shipped.end.0.saturating_add(FLUSHED_AHEAD) >= self.flushed.0)
+        shipped.end >= self.flushed || (passed && shipped.reach >= self.flushed)
     }
 }
 

@@ -22,6 +22,8 @@ const WINDOW: u64 = 32 << 20;
 pub(super) struct Shipped {
     pub(super) timeline: u32,
     pub(super) end: Lsn,
+    /// Up to here the server has written no other whole record: only what one begins with.
+    pub(super) reach: Lsn,
 }
 
 pub(super) struct Shipper<'a> {
@@ -86,7 +88,7 @@ impl<'a> Shipper<'a> {
                 && let Some(start) = segments.start_of(place)
             {
                 let end = Lsn(start.0 + segments.size());
-                self.shipped = Some(Shipped { timeline, end });
+                self.shipped = Some(Shipped { timeline, end, reach: end });
                 self.begun = begun_in(&bytes, start).map(|begun| (end, begun));
             }
             self.remove_parts(name)?;
@@ -152,13 +154,15 @@ impl<'a> Shipper<'a> {
             self.tip = self.look(name, &file, whole)?;
         }
         let Some(mut tip) = self.tip.take() else { return Ok(Some(segments)) };
-        let end = self.whole_records(&file, whole, start, &tip).map_err(failed)?;
+        let (end, reach) = self.whole_records(&file, whole, start, &tip).map_err(failed)?;
         let result = self.send(&mut tip, generation, &file, end, whole);
         let sent = tip.sent;
         self.tip = Some(tip);
         result?;
         if sent > 0 {
-            self.shipped = Some(Shipped { timeline, end: Lsn(start.0 + sent) });
+            self.shipped = Some(Shipped { timeline, end: Lsn(start.0 + sent), reach });
+        } else if let Some(shipped) = self.shipped.as_mut().filter(|shipped| shipped.end == start) {
+            shipped.reach = reach;
         }
         Ok(Some(segments))
     }
@@ -198,14 +202,14 @@ impl<'a> Shipper<'a> {
         Ok(Some(Tip { name: name.to_owned(), sent, parts: chain, cut }))
     }
 
-    /// Where in the segment the last whole record ends.
+    /// Where in the segment the last whole record ends, and up to where there is no other.
     fn whole_records(
         &self,
         file: &File,
         whole: u64,
         start: Lsn,
         tip: &Tip,
-    ) -> std::io::Result<u64> {
+    ) -> std::io::Result<(u64, Lsn)> {
         let from = tip.sent - tip.sent % tip.cut.page;
         let length = WINDOW.min(whole - from);
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
@@ -215,19 +219,21 @@ impl<'a> Shipper<'a> {
                 let begun = self.begun.as_ref().filter(|(at, _)| *at == start);
                 let followed = begun.and_then(|(_, begun)| Records::after(&bytes, start, begun));
                 let certain = followed.is_some();
+                let begun = begun.map(|(_, begun)| begun.as_slice());
+                let nothing = (0, begun.map_or(start, |begun| rest_of(begun, start, tip.cut)));
                 let Some(mut records) = followed.or_else(|| Records::new(&bytes, start)) else {
-                    return Ok(0);
+                    return Ok(nothing);
                 };
                 // What ends a record that began before is only known to be whole by what follows.
                 if records.next().is_none() && !certain {
-                    return Ok(0);
+                    return Ok(nothing);
                 }
                 records
             }
             sent => Records::within(&bytes, Lsn(start.0 + from), tip.cut, Lsn(start.0 + sent)),
         };
         records.by_ref().for_each(drop);
-        Ok(records.end().0.saturating_sub(start.0).min(whole))
+        Ok((records.end().0.saturating_sub(start.0).min(whole), records.reach()))
     }
 
     fn send(
@@ -284,6 +290,13 @@ impl<'a> Shipper<'a> {
 
 fn corrupt(name: &str, what: &str) -> Error {
     Error::new(Class::Corrupt, format!("{name} was received, and is not stored: {what}"))
+}
+
+/// Where the record ends that begins like this before a segment.
+fn rest_of(begun: &[u8], start: Lsn, cut: Cut) -> Lsn {
+    let length = begun.first_chunk().map_or(0, |length| u32::from_le_bytes(*length));
+    let rest = usize::try_from(length).unwrap_or(0).saturating_sub(begun.len());
+    cut.after(start, rest)
 }
 
 /// The beginning of the record that goes on after this segment.

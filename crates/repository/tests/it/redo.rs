@@ -17,6 +17,12 @@ use std::process::Command;
 
 const LARGE: usize = 8 << 20;
 
+/// How the files are cut. Where nothing of a file is as before, it is written anew, and cuts by content
+/// can have that come of small changes.
+fn in_fixed_places() -> TreeOptions {
+    TreeOptions { chunk_bytes: NonZeroU64::new(256 << 10), ..TreeOptions::default() }
+}
+
 /// A copy of a snapshot, a newer snapshot, and what of the newer one is staged beside the copy. On a
 /// file system in memory, which never clones.
 struct Case {
@@ -39,10 +45,7 @@ impl Case {
         fs::write(source.join("sub/disk"), noise(1, LARGE)).unwrap();
         fs::write(source.join("log"), noise(2, LARGE)).unwrap();
         fs::write(source.join("small"), "small").unwrap();
-        // In fixed places: where nothing of a file is as before, it is written anew, and other cuts can
-        // have that come of the changes below.
-        let chunk_bytes = NonZeroU64::new(256 << 10);
-        let options = TreeOptions { chunk_bytes, ..TreeOptions::default() };
+        let options = in_fixed_places();
         let first = archive(&rig, &source, None, &options).1;
         let old = rig.dir.path().join("old");
         let case = Case { rig, source, old, snapshots: [first, first] };
@@ -153,7 +156,7 @@ fn what_it_made_read_only_is_written_to_again() {
     let Some(mut case) = Case::new() else { return };
     fs::set_permissions(case.source.join("log"), fs::Permissions::from_mode(0o444)).unwrap();
     let first = Some(case.snapshots[0]);
-    case.snapshots[1] = archive(&case.rig, &case.source, first, &TreeOptions::default()).1;
+    case.snapshots[1] = archive(&case.rig, &case.source, first, &in_fixed_places()).1;
     let (new, journal) = case.stage();
     redo::apply(&journal, &new, &mut |_| ()).unwrap();
     redo::apply(&journal, &new, &mut |_| ()).unwrap();

@@ -74,6 +74,44 @@ pub(super) fn restored(stage: &Stage, host: &Host, name: &str, words: &[&str]) -
     copy
 }
 
+/// A crash cuts a record off in its middle; the server leaves what there is of it and goes on with the
+/// next page. What comes then is received and shipped, and is part of what is said to be stored.
+#[test]
+fn the_log_goes_on_after_a_record_that_a_crash_cut_off() {
+    let stage = Stage::with(NO_ARCHIVE, "");
+    let a = &stage.a;
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    let receive = receiver(a);
+    // The server flushes whole pages of what nobody has committed.
+    let insert = "BEGIN; INSERT INTO orders SELECT -n, repeat('x', 200) FROM generate_series(1, 999) n; \
+                  SELECT pg_sleep(600)";
+    let mut psql = a.server.program("psql");
+    psql.args(["-Xq", "-U", "postgres", "-d", "postgres", "-c", insert, "-h"]);
+    let session = Load(psql.arg(a.server.socket_dir()).stdout(Stdio::null()).spawn().unwrap());
+    a.server.eventually(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep') AND \
+         pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn() AND \
+         pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0') % 8192 = 0",
+    );
+    a.server.stop("immediate");
+    drop(session);
+    a.server.start();
+    let said = fs::read_to_string(stage.dir.path().join("a/server.log")).unwrap_or_default();
+    assert!(said.contains("automatic recovery in progress"), "{said}");
+    let wanted = a.write();
+    is_stored(a);
+    a.server.stop("immediate");
+    drop(receive);
+    let copy = restored(&stage, a, "copy", &[]);
+    assert_eq!(copy.newest(), wanted);
+    // The vault has all of it, so the primary may be restored over.
+    a.run(&["restore", "shop", "--delta"]).code(0);
+    a.server.eventually("SELECT NOT pg_is_in_recovery()");
+    assert_eq!(a.newest(), wanted);
+    copy.server.stop("fast");
+}
+
 /// A writer numbers its commits and notes which were acknowledged, and when. Something is killed at
 /// a moment that nobody chose. What the vault was said to have is there, and nothing of it is torn.
 #[test]
