@@ -325,6 +325,12 @@ pub trait Engine: Send + Sync {
     /// Looks at the service without changing it.
     fn inspect(&self, cx: &Context<'_>) -> Result<Inspection, Error>;
 
+    /// Connects to the service as a capture would, and says why that does not work. [`Engine::inspect`]
+    /// tells what it can without. What does not run, and need not, is no failure.
+    fn reach(&self, _cx: &Context<'_>) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Hands the service at one consistent point to the sink. Whatever it had to change in the
     /// service (backup mode, a slot) is undone before it returns, and by the server itself if the
     /// process dies.

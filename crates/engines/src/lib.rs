@@ -9,6 +9,7 @@ pub mod control;
 mod error;
 pub mod external;
 pub mod files;
+mod password;
 pub mod postgres;
 pub mod rehearsal;
 pub mod script;
@@ -20,6 +21,7 @@ pub use contract::{
     TreeOptions, Verdict, Withheld,
 };
 pub use error::Error;
+pub use password::Password;
 pub use rehearsal::{Isolation, Proof, Question, Rehearsal, Rehearsed};
 
 use model::config::Service;
@@ -27,10 +29,21 @@ use model::config::Service;
 /// The engine of a service, as its configuration describes it. Nothing of the service is looked at
 /// yet; an engine that is a program of its own is asked what it can do.
 pub fn open(name: &model::ServiceName, service: &Service) -> Result<Box<dyn Engine>, Error> {
+    open_with(name, service, None)
+}
+
+/// The same for a service whose `url` leaves its password out, which is not asked for yet.
+pub fn open_with(
+    name: &model::ServiceName,
+    service: &Service,
+    password: Option<Password>,
+) -> Result<Box<dyn Engine>, Error> {
     match service.engine.as_str() {
         "files" => Ok(Box::new(files::Files::new(name, service)?)),
-        "postgres" if service.is_logical() => Ok(Box::new(postgres::Logical::new(name, service)?)),
-        "postgres" => Ok(Box::new(postgres::Postgres::new(name, service)?)),
+        "postgres" if service.is_logical() => {
+            Ok(Box::new(postgres::Logical::new(name, service, password)?))
+        }
+        "postgres" => Ok(Box::new(postgres::Postgres::new(name, service, password)?)),
         "script" => Ok(Box::new(script::Script::new(name, service)?)),
         "sqlite" => Ok(Box::new(sqlite::Sqlite::new(name, service)?)),
         other => match external::External::find(name, service)? {

@@ -1,8 +1,8 @@
 //! Passwords, from where the configuration says they are. Never from the configuration itself.
 
 use crate::Error;
-use model::Secret;
 use model::config::{Alerts, Config, Service, Vault};
+use model::{Classify, Secret};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -52,23 +52,34 @@ pub fn of_vault(vault: &Vault) -> Option<Source> {
     Source::pick(password_file, password_env, password_credential, password_command)
 }
 
-/// The definition of a service as its engine needs it: with the password that its `url` leaves out.
-/// For the engine alone, never to be stored or shown.
-pub(crate) fn with_url_password(service: &Service) -> Result<Service, Error> {
-    let mut service = service.clone();
+/// Where the password is that a service's `url` leaves out.
+pub fn of_url(service: &Service) -> Option<Source> {
     let Service {
         url_password_file: file,
         url_password_env: env,
         url_password_credential: credential,
         url_password_command: command,
         ..
-    } = &service;
-    let source = Source::pick(file, env, credential, command);
-    if let (Some(source), Some(url)) = (source, &service.url) {
-        let password = read_what(&source, "connection password")?;
-        service.url = Some(model::config::with_password(url, password.expose()));
-    }
-    Ok(service)
+    } = service;
+    Source::pick(file, env, credential, command)
+}
+
+/// The password that a service's `url` leaves out, for whoever connects: it is read then.
+pub(crate) fn url_password(service: &Service) -> Option<engines::Password> {
+    let source = of_url(service)?;
+    Some(engines::Password::new(move || {
+        read_what(&source, "connection password").map_err(|error| {
+            let told = engines::Error::new(error.class(), error.chain());
+            match (error.hint(), &source) {
+                (Some(hint), _) => told.hinting(hint),
+                (None, Source::File(_)) => told.hinting(
+                    "Write the password of the role in `url` into it, for this user to read, or \
+                     correct `url-password-file`.",
+                ),
+                (None, _) => told.hinting("Correct `url-password-…` of this service."),
+            }
+        })
+    }))
 }
 
 /// The URL of the webhook that alerts go to.

@@ -2,7 +2,8 @@
 
 use crate::{Error, secrets};
 use coordination::{StateStore, Versioned, Witness};
-use engines::Engine;
+use engines::postgres::Postgres;
+use engines::{Engine, Password};
 use model::config::{Config, Service};
 use model::{CancelToken, MemberName, ServiceName};
 use repository::Repository;
@@ -110,6 +111,7 @@ impl Site {
             site: self.clone(),
             name: name.clone(),
             spec: spec.clone(),
+            url_password: secrets::url_password(spec),
             repository: OnceLock::new(),
             state: OnceLock::new(),
             engine: OnceLock::new(),
@@ -125,6 +127,8 @@ struct ServiceInner {
     site: Site,
     name: ServiceName,
     spec: Service,
+    /// Read by whoever connects to the service, once.
+    url_password: Option<Password>,
     repository: OnceLock<Repository>,
     state: OnceLock<StateStore>,
     engine: OnceLock<Box<dyn Engine>>,
@@ -208,7 +212,16 @@ impl ServiceSite {
         if let Some(open) = self.0.engine.get() {
             return Ok(open.as_ref());
         }
-        let opened = engines::open(self.name(), &secrets::with_url_password(self.spec())?)?;
+        let opened = engines::open_with(self.name(), self.spec(), self.0.url_password.clone())?;
         Ok(self.0.engine.get_or_init(|| opened).as_ref())
+    }
+
+    /// The server whose log is received as it is written; none if the service has none.
+    pub fn log_server(&self) -> Result<Option<Postgres>, Error> {
+        if self.spec().engine != "postgres" || self.spec().is_logical() {
+            return Ok(None);
+        }
+        let password = self.0.url_password.clone();
+        Ok(Some(Postgres::new(self.name(), self.spec(), password)?))
     }
 }

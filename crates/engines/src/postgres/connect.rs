@@ -1,7 +1,8 @@
 //! Where the server listens, and a session with it.
 
-use crate::{Context, Error};
-use model::{Class, ServiceName};
+use crate::{Context, Error, Password};
+use model::config::Service;
+use model::{Class, Secret, ServiceName};
 use postgres::config::Host;
 use postgres::types::ToSql;
 use postgres::{Client, Config, NoTls, Row, SimpleQueryMessage};
@@ -27,6 +28,8 @@ const SOCKET_DIRS: [&str; 3] = ["/run/postgresql", "/var/run/postgresql", "/tmp"
 #[derive(Clone)]
 pub(super) struct Address {
     config: Config,
+    /// What the URL leaves out, from where the definition says.
+    password: Option<Password>,
     /// The directory of its socket, or the name of its host.
     pub(super) host: Place,
     /// Its port.
@@ -49,6 +52,17 @@ impl std::fmt::Debug for Address {
 }
 
 impl Address {
+    /// Where a service's own server is, as its definition says; connects to nothing.
+    pub(super) fn of(
+        service: &ServiceName,
+        definition: &Service,
+        password: Option<Password>,
+    ) -> Result<Address, Error> {
+        let example = "postgres://backup@/postgres?host=/run/postgresql";
+        let url = definition.url.as_deref().ok_or_else(|| missing(service, "url", example))?;
+        Ok(Address { password, ..Address::parse(service, url)? })
+    }
+
     /// Judges the URL; connects to nothing.
     pub(super) fn parse(service: &ServiceName, url: &str) -> Result<Address, Error> {
         let bad = |what: String| {
@@ -86,7 +100,7 @@ impl Address {
             config.dbname("postgres");
         }
         config.connect_timeout(CONNECT_TIMEOUT).application_name("mainstay");
-        Ok(Address { config, host, port })
+        Ok(Address { config, password: None, host, port })
     }
 
     /// The same server for another role and database, without password.
@@ -98,13 +112,13 @@ impl Address {
         };
         config.port(self.port).user(role).dbname("postgres");
         config.connect_timeout(CONNECT_TIMEOUT).application_name("mainstay");
-        Address { config, ..self.clone() }
+        Address { config, password: None, ..self.clone() }
     }
 
     /// A server that listens in a directory of ours.
     pub(super) fn in_dir(dir: &Path, role: &str) -> Address {
         let host = Place::Socket(dir.to_owned());
-        Address { config: Config::new(), host, port: 5432 }.as_role(role)
+        Address { config: Config::new(), password: None, host, port: 5432 }.as_role(role)
     }
 
     /// The same server and role, for another database.
@@ -152,35 +166,61 @@ impl Address {
         pairs.iter().map(quoted).collect::<Vec<_>>().join(" ")
     }
 
-    /// The password, if there is one: of the URL, or of the password file.
-    pub(super) fn password(&self) -> Result<Option<String>, Error> {
-        match self.config.get_password() {
-            Some(password) => Ok(Some(String::from_utf8_lossy(password).into_owned())),
-            None => self.password_from_file(),
+    /// The password, if there is one: of the URL, or from where the definition says, or of the file
+    /// that `libpq` reads.
+    pub(super) fn password(&self) -> Result<Option<Secret>, Error> {
+        if let Some(password) = self.config.get_password() {
+            return Ok(Some(Secret::new(String::from_utf8_lossy(password).into_owned())));
+        }
+        match &self.password {
+            Some(password) => password.get().map(Some),
+            None => Ok(self.password_from_file()?.map(Secret::new)),
+        }
+    }
+
+    /// The password may have been changed since it was fetched.
+    pub(super) fn forget_password(&self) {
+        if let Some(password) = &self.password {
+            password.forget();
         }
     }
 
     /// Opens a session.
     pub(super) fn connect(&self) -> Result<Session, Error> {
+        let password = self.password()?;
+        let error = match self.connect_with(password.as_ref()) {
+            Ok(session) => return Ok(session),
+            Err(error) => error,
+        };
+        if refuses(&error) && self.password.is_some() {
+            self.forget_password();
+            let other = self.password()?;
+            if other != password {
+                return self.connect_with(other.as_ref()).map_err(|e| self.unconnected(e));
+            }
+        }
+        Err(self.unconnected(error))
+    }
+
+    fn connect_with(&self, password: Option<&Secret>) -> Result<Session, postgres::Error> {
         let mut config = self.config.clone();
-        if config.get_password().is_none()
-            && let Some(password) = self.password_from_file()?
-        {
-            config.password(password);
+        if let Some(password) = password {
+            config.password(password.expose());
         }
-        match config.connect(NoTls) {
-            Ok(client) => Ok(Session { client, shown: self.shown() }),
-            Err(error) => Err(self.unconnected(error)),
-        }
+        Ok(Session { client: config.connect(NoTls)?, shown: self.shown() })
     }
 
     fn unconnected(&self, error: postgres::Error) -> Error {
+        let password = match &self.password {
+            Some(_) => "correct its password where `url-password-…` says that it is",
+            None => "put its password into the file of `url-password-file` or of PGPASSFILE",
+        };
         let (class, hint) = match error.as_db_error() {
-            Some(db) if db.code().code().starts_with("28") => (
+            _ if refuses(&error) => (
                 Class::Invalid,
                 format!(
                     "Let pg_hba.conf and pg_ident.conf of the server admit role {} from this \
-                     user, or put its password into `url` or the file that PGPASSFILE names.",
+                     user, or {password}.",
                     self.user()
                 ),
             ),
@@ -232,6 +272,23 @@ impl Address {
         let database = self.config.get_dbname().unwrap_or("postgres");
         Ok(password_in(&text, [&host, &self.port.to_string(), database, self.user()]))
     }
+}
+
+/// Whether the server does not admit us: the password is wrong, or there is none, or nobody may.
+fn refuses(error: &postgres::Error) -> bool {
+    // It asked for one and we have none: the client gives up by itself, and has no code for it.
+    let missing =
+        |cause: &(dyn std::error::Error + 'static)| cause.to_string() == "password missing";
+    match error.as_db_error() {
+        Some(db) => db.code().code().starts_with("28"),
+        None => std::error::Error::source(error).is_some_and(missing),
+    }
+}
+
+/// A definition lacks something that the engine needs.
+pub(super) fn missing(service: &ServiceName, key: &str, example: &str) -> Error {
+    Error::invalid(format!("service {service} has no `{key}`"))
+        .hinting(format!("Add `{key} = \"{example}\"` to [service.{service}]."))
 }
 
 /// The password of the first line that matches `[host, port, database, user]`.

@@ -38,10 +38,10 @@ use crate::control::Control;
 use crate::files::plain_path;
 use crate::{
     Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, LogTarget, Overwriting,
-    Promoted, Proof, Purpose, Refresh, Rehearsal, Rehearsed, Root, RootKind, Running, SnapshotMeta,
-    Staged, Verdict,
+    Password, Promoted, Proof, Purpose, Refresh, Rehearsal, Rehearsed, Root, RootKind, Running,
+    SnapshotMeta, Staged, Verdict,
 };
-use connect::Address;
+use connect::{Address, missing};
 use model::config::Service;
 use model::{Class, Classify, ServiceName};
 use programs::Programs;
@@ -76,27 +76,24 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Reads and judges the definition.
-    pub fn new(name: &ServiceName, definition: &Service) -> Result<Self, Error> {
-        let missing = |key: &str, example: &str| {
-            Error::invalid(format!("service {name} has no `{key}`"))
-                .hinting(format!("Add `{key} = \"{example}\"` to [service.{name}]."))
-        };
-        let url = definition
-            .url
-            .as_deref()
-            .ok_or_else(|| missing("url", "postgres://backup@/postgres?host=/run/postgresql"))?;
+    /// Reads and judges the definition; the password is what its `url` leaves out.
+    pub fn new(
+        name: &ServiceName,
+        definition: &Service,
+        password: Option<Password>,
+    ) -> Result<Self, Error> {
+        let address = Address::of(name, definition, password)?;
         let data_dir = definition
             .data_dir
             .as_deref()
-            .ok_or_else(|| missing("data-dir", "/var/lib/postgresql/15/main"))?;
+            .ok_or_else(|| missing(name, "data-dir", "/var/lib/postgresql/15/main"))?;
         let chunk = definition.chunk_size.as_deref().map(model::size::parse).transpose();
         let chunk = chunk
             .map_err(|e| Error::invalid(format!("service {name}: bad `chunk-size`")).because(e))?;
         let unit = definition.unit.is_some();
         Ok(Postgres {
             name: name.clone(),
-            address: Address::parse(name, url)?,
+            address,
             upstream: definition
                 .stream_from
                 .as_deref()
@@ -161,6 +158,14 @@ impl Engine for Postgres {
 
     fn inspect(&self, cx: &Context<'_>) -> Result<Inspection, Error> {
         inspect::inspect(self, cx)
+    }
+
+    fn reach(&self, cx: &Context<'_>) -> Result<(), Error> {
+        // One that is stopped is captured as it lies there.
+        if programs::data_version(&self.data_dir).is_err() || self.running(cx)? == Running::No {
+            return Ok(());
+        }
+        self.address.connect().map(drop)
     }
 
     fn capture(&self, cx: &Context<'_>, sink: &mut dyn CaptureSink) -> Result<Captured, Error> {

@@ -7,7 +7,7 @@ use super::server::{branch, timeline_in};
 use super::{Postgres, facts};
 use crate::Error;
 use crate::command::Process;
-use model::{Class, Secret};
+use model::Class;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,8 @@ pub struct Source<'a> {
     engine: &'a Postgres,
     slot: String,
     session: Option<Session>,
+    /// The program that receives was started before.
+    received: bool,
 }
 
 impl<'a> Source<'a> {
@@ -56,7 +58,7 @@ impl<'a> Source<'a> {
         let mut slot: String =
             "mainstay_".chars().chain(engine.name.as_str().chars().map(plain)).collect();
         slot.truncate(63);
-        Source { engine, slot, session: None }
+        Source { engine, slot, session: None, received: false }
     }
 
     /// What the slot is called.
@@ -172,8 +174,12 @@ impl<'a> Source<'a> {
     }
 
     /// Starts the program that receives the log into this directory. It ends with us.
-    pub fn receive(&self, into: &Path) -> Result<Process, Error> {
+    pub fn receive(&mut self, into: &Path) -> Result<Process, Error> {
         let address: &Address = &self.engine.address;
+        // It ended, and may have because the password is another one by now.
+        if std::mem::replace(&mut self.received, true) {
+            address.forget_password();
+        }
         let programs = self.engine.programs(&self.engine.data_dir)?;
         if !programs.has("pg_receivewal") {
             return Err(Error::new(Class::Invalid, "there is no pg_receivewal beside pg_ctl")
@@ -192,7 +198,7 @@ impl<'a> Source<'a> {
             .args(["--username", address.user()])
             .env("PGAPPNAME", "mainstay wal receive");
         if let Some(password) = address.password()? {
-            command = command.secret_env("PGPASSWORD", &Secret::new(password));
+            command = command.secret_env("PGPASSWORD", &password);
         }
         command.tied().spawn()
     }

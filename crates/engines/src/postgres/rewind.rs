@@ -54,7 +54,7 @@ pub(super) fn rewind(
         .arg(format!("--target-pgdata={}", data_dir.display()))
         .arg(format!("--source-server={}", upstream.conninfo(false)));
     if let Some(password) = upstream.password()? {
-        command = command.secret_env("PGPASSWORD", &model::Secret::new(password));
+        command = command.secret_env("PGPASSWORD", &password);
     }
     let output = command.tied().ask(cx.cancel)?;
     if !output.success() {

@@ -65,20 +65,27 @@ fn passwords(chain: &mut Chain<'_>, config: &Config) -> Told {
         if !seen.insert(name.clone()) || chain.need("password", secrets::read(&source))?.is_none() {
             continue;
         }
-        let open = match &source {
-            Source::File(file) => {
-                fs::metadata(file).is_ok_and(|found| found.permissions().mode() & 0o077 != 0)
-            }
-            _ => false,
-        };
-        if open {
-            let advice = format!("Run `chmod 600 {name}`.");
-            chain.warn("password", format!("{name} can be read by others"), advice)?;
-        } else {
+        if !open_to_others(chain, &source)? {
             chain.ok("password", name)?;
         }
     }
+    // Whether it opens the connection is seen where the service is connected to.
+    for source in config.service.values().filter_map(secrets::of_url) {
+        open_to_others(chain, &source)?;
+    }
     Ok(())
+}
+
+/// Warns of a file with a password that others can read.
+fn open_to_others(chain: &mut Chain<'_>, source: &Source) -> Result<bool, Failure> {
+    let Source::File(file) = source else { return Ok(false) };
+    let open = fs::metadata(file).is_ok_and(|found| found.permissions().mode() & 0o077 != 0);
+    if open {
+        let shown = file.display();
+        let advice = format!("Run `chmod 600 {shown}`.");
+        chain.warn("password", format!("{shown} can be read by others"), advice)?;
+    }
+    Ok(open)
 }
 
 fn vault(chain: &mut Chain<'_>, site: &Site) -> Told {

@@ -114,13 +114,22 @@ fn the_engine(
 ) -> Told {
     let seen = operations::look(service, &app.run(), |cx| engine.inspect(cx));
     let Some(seen) = chain.need("engine", seen)? else { return Ok(()) };
-    let version = seen.version.filter(|version| !seen.summary.contains(version.as_str()));
-    let version = version.map(|version| format!(" {version}")).unwrap_or_default();
-    chain.ok("engine", format!("{}{version}: {}", engine.name(), seen.summary))?;
+    let reached = operations::look(service, &app.run(), |cx| engine.reach(cx));
+    let is_reached = reached.is_ok();
+    match reached {
+        Ok(()) => {
+            let version = seen.version.filter(|version| !seen.summary.contains(version.as_str()));
+            let version = version.map(|version| format!(" {version}")).unwrap_or_default();
+            chain.ok("engine", format!("{}{version}: {}", engine.name(), seen.summary))?;
+        }
+        Err(error) => chain.broke("engine", error)?,
+    }
     if engine.abilities().log && my_role == Role::Primary {
         the_log(chain, service, state)?;
     }
-    if my_role == Role::Primary && !seen.has_data && service.spec().exporter.is_none() {
+    // Of a server that could not be asked nobody knows what it has.
+    let is_empty = is_reached && !seen.has_data;
+    if my_role == Role::Primary && is_empty && service.spec().exporter.is_none() {
         chain.fail(
             "service",
             "its data is missing, and this member is the primary",
@@ -146,7 +155,7 @@ fn the_engine(
         }
         (Role::Primary, Running::Unknown) => chain.ok("service", "has nothing that runs"),
         (Role::Primary, Running::Yes) => chain.ok("service", "it runs"),
-        (Role::Standby | Role::Broken, _) if !seen.has_data => {
+        (Role::Standby | Role::Broken, _) if is_empty => {
             chain.warn("service", "there is no copy here yet", refresh_hint(service))
         }
         _ => Ok(()),
@@ -183,12 +192,7 @@ fn the_log(chain: &mut Chain<'_>, service: &ServiceSite, state: &ServiceState) -
 
 /// What the server keeps for whoever receives its log must not fill its disk.
 fn the_slot(chain: &mut Chain<'_>, service: &ServiceSite) -> Told {
-    if service.spec().engine != "postgres" || service.spec().is_logical() {
-        return Ok(());
-    }
-    let Ok(engine) = engines::postgres::Postgres::new(service.name(), service.spec()) else {
-        return Ok(());
-    };
+    let Ok(Some(engine)) = service.log_server() else { return Ok(()) };
     let mut source = engine.source();
     // That the server does not answer is told elsewhere.
     let Ok(log) = source.look() else { return Ok(()) };

@@ -12,6 +12,7 @@ mod kills;
 mod logical;
 mod logical_faults;
 mod over;
+mod passwords;
 mod receiving;
 mod targets;
 

@@ -27,25 +27,6 @@ pub fn without_password(url: &str) -> String {
     format!("{start}{front}{}", query.join("&"))
 }
 
-/// The same connection, with this password.
-pub fn with_password(url: &str, password: &str) -> String {
-    if !url.contains("://") {
-        let quoted = password.replace('\\', "\\\\").replace('\'', "\\'");
-        return format!("{url} password='{quoted}'");
-    }
-    let mark = if url.contains('?') { '&' } else { '?' };
-    let mut all = format!("{url}{mark}password=");
-    for byte in password.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => {
-                all.push(char::from(byte))
-            }
-            _ => all.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    all
-}
-
 /// A URL up to its host: what follows may be a secret.
 pub fn without_path(url: &str) -> String {
     let shown = without_password(url);

@@ -65,13 +65,12 @@ pub fn is_running(site: &ServiceSite) -> bool {
 ///
 /// On a host that is not the primary it waits until it is.
 pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error> {
-    if site.spec().engine != "postgres" || site.spec().is_logical() {
+    let Some(engine) = site.log_server()? else {
         return Err(Error::invalid(format!("{} has no log that could be received", site.name()))
             .hinting(
                 "Only a service of engine `postgres` has, and none with `method = \"logical\"`.",
             ));
-    }
-    let engine = Postgres::new(site.name(), site.spec())?;
+    };
     let _lock = lock(site)?;
     let mut told = Told::new(&*run.progress);
     loop {
@@ -113,12 +112,9 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
 /// left for the next one, is bounded as well: past `log-queue` it is let go, and a new base is due.
 /// Says what was let go.
 pub fn spare(site: &ServiceSite, run: &Run) -> Result<Option<String>, Error> {
-    if site.spec().engine != "postgres" || site.spec().is_logical() {
-        return Ok(None);
-    }
+    let Some(engine) = site.log_server()? else { return Ok(None) };
     // Whoever receives looks after it.
     let Ok(_lock) = lock(site) else { return Ok(None) };
-    let engine = Postgres::new(site.name(), site.spec())?;
     Ok(spare_the_disk(site, &engine, &*run.progress))
 }
 

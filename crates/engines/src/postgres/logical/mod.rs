@@ -18,13 +18,14 @@ mod swap;
 mod tools;
 mod trial;
 
-use super::connect::{Address, Session};
+use super::connect::{Address, Session, missing};
 use super::programs::Owner;
 use crate::control::Control;
 use crate::files::{no_link, plain_path};
 use crate::{
-    Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, Part, Promoted, Proof,
-    Purpose, Refresh, Rehearsal, Rehearsed, Root, RootKind, Running, SnapshotMeta, Staged, Verdict,
+    Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, Part, Password, Promoted,
+    Proof, Purpose, Refresh, Rehearsal, Rehearsed, Root, RootKind, Running, SnapshotMeta, Staged,
+    Verdict,
 };
 use load::{Import, Loader, admit, holds};
 use manifest::{DATABASES, Database, Detail, FILE, GLOBALS, Manifest, every_server_has};
@@ -49,23 +50,20 @@ pub struct Logical {
 }
 
 impl Logical {
-    /// Reads and judges the definition.
-    pub fn new(name: &ServiceName, definition: &Service) -> Result<Self, Error> {
-        let missing = |key: &str, example: &str| {
-            Error::invalid(format!("service {name} has no `{key}`"))
-                .hinting(format!("Add `{key} = \"{example}\"` to [service.{name}]."))
-        };
-        let url = definition
-            .url
-            .as_deref()
-            .ok_or_else(|| missing("url", "postgres://backup@/postgres?host=/run/postgresql"))?;
+    /// Reads and judges the definition; the password is what its `url` leaves out.
+    pub fn new(
+        name: &ServiceName,
+        definition: &Service,
+        password: Option<Password>,
+    ) -> Result<Self, Error> {
+        let address = Address::of(name, definition, password)?;
         let path = definition
             .path
             .as_deref()
-            .ok_or_else(|| missing("path", "/var/lib/mainstay-dumps/shop"))?;
+            .ok_or_else(|| missing(name, "path", "/var/lib/mainstay-dumps/shop"))?;
         Ok(Logical {
             name: name.clone(),
-            address: Address::parse(name, url)?,
+            address,
             path: plain_path(name, path)?,
             bin_dir: definition.bin_dir.clone(),
             control: Control::of(name, definition),
@@ -185,6 +183,10 @@ impl Engine for Logical {
         );
         found.version = Some(server.version);
         Ok(found)
+    }
+
+    fn reach(&self, _cx: &Context<'_>) -> Result<(), Error> {
+        catalog::anywhere(&self.address).map(drop)
     }
 
     fn capture(&self, cx: &Context<'_>, sink: &mut dyn CaptureSink) -> Result<Captured, Error> {

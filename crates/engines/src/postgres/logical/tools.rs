@@ -6,7 +6,7 @@ use crate::postgres::connect::Address;
 use crate::postgres::facts::NEWEST;
 use crate::postgres::programs::{MISLEADING, candidates};
 use crate::{Context, Error};
-use model::{CancelToken, Class, Secret, ServiceName};
+use model::{CancelToken, Class, ServiceName};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -89,7 +89,7 @@ impl Tools {
             .arg("--no-password")
             .arg(format!("--dbname={}", address.conninfo(false)));
         Ok(match address.password()? {
-            Some(password) => command.secret_env("PGPASSWORD", &Secret::new(password)),
+            Some(password) => command.secret_env("PGPASSWORD", &password),
             None => command,
         })
     }
@@ -139,12 +139,14 @@ fn explained(output: &Output) -> Error {
         (
             "authentication failed",
             Class::Invalid,
-            "Correct the role or the password in `url`, or in the file that PGPASSFILE names.",
+            "Correct the role in `url`, or its password: in `url`, where `url-password-…` says, or in the \
+             file that PGPASSFILE names.",
         ),
         (
             "no password supplied",
             Class::Invalid,
-            "Put the password into `url`, or into the file that PGPASSFILE names.",
+            "Put the password where `url-password-file` says, or into `url` or the file that PGPASSFILE \
+             names.",
         ),
         (
             "no pg_hba.conf entry",
