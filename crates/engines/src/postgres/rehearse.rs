@@ -13,7 +13,7 @@ use super::programs::{Owner, Programs, data_version};
 use super::server;
 use super::{Postgres, conf, data_of, go_on};
 use crate::command::Command;
-use crate::rehearsal::{Asked, Question};
+use crate::rehearsal::Asked;
 use crate::{Context, Error, Rehearsal, Rehearsed, Verdict};
 use model::{Class, Classify};
 use std::fs;
@@ -77,7 +77,7 @@ pub(super) fn rehearse(
     let scratching = Scratching { settings, isolation: rehearsal.isolation };
 
     cx.progress.phase("replaying the log");
-    let stage = Stage { engine, cx, rehearsal, programs: &programs };
+    let stage = Stage { cx, rehearsal, programs: &programs };
     let begun = Instant::now();
     let started =
         Scratch::start(cx, &programs, rehearsal.home, dir, &scratching, &mut |cx| feed.serve(cx))?;
@@ -99,7 +99,9 @@ pub(super) fn rehearse(
     let (superuser, session) = server.session(engine, rehearsal.home)?;
     let answered_after = Some(begun.elapsed());
     let checksums = stage.judge(&superuser, session, &mut verdict)?;
-    let answer = stage.ask(&superuser, &mut verdict)?;
+    let address = Address::in_dir(rehearsal.home, &superuser);
+    let address = address.with_database(engine.address.database());
+    let answer = ask(cx, rehearsal, &address, &mut verdict)?;
     server.stop(cx, &programs, dir)?;
     if checksums && !check::page_checksums(cx, &programs, dir, &mut verdict.findings)? {
         verdict.sound = false;
@@ -109,7 +111,6 @@ pub(super) fn rehearse(
 
 /// A copy on which a server runs.
 struct Stage<'a> {
-    engine: &'a Postgres,
     cx: &'a Context<'a>,
     rehearsal: &'a Rehearsal<'a>,
     programs: &'a Programs,
@@ -161,61 +162,56 @@ impl Stage<'_> {
         verdict.sound &= agree;
         Ok(row.get(2))
     }
+}
 
-    /// Asks the user's question.
-    fn ask(&self, superuser: &str, verdict: &mut Verdict) -> Result<Option<String>, Error> {
-        let Some(question) = self.rehearsal.question else { return Ok(None) };
-        let database = self.engine.address.database();
-        match &question.asked {
-            Asked::Query(sql) => self.query(superuser, database, question, sql, verdict),
-            Asked::Command(line) => {
-                let home = self.rehearsal.home.display().to_string();
-                let variables = [
-                    ("PGHOST", home.clone()),
-                    ("PGPORT", "5432".to_owned()),
-                    ("PGUSER", superuser.to_owned()),
-                    ("PGDATABASE", database.to_owned()),
-                    ("MAINSTAY_DRILL_SOCKET", home),
-                ]
-                .map(|(name, value)| (name.to_owned(), value));
-                self.rehearsal.command(self.cx, question, line, &variables, verdict)
-            }
+/// Asks the user's question of a server on the copy, at this address.
+pub(super) fn ask(
+    cx: &Context<'_>,
+    rehearsal: &Rehearsal<'_>,
+    address: &Address,
+    verdict: &mut Verdict,
+) -> Result<Option<String>, Error> {
+    let Some(question) = rehearsal.question else { return Ok(None) };
+    let sql = match &question.asked {
+        Asked::Query(sql) => sql,
+        Asked::Command(line) => {
+            let home = rehearsal.home.display().to_string();
+            let variables = [
+                ("PGHOST", home.clone()),
+                ("PGPORT", "5432".to_owned()),
+                ("PGUSER", address.user().to_owned()),
+                ("PGDATABASE", address.database().to_owned()),
+                ("MAINSTAY_DRILL_SOCKET", home),
+            ]
+            .map(|(name, value)| (name.to_owned(), value));
+            return rehearsal.command(cx, question, line, &variables, verdict);
         }
-    }
-
-    fn query(
-        &self,
-        superuser: &str,
-        database: &str,
-        question: &Question,
-        sql: &str,
-        verdict: &mut Verdict,
-    ) -> Result<Option<String>, Error> {
-        self.cx.progress.phase("asking the copy");
-        let address = Address::in_dir(self.rehearsal.home, superuser).with_database(database);
-        let asked = address
-            .connect()
-            .and_then(|mut session| session.text(self.cx, "answer the drill query", sql));
-        match asked {
-            Ok(answer) => {
-                question.judge(&answer, verdict);
-                Ok(Some(answer))
-            }
-            Err(error) if error.class() == Class::Cancelled => Err(error),
-            Err(error) => {
-                let error = with_cause(&error);
-                verdict.bad(format!("the question was not answered: {error}"));
-                Ok(None)
-            }
+    };
+    cx.progress.phase("asking the copy");
+    let asked =
+        address.connect().and_then(|mut session| session.text(cx, "answer the drill query", sql));
+    match asked {
+        Ok(answer) => {
+            question.judge(&answer, verdict);
+            Ok(Some(answer))
+        }
+        Err(error) if error.class() == Class::Cancelled => Err(error),
+        Err(error) => {
+            verdict.bad(format!("the question was not answered: {}", with_cause(&error)));
+            Ok(None)
         }
     }
 }
 
-fn with_cause(error: &Error) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
+/// A failure and all that stands behind it, in one line: what the server said comes last.
+pub(super) fn with_cause(error: &Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        line.push_str(&format!(": {inner}"));
+        cause = inner.source();
     }
+    line
 }
 
 /// Gives a server that is cut off the files of its log.

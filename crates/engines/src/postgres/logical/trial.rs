@@ -10,7 +10,7 @@ use crate::command::Command;
 use crate::postgres::check::{self, Scratch, Scratching};
 use crate::postgres::connect::Address;
 use crate::postgres::programs::{Owner, Programs, has_account};
-use crate::rehearsal::{Asked, Question};
+use crate::postgres::rehearse::{ask, with_cause};
 use crate::{Context, Error, Isolation, Rehearsal, Rehearsed, Verdict};
 use model::{Class, Classify};
 use std::fs;
@@ -201,7 +201,10 @@ impl Trial<'_> {
                 let superuser = &manifest.superuser;
                 check::amcheck_by_hand(cx, self.home, superuser, &mut session, findings)?
             };
-            answer = self.ask(&address, &manifest.superuser, &mut verdict)?;
+            if let Some(rehearsal) = self.rehearsal {
+                let address = address.clone().with_database(self.engine.address.database());
+                answer = ask(cx, rehearsal, &address, &mut verdict)?;
+            }
         }
         server.stop(cx, &programs, &cluster)?;
         Ok(Tried { verdict, answered_after, answer })
@@ -286,68 +289,13 @@ impl Trial<'_> {
         let service = &self.engine.name;
         Swap { service, address, loaded: &loaded, replaces: &[], closed: false }.run(cx).map(drop)
     }
-
-    /// Asks the user's question.
-    fn ask(
-        &self,
-        address: &Address,
-        superuser: &str,
-        verdict: &mut Verdict,
-    ) -> Result<Option<String>, Error> {
-        let Some(rehearsal) = self.rehearsal else { return Ok(None) };
-        let Some(question) = rehearsal.question else { return Ok(None) };
-        let database = self.engine.address.database();
-        match &question.asked {
-            Asked::Query(sql) => {
-                let address = address.clone().with_database(database);
-                self.query(&address, question, sql, verdict)
-            }
-            Asked::Command(line) => {
-                let home = self.home.display().to_string();
-                let variables = [
-                    ("PGHOST", home.clone()),
-                    ("PGPORT", "5432".to_owned()),
-                    ("PGUSER", superuser.to_owned()),
-                    ("PGDATABASE", database.to_owned()),
-                    ("MAINSTAY_DRILL_SOCKET", home),
-                ]
-                .map(|(name, value)| (name.to_owned(), value));
-                rehearsal.command(self.cx, question, line, &variables, verdict)
-            }
-        }
-    }
-
-    fn query(
-        &self,
-        address: &Address,
-        question: &Question,
-        sql: &str,
-        verdict: &mut Verdict,
-    ) -> Result<Option<String>, Error> {
-        self.cx.progress.phase("asking the copy");
-        let asked = address
-            .connect()
-            .and_then(|mut session| session.text(self.cx, "answer the drill query", sql));
-        match asked {
-            Ok(answer) => {
-                question.judge(&answer, verdict);
-                Ok(Some(answer))
-            }
-            Err(error) if error.class() == Class::Cancelled => Err(error),
-            Err(error) => {
-                verdict.bad(format!("the question was not answered: {error}"));
-                Ok(None)
-            }
-        }
-    }
 }
 
 /// A failure that says something of the dump is a finding; any other stays a failure.
 fn judged(error: Error, verdict: &mut Verdict) -> Result<(), Error> {
     match error.class() {
         Class::Failed | Class::Corrupt => {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-            verdict.bad(format!("{error}{}", cause.unwrap_or_default()));
+            verdict.bad(with_cause(&error));
             Ok(())
         }
         _ => Err(error),

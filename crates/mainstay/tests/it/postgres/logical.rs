@@ -517,5 +517,14 @@ fn a_drill_loads_the_dump_into_a_server_of_its_own() {
     a.server.sql_in("postgres", "UPDATE here_too SET x = 8");
     a.run(&["backup", "shop"]).code(0);
     a.run(&["drill", "shop"]).code(1).says("was expected");
+    // One that the server cannot answer, with what it says to it.
+    let text = fs::read_to_string(&a.config).unwrap();
+    let other = text.replace("SELECT x FROM here_too", "SELECT x FROM nowhere");
+    assert_ne!(text, other);
+    fs::write(&a.config, other).unwrap();
+    let drill = a.run(&["drill", "shop", "--json"]).code(1).json();
+    let findings = drill["findings"].to_string();
+    assert!(findings.contains("was not answered"), "{findings}");
+    assert!(findings.contains("nowhere\\\" does not exist"), "{findings}");
     nothing_is_left(&pair, a);
 }
