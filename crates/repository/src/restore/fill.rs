@@ -261,6 +261,9 @@ impl<'a> Filler<'a> {
                 if job.holes.load(Ordering::Relaxed) || job.cloned.load(Ordering::Relaxed) {
                     rustix::fs::ftruncate(file, job.node.size).map_err(|e| failed(e.into()))?;
                 }
+                if job.stands {
+                    site::remove_other_xattrs(file.as_fd(), &job.node).map_err(failed)?;
+                }
                 self.site.give_attributes(file.as_fd(), &job.node).map_err(failed)?;
             }
         }

@@ -227,9 +227,7 @@ fn finish_dirs(
     }
     if synthetic {
         // The root of a snapshot has no attributes.
-        let mode = rustix::fs::Mode::from_raw_mode(root.permissions());
-        return rustix::fs::fchmod(&site.base, mode)
-            .map_err(|e| site.error("give its attributes to", 0, b"", e.into()));
+        return site.bare_root(root).map_err(|e| site.error("give its attributes to", 0, b"", e));
     }
     site.finish_dir(0)
 }

@@ -79,7 +79,8 @@ pub fn restore_over(
     };
     let failed = |e| Error::io("restore over", target, e);
     let base = disk::open_dir(target).map_err(failed)?;
-    let site = Site::new(base, target.to_owned(), node.clone(), true);
+    site::remove_default_acl(&base).map_err(failed)?;
+    let site = Site::new(base, target.to_owned(), node.clone(), true).standing();
     let overlay = Overlay { over, removed: AtomicU64::new(0), elsewhere: Mutex::default() };
     let filler = Filler::new(repository, &site, None, progress, cancel);
     let Restored { files, bytes, fetched_bytes, .. } =
@@ -146,6 +147,7 @@ impl Overlay<'_> {
                     }
                     opened => opened?,
                 };
+                site::remove_default_acl(&dir)?;
                 // Its own mode comes when all is done that is to be done in it.
                 if stat.st_mode & 0o700 != 0o700 {
                     rustix::fs::fchmod(&dir, ours)?;

@@ -8,7 +8,7 @@
 //! applies it: writing a range twice is as good as once, so a crash in between costs nothing but
 //! time. The format is in `docs/formats/redo-journal.md`.
 
-use super::site::Site;
+use super::site::{Site, remove_other_xattrs};
 use crate::format::tree::unquoted;
 use crate::{Error, Node, NodeKind, Tree, disk};
 use rustix::fs::{FallocateFlags, Mode, OFlags};
@@ -264,16 +264,7 @@ impl Place {
     /// Gives a file its length and its attributes, and makes all of it durable.
     fn finish(&self, file: &File, node: &Node) -> io::Result<()> {
         rustix::fs::ftruncate(file, node.size)?;
-        for had in disk::xattrs(file)? {
-            if node.xattrs.iter().all(|xattr| xattr.name != had.name) {
-                match rustix::fs::fremovexattr(file, had.name.as_str()) {
-                    // What is not ours to remove was not ours to set.
-                    Ok(())
-                    | Err(Errno::NODATA | Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) => {}
-                    Err(e) => return Err(e.into()),
-                }
-            }
-        }
+        remove_other_xattrs(file.as_fd(), node)?;
         self.site.give_attributes(file.as_fd(), node)?;
         file.sync_all()
     }

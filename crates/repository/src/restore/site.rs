@@ -22,6 +22,8 @@ pub(super) struct Site {
     shown: PathBuf,
     /// The base was there before, and what is made in it may inherit from it.
     pub(super) foreign: bool,
+    /// The whole tree was there before, and its directories have attributes of their own.
+    stood: bool,
     dirs: RwLock<Vec<Dir>>,
     root: bool,
     /// Attributes were left out because the file system has none.
@@ -63,10 +65,16 @@ impl Site {
             base,
             shown,
             foreign,
+            stood: false,
             dirs: RwLock::new(vec![Dir { parent: 0, node }]),
             root: rustix::process::geteuid().is_root(),
             lost_xattrs: AtomicBool::new(false),
         }
+    }
+
+    /// The same for a tree that stands there.
+    pub(super) fn standing(self) -> Site {
+        Site { stood: true, ..self }
     }
 
     /// Notes a directory that was made, and returns its number.
@@ -127,7 +135,18 @@ impl Site {
         let failed = |e| self.error("give its attributes to", at, b"", e);
         let mut handles = Handles::new(self, &self.base);
         let handle = handles.get(at).map_err(failed)?;
+        if self.stood {
+            remove_other_xattrs(handle, &node).map_err(failed)?;
+        }
         self.give_attributes(handle, &node).map_err(failed)
+    }
+
+    /// Takes from the root what the root of a snapshot has none of.
+    pub(super) fn bare_root(&self, root: &Node) -> io::Result<()> {
+        if self.stood {
+            remove_other_xattrs(self.base.as_fd(), root)?;
+        }
+        Ok(rustix::fs::fchmod(&self.base, Mode::from_raw_mode(root.permissions()))?)
     }
 
     /// Gives an open file or directory its attributes, times last: each other call changes them, a
@@ -206,6 +225,35 @@ fn mode(node: &Node, owned: bool) -> Mode {
 fn times(node: &Node) -> Timestamps {
     let spec = |time: crate::Time| Timespec { tv_sec: time.seconds, tv_nsec: time.nanos.into() };
     Timestamps { last_access: spec(node.atime), last_modification: spec(node.mtime) }
+}
+
+/// Takes the extended attributes and ACLs off an open file that its node has not: it stood there
+/// before. An ACL goes before the mode is set, which it would have a part in.
+pub(super) fn remove_other_xattrs(file: BorrowedFd<'_>, node: &Node) -> io::Result<()> {
+    for had in disk::xattrs(file)? {
+        if of_its_place(&had.name) || node.xattrs.iter().any(|xattr| xattr.name == had.name) {
+            continue;
+        }
+        match rustix::fs::fremovexattr(file, had.name.as_str()) {
+            // What is not ours to remove was not ours to set.
+            Ok(()) | Err(Errno::NODATA | Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+/// What the system gives to every new file by the place that it is made in.
+fn of_its_place(name: &str) -> bool {
+    ["security.selinux", "security.SMACK64", "btrfs."].iter().any(|own| name.starts_with(own))
+}
+
+/// Lets what is made in a directory that stood there inherit nothing; its own attributes come last.
+pub(super) fn remove_default_acl(dir: impl AsFd) -> io::Result<()> {
+    match rustix::fs::fremovexattr(dir, "system.posix_acl_default") {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Takes the ACLs off a directory or file that it inherited from the one it is in: what is made

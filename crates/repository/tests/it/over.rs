@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the unexpected")]
 
 use crate::rig::{Rig, noise};
-use crate::trees::{archive, assert_same, rich_tree};
+use crate::trees::{acl, archive, assert_same, rich_tree};
 use mainstay_repository as repository;
 use model::progress::Silent;
 use model::{CancelToken, SnapshotId};
@@ -111,6 +111,36 @@ fn whatever_was_done_to_the_copy_it_becomes_the_snapshot_again() {
     assert!(done.removed >= 2, "{done:?}");
     assert_same(&case.source, copy);
     assert_eq!(fs::read_to_string(outside.join("kept")).unwrap(), "kept");
+}
+
+/// Nor do ACLs, which what is made anew would inherit.
+#[test]
+fn attributes_that_the_snapshot_has_not_do_not_stay() {
+    let case = Case::new(rich_tree);
+    let copy = &case.copy;
+    assert_same(&case.source, copy);
+    let set = |path: &str, name: &str, value: &[u8]| {
+        xattr::set(copy.join(path), name, value).unwrap();
+    };
+    for path in [".", "a", "a/deep", "empty", "nothing", "sparse", "acl", "a/large"] {
+        set(path, "user.added", b"by somebody");
+    }
+    for path in ["sparse", "nothing", "a", "."] {
+        set(path, "system.posix_acl_access", &acl());
+    }
+    for path in [".", "a", "a/deep"] {
+        set(path, "system.posix_acl_default", &acl());
+    }
+    // What it has is given back, too.
+    xattr::remove(copy.join("acl"), "system.posix_acl_access").unwrap();
+    xattr::remove(copy.join("empty"), "system.posix_acl_default").unwrap();
+    set("a/deep", "user.long", b"another value");
+    for path in ["fifo", "hole", "a/small", "link"] {
+        fs::remove_file(copy.join(path)).unwrap();
+    }
+    let done = case.again();
+    assert_same(&case.source, copy);
+    assert_eq!(done.removed, 0);
 }
 
 #[test]
