@@ -31,7 +31,7 @@ use model::{
     ServiceState, SnapshotId,
 };
 use repository::Work;
-use repository::restore::{Difference, Links, differences, differences_but_links};
+use repository::restore::{Difference, Times, differences, differences_but_links};
 use repository::scrub::{self, Copy, Written};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -446,11 +446,11 @@ fn replace(
         for (number, (destination, root)) in targets {
             if placing::occupied(&destination.target)? {
                 // Files that the new copy shares with the old one have got a name more. Whoever wrote
-                // to them since would have written to both.
-                let mut known: Links = innocent.remove(&number).unwrap_or_default();
-                known.extend(&root.links);
+                // to them since, or before that, has written to both.
+                let innocent: Times = innocent.remove(&number).unwrap_or_default();
                 let (target, manifest) = (&destination.target, manifest(site, number));
-                let found = differences_but_links(target, &manifest, &known, NAMED + 1)?;
+                let links = &root.links;
+                let found = differences_but_links(target, &manifest, &innocent, links, NAMED + 1)?;
                 untouched(target, found)?;
             }
         }
@@ -511,7 +511,7 @@ fn engine_exchanges(site: &ServiceSite) -> bool {
 /// What was changed of a copy that no snapshot holds byte for byte: the manifest alone tells.
 fn by_manifest(site: &ServiceSite, number: usize, target: &Path) -> Result<Written, Error> {
     let found = differences(target, &manifest(site, number), NAMED + 1)?;
-    Ok(Written { found, innocent: Links::default() })
+    Ok(Written { found, innocent: Times::default() })
 }
 
 /// A running standby: start it if it is down, refuse it if it does not follow, wait until it has

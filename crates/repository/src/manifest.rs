@@ -102,19 +102,40 @@ pub fn differences(root: &Path, manifest: &Path, limit: usize) -> Result<Vec<Dif
     Ok(found)
 }
 
-/// The times of the last change of inodes, by their numbers, as making hard links to them left them.
-pub type Links = HashMap<u64, (i64, u32)>;
+/// The times of the last change of inodes, by their numbers.
+pub type Times = HashMap<u64, (i64, u32)>;
 
-/// As [`differences`], but that somebody has made these hard links is none: their files count only
-/// if something has happened to them since.
+/// What making hard links to files did to these times.
+pub type Links = HashMap<u64, Link>;
+
+/// A file got another name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its time right before: if somebody has written to it since it was looked at, this shows it.
+    pub before: (i64, u32),
+    /// And right after: what is done to it later shows in this.
+    pub after: (i64, u32),
+}
+
+/// As [`differences`], but that these hard links were made is none, and neither are times of files
+/// that were looked at and found to be `innocent`: they count only if something has happened to them
+/// since, or between that look and the link.
 pub fn differences_but_links(
     root: &Path,
     manifest: &Path,
+    innocent: &Times,
     links: &Links,
     limit: usize,
 ) -> Result<Vec<Difference>, Error> {
     let mut found = Vec::new();
-    compare(root, manifest, links, &mut |path, what, moved| {
+    let known = |inode: u64, was: (i64, u32), is: (i64, u32)| {
+        let looked_at = innocent.get(&inode).copied().unwrap_or(was);
+        match links.get(&inode) {
+            Some(link) => link.before == looked_at && link.after == is,
+            None => looked_at == is,
+        }
+    };
+    compare(root, manifest, &known, &mut |path, what, moved| {
         found.push(Difference::new(path, what, moved.is_some()));
         Ok(found.len() < limit)
     })?;
@@ -132,13 +153,17 @@ pub(crate) fn compare_all(
     manifest: &Path,
     found: &mut Found<'_>,
 ) -> Result<(), Error> {
-    compare(root, manifest, &Links::new(), found)
+    compare(root, manifest, &|_, _, _| false, found)
 }
+
+/// Told an inode of which nothing but the time of its last change differs, and what it was and is: says
+/// whether that is no difference.
+type Known<'a> = dyn Fn(u64, (i64, u32), (i64, u32)) -> bool + 'a;
 
 fn compare(
     root: &Path,
     manifest: &Path,
-    links: &Links,
+    known: &Known<'_>,
     found: &mut Found<'_>,
 ) -> Result<(), Error> {
     let mut recorded = Recorded::open(manifest)?;
@@ -162,7 +187,10 @@ fn compare(
             (Ordering::Equal, Some(old), Some(new)) => {
                 if old != new {
                     let moved = only_ctime(&old, &new);
-                    if moved.is_none_or(|(inode, ctime)| links.get(&inode) != Some(&ctime)) {
+                    let is_known = moved.is_some_and(|(inode, is)| {
+                        old.state.file.as_ref().is_some_and(|file| known(inode, file.ctime, is))
+                    });
+                    if !is_known {
                         go_on = found(&new.path, "changed", moved)?;
                     }
                 }

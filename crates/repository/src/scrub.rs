@@ -3,7 +3,7 @@
 //! A manifest tells whether anybody wrote to a copy; it trusts the file system. Bits that rot change
 //! no time stamp: only reading finds them.
 
-use crate::manifest::{Difference, Links, compare_all};
+use crate::manifest::{Difference, Times, compare_all};
 use crate::reader::{SnapshotReader, blob_length, load_tree};
 use crate::{BlobId, Error, Node, NodeKind, Repository, Tree, disk, parallel};
 use model::{CancelToken, Progress, SnapshotId};
@@ -129,7 +129,7 @@ pub struct Written {
     /// What was written to.
     pub found: Vec<Difference>,
     /// The ctimes of inodes that have moved, and nothing else.
-    pub innocent: Links,
+    pub innocent: Times,
 }
 
 struct Judge<'a> {

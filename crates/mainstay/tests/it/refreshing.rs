@@ -236,11 +236,17 @@ fn write_secretly(file: &Path) {
 
 #[test]
 fn who_writes_to_the_copy_meanwhile_is_noticed() {
-    // Files that do not change are the same files in both copies, and so are those that are patched.
-    for name in ["same", "sub/disk"] {
+    // Files that do not change are the same files in both copies, and so are those that are patched:
+    // between the look at the copy and the new names of its files, and after that.
+    for (place, name) in [
+        ("stage:begin", "same"),
+        ("stage:begin", "sub/disk"),
+        ("stage:done", "same"),
+        ("stage:done", "sub/disk"),
+    ] {
         let world = joined(&std::env::temp_dir());
         behind(&world);
-        let (child, worker) = held_at(&world, "stage:done");
+        let (child, worker) = held_at(&world, place);
         write_secretly(&world.path("b/data").join(name));
         cont(worker);
         ended(child, 1).complains("was written to").complains(name);

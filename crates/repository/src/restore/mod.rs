@@ -17,7 +17,9 @@ pub use lacking::{Lacking, lacking};
 pub use need::{Need, need};
 pub use over::{Over, Overwritten, Withheld, restore_over};
 
-pub use crate::manifest::{Difference, Links, differences, differences_but_links, record_manifest};
+pub use crate::manifest::{
+    Difference, Link, Links, Times, differences, differences_but_links, record_manifest,
+};
 use crate::reader::SnapshotReader;
 use crate::{Error, Node, NodeKind, Repository, disk};
 use fill::Filler;
@@ -77,7 +79,7 @@ pub struct Restored {
     pub patched_files: u64,
     /// A redo journal was written.
     pub journal: bool,
-    /// The times that hard links left on the older copy's files.
+    /// What hard links did to the times of the older copy's files.
     pub links: Links,
 }
 

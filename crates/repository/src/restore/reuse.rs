@@ -4,7 +4,7 @@ use super::fill::Filler;
 use super::plan::Job;
 use super::redo;
 use super::site::Handles;
-use super::{Links, Reuse, site};
+use super::{Link, Links, Reuse, site};
 use crate::reader::{SnapshotReader, blob_length};
 use crate::{BlobId, Error, Node, NodeKind, Repository, disk};
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -236,8 +236,10 @@ impl Filler<'_> {
         linked
     }
 
-    /// Makes the older file have the new name, too, and remembers the time that left on it, by which
-    /// somebody who writes to it later is told.
+    /// Makes the older file have the new name, too, and remembers the time that it had until then and
+    /// that which this left on it: by the one somebody is told who has written to it since the copy was
+    /// looked at, by the other who writes to it later. Between the two looks at it there is nothing but
+    /// the link.
     fn name_again(
         &self,
         old: &Old,
@@ -247,12 +249,17 @@ impl Filler<'_> {
         job: &Job,
     ) -> bool {
         let name_now = job.node.name.as_slice();
+        let Ok(before) = disk::stat_at(old_dir, name) else { return false };
         if rustix::fs::linkat(old_dir, name, dir, name_now, AtFlags::empty()).is_err() {
             return false;
         }
-        if let Ok(stat) = disk::stat_at(dir, name_now) {
+        // What is not remembered counts as written to.
+        if let Ok(after) = disk::stat_at(dir, name_now)
+            && after.inode == before.inode
+        {
+            let link = Link { before: before.ctime, after: after.ctime };
             let mut links = old.links.lock().unwrap_or_else(PoisonError::into_inner);
-            links.insert(stat.inode, stat.ctime);
+            links.insert(after.inode, link);
         }
         true
     }
