@@ -3,9 +3,10 @@
 use super::Reuse;
 use super::reuse::{OldFile, can_clone, is_patched};
 use crate::reader::{SnapshotReader, blob_length, load_tree};
-use crate::{Error, Node, NodeKind, Repository, TreeId, disk};
+use crate::{BlobId, Error, Node, NodeKind, Repository, TreeId, disk};
 use model::{CancelToken, SnapshotId};
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 /// What a restore that reuses an older copy is going to cost.
@@ -37,7 +38,7 @@ pub fn need(
         .and_then(|reader| reader.node(path))
         .ok()
         .flatten();
-    let mut walk = Walk { repository, reuse, clones, bytes: 0, names: HashSet::new() };
+    let mut walk = Walk { repository, reuse, clones, bytes: 0, names: HashMap::new() };
     let mut left = vec![(node, old)];
     while let Some((node, old)) = left.pop() {
         if cancel.is_cancelled() {
@@ -57,8 +58,8 @@ struct Walk<'a> {
     reuse: &'a Reuse<'a>,
     clones: bool,
     bytes: u64,
-    /// Files with several names, which are written once.
-    names: HashSet<(u64, u64)>,
+    /// Files with several names, which are written once, and what they hold.
+    names: HashMap<(u64, u64), Vec<BlobId>>,
 }
 
 impl Walk<'_> {
@@ -71,11 +72,21 @@ impl Walk<'_> {
         let subtree = |node: &Node| -> Option<TreeId> { node.subtree };
         let old = old.filter(|old| old.kind == NodeKind::Dir);
         let same = node.subtree.is_some() && old.and_then(subtree) == node.subtree;
+        let Some(id) = node.subtree else { return Ok(()) };
         // What is the same takes nothing, unless it has to be copied.
-        if same && (self.clones || self.reuse.hard_links) {
+        if same && self.clones {
             return Ok(());
         }
-        let Some(id) = node.subtree else { return Ok(()) };
+        if same && self.reuse.hard_links {
+            // As a file with several names has to be: which of them are names of one file in the
+            // older copy, nobody says.
+            for node in load_tree(self.repository, id)?.nodes {
+                if node.kind == NodeKind::Dir || node.links > 1 {
+                    left.push((node.clone(), Some(node)));
+                }
+            }
+            return Ok(());
+        }
         let before = old.and_then(|old| load_tree(self.repository, old.subtree?).ok());
         for node in load_tree(self.repository, id)?.nodes {
             let old = before.as_ref().and_then(|tree| tree.get(&node.name)).cloned();
@@ -85,8 +96,15 @@ impl Walk<'_> {
     }
 
     fn file(&mut self, node: &Node, old: Option<&Node>) -> Result<(), Error> {
-        if node.links > 1 && node.inode != 0 && !self.names.insert((node.device_id, node.inode)) {
-            return Ok(());
+        if node.links > 1 && node.inode != 0 {
+            match self.names.entry((node.device_id, node.inode)) {
+                // The same by number, but not in what they hold, they are files of their own.
+                Entry::Occupied(first) if *first.get() != node.content => {}
+                Entry::Occupied(_) => return Ok(()),
+                Entry::Vacant(vacant) => {
+                    vacant.insert(node.content.clone());
+                }
+            }
         }
         let old = old.and_then(|old| OldFile::of(old, node, None));
         let need = match old {

@@ -34,6 +34,25 @@ struct Case {
 
 impl Case {
     fn new() -> Option<Case> {
+        let fill = |source: &Path| {
+            fs::write(source.join("sub/disk"), noise(1, LARGE)).unwrap();
+            fs::write(source.join("log"), noise(2, LARGE)).unwrap();
+            fs::write(source.join("small"), "small").unwrap();
+        };
+        let change = |source: &Path| {
+            let disk = File::options().write(true).open(source.join("sub/disk")).unwrap();
+            disk.write_all_at(b"some other bytes", 5 << 20).unwrap();
+            disk.write_all_at(&noise(3, 100_000), LARGE as u64 - 7).unwrap();
+            let log = File::options().write(true).open(source.join("log")).unwrap();
+            log.set_len(LARGE as u64 * 3 / 4).unwrap();
+            fs::set_permissions(source.join("log"), fs::Permissions::from_mode(0o601)).unwrap();
+            fs::write(source.join("small"), "other").unwrap();
+        };
+        Case::of(fill, change)
+    }
+
+    /// With a source that is filled so, and changed so before the newer snapshot.
+    fn of(fill: impl Fn(&Path), change: impl Fn(&Path)) -> Option<Case> {
         // Elsewhere a clone may be had, and no journal is written.
         if !Path::new("/dev/shm").is_dir() {
             writeln!(std::io::stderr().lock(), "NOT SHOWN: there is no /dev/shm here").unwrap();
@@ -42,21 +61,13 @@ impl Case {
         let rig = Rig::light();
         let source = rig.dir.path().join("source");
         fs::create_dir_all(source.join("sub")).unwrap();
-        fs::write(source.join("sub/disk"), noise(1, LARGE)).unwrap();
-        fs::write(source.join("log"), noise(2, LARGE)).unwrap();
-        fs::write(source.join("small"), "small").unwrap();
+        fill(&source);
         let options = in_fixed_places();
         let first = archive(&rig, &source, None, &options).1;
         let old = rig.dir.path().join("old");
         let case = Case { rig, source, old, snapshots: [first, first] };
         case.restore(first, &case.old, None);
-        let disk = File::options().write(true).open(case.source.join("sub/disk")).unwrap();
-        disk.write_all_at(b"some other bytes", 5 << 20).unwrap();
-        disk.write_all_at(&noise(3, 100_000), LARGE as u64 - 7).unwrap();
-        let log = File::options().write(true).open(case.source.join("log")).unwrap();
-        log.set_len(LARGE as u64 * 3 / 4).unwrap();
-        fs::set_permissions(case.source.join("log"), fs::Permissions::from_mode(0o601)).unwrap();
-        fs::write(case.source.join("small"), "other").unwrap();
+        change(&case.source);
         let second = archive(&case.rig, &case.source, Some(first), &options).1;
         Some(Case { snapshots: [first, second], ..case })
     }
@@ -125,6 +136,29 @@ fn large_files_are_changed_in_their_place_when_it_is_applied() {
     redo::discard(&journal).unwrap();
     assert!(!journal.exists());
     redo::apply(&journal, &new, &mut |_| panic!("there is none")).unwrap();
+}
+
+/// They are written anew even where nothing of them has changed, once for all their names.
+#[test]
+fn space_for_files_with_several_names_is_asked_for() {
+    let fill = |source: &Path| {
+        fs::create_dir_all(source.join("kept/below")).unwrap();
+        fs::write(source.join("kept/below/one"), noise(1, LARGE)).unwrap();
+        fs::hard_link(source.join("kept/below/one"), source.join("kept/two")).unwrap();
+        fs::write(source.join("kept/alone"), noise(2, LARGE)).unwrap();
+        fs::write(source.join("small"), "small").unwrap();
+    };
+    let change = |source: &Path| fs::write(source.join("small"), "other").unwrap();
+    let Some(case) = Case::of(fill, change) else { return };
+    let (new, journal) = (case.path("new"), case.path("new.redo"));
+    let path = case.source.to_str().unwrap().as_bytes();
+    let (repository, newer) = (&case.rig.repository, case.snapshots[1]);
+    let need = need(repository, newer, path, &case.reuse(&journal), &CancelToken::new()).unwrap();
+    let once = LARGE as u64..LARGE as u64 * 3 / 2;
+    assert!(!need.clones && once.contains(&need.bytes), "{need:?}");
+    let done = case.restore(newer, &new, Some(case.reuse(&journal)));
+    assert!(once.contains(&done.written_bytes) && done.linked_files == 1, "{done:?}");
+    assert!(need.bytes >= done.written_bytes, "{need:?} {done:?}");
 }
 
 #[test]
