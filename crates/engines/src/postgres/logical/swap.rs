@@ -1,14 +1,18 @@
 //! Puts databases that were loaded in place of those that are there: all of them, by new names, in
 //! one transaction. Whoever asks before it sees the old ones, and after it the new.
+//!
+//! What was there is kept under another name, unless it is empty. Whether it is, is asked last: a
+//! session that was with it could have written to it until it was ended, and only one that nobody is
+//! connected to gets another name, under which nobody looks for it.
 
-use super::catalog;
 use super::load::{Loaded, admit, holds};
 use super::manifest::every_server_has;
 use super::script::{literal, quoted};
+use super::{calm, catalog};
 use crate::postgres::connect::{Address, Session};
 use crate::{Context, Error};
 use jiff::Timestamp;
-use model::{Class, Classify, ServiceName};
+use model::{CancelToken, Class, Classify, ServiceName};
 use std::time::{Duration, Instant};
 
 /// How long sessions that come back again and again may keep a database from being renamed.
@@ -36,6 +40,16 @@ pub(super) enum Stands {
     Ready,
     /// Not there at all.
     Missing,
+}
+
+/// A database that was put aside: it admits nobody.
+struct Aside {
+    /// Its number among those that make room.
+    number: usize,
+    name: String,
+    to: String,
+    /// It admitted sessions before, so it can be looked into.
+    was_open: bool,
 }
 
 /// Where a database that was loaded is now.
@@ -86,11 +100,12 @@ impl Swap<'_> {
     }
 
     fn work_from(&self, cx: &Context<'_>, seat: &str) -> Result<Vec<(String, String)>, Error> {
-        let mut session = self.address.clone().with_database(seat).connect()?;
+        let here = self.address.clone().with_database(seat);
+        let mut session = here.connect()?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.transaction(cx, &mut session) {
-                Ok(aside) => return Ok(aside),
+                Ok(aside) => return self.without_empty(cx, &mut session, &here, aside),
                 Err(error) => {
                     let _ = session.set("ROLLBACK");
                     if !in_use(&error) || Instant::now() >= deadline {
@@ -102,11 +117,7 @@ impl Swap<'_> {
         }
     }
 
-    fn transaction(
-        &self,
-        cx: &Context<'_>,
-        session: &mut Session,
-    ) -> Result<Vec<(String, String)>, Error> {
+    fn transaction(&self, cx: &Context<'_>, session: &mut Session) -> Result<Vec<Aside>, Error> {
         let there = catalog::databases(session)?;
         let prefix = catalog::prefix(self.service);
         let stamp = Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
@@ -123,9 +134,7 @@ impl Swap<'_> {
             .filter(|one| !self.loaded.iter().any(|loaded| loaded.oid == one.oid));
         for (number, old) in displaced.chain(gone).enumerate() {
             let ours = holds(self.replaces, &old.name, old.oid);
-            // Looked at before: a session of ours with it would be in the way.
-            let empty = old.open && !ours && !catalog::has_content(self.address, &old.name)?;
-            let to = match ours || empty {
+            let to = match ours {
                 true => format!("{prefix}old{number}"),
                 false => aside_name(&old.name, &stamp),
             };
@@ -138,10 +147,10 @@ impl Swap<'_> {
                 ),
             )?;
             rename(cx, session, &old.name, &to)?;
-            if !(ours || empty) {
+            if !ours {
                 // What was put aside is not dumped, and nobody takes it for the one in place.
                 admit(cx, session, &to, false)?;
-                aside.push((old.name.clone(), to));
+                aside.push(Aside { number, name: old.name.clone(), to, was_open: old.open });
             }
         }
         for one in self.loaded {
@@ -156,6 +165,59 @@ impl Swap<'_> {
         session.run(cx, "put the databases in place", "COMMIT")?;
         Ok(aside)
     }
+
+    /// Lets what was put aside, and is empty, go with the rest. Says what stays.
+    fn without_empty(
+        &self,
+        cx: &Context<'_>,
+        session: &mut Session,
+        here: &Address,
+        aside: Vec<Aside>,
+    ) -> Result<Vec<(String, String)>, Error> {
+        // The databases are in place: a cancel comes too late, and would leave one of these open.
+        let never = CancelToken::new();
+        let cx = &calm(cx, &never);
+        let mut kept = Vec::new();
+        for Aside { number, name, to, was_open } in aside {
+            let old = format!("{}old{number}", catalog::prefix(self.service));
+            let went = match was_open {
+                true => is_empty(cx, session, here, &to).and_then(|empty| {
+                    if empty {
+                        rename(cx, session, &to, &old)?;
+                    }
+                    Ok(empty)
+                }),
+                false => Ok(false),
+            };
+            if let Err(error) = &went {
+                cx.progress.note(&format!("whether {to:?} is empty is not known: {error}"));
+            }
+            if !matches!(went, Ok(true)) {
+                kept.push((name, to));
+            }
+        }
+        Ok(kept)
+    }
+}
+
+/// Whether a database that was put aside has nothing in it, and nobody is about to change that. It
+/// admits nobody again when this returns.
+fn is_empty(
+    cx: &Context<'_>,
+    session: &mut Session,
+    here: &Address,
+    aside: &str,
+) -> Result<bool, Error> {
+    admit(cx, session, aside, true)?;
+    let look = here.clone().with_database(aside).connect();
+    admit(cx, session, aside, false)?;
+    let mut look = look?;
+    let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                  AND pid <> pg_backend_pid() AND backend_type IS DISTINCT FROM 'autovacuum worker'";
+    let others: i64 = look.row("tell who uses a database", others, &[])?.get(0);
+    let content = catalog::content(&mut look)?;
+    look.end(here)?;
+    Ok(others == 0 && !content)
 }
 
 fn rename(cx: &Context<'_>, session: &mut Session, from: &str, to: &str) -> Result<(), Error> {
