@@ -166,7 +166,7 @@ pub(crate) fn all(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Fai
             ran = "copy";
             let done = one(app, service, copy);
             record.began = Some(now);
-            record.well = matches!(&done, Ok(outcome) if outcome.failed.is_empty());
+            record.well = matches!(&done, Ok(outcome) if outcome.is_whole());
             record.error = None;
             let result = match done {
                 Ok(outcome) => {

@@ -71,6 +71,14 @@ pub struct Outcome {
     pub not_recorded: Option<String>,
 }
 
+impl Outcome {
+    /// Whether all that was to be copied is there: snapshots, and the log, without which nothing but
+    /// the points themselves could be restored from there.
+    pub fn is_whole(&self) -> bool {
+        self.failed.is_empty() && self.log_failed.is_empty()
+    }
+}
+
 /// A snapshot, and what it is called there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -77,7 +77,7 @@ pub(crate) fn run(app: &App, args: &CopyArgs) -> Outcome {
     let kdf = password::kdf(&password);
     let params = Params { to, password, kdf, points, dry_run: args.dry_run };
     let done = copy::run(&service, &params, &app.run())?;
-    let whole = done.failed.is_empty() && done.log_failed.is_empty();
+    let whole = done.is_whole();
     let exit = if whole { Exit::DONE } else { Exit::NOT_WELL };
     if app.out.json {
         let mut value = serde_json::to_value(&done)

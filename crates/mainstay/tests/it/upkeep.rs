@@ -1,10 +1,11 @@
 //! What `run-due` does for the history: retention, second vaults, standbys that lag.
 
 use crate::rig::{Rig, Said, run};
-use crate::sqlite_log::files_below;
+use crate::sqlite_log::{database, files_below, insert};
 use crate::world::{World, content, fill};
 use serde_json::Value;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 /// Due once, and then not for long.
@@ -217,4 +218,50 @@ fn second_vaults_have_points_and_alarms_of_their_own() {
         rig.configure(wrong);
         rig.run(&["config", "check"]).code(1).complains(what);
     }
+}
+
+/// The points are there, but not the log beyond them: nobody may rely on that.
+#[test]
+fn a_copy_without_all_of_the_log_does_not_count() {
+    let rig = Rig::new();
+    let at = |name: &str| rig.path(name).display().to_string();
+    rig.configure(&format!(
+        "[copy.near]\nvault = {{ url = \"{}\" }}\n\n\
+         [service.docs]\nengine = \"sqlite\"\npath = \"{}\"\n",
+        at("near"),
+        at("app.db"),
+    ));
+    let connection = database(&rig.path("app.db"));
+    rig.run(&["init", "--no-recovery-key"]).code(0);
+    for n in 1..=3 {
+        insert(&connection, n);
+        rig.run(&["wal", "receive", "docs", "--once"]).code(0);
+    }
+    let replace = |file: &Path, bytes: &[u8]| {
+        fs::remove_file(file).unwrap();
+        fs::write(file, bytes).unwrap();
+    };
+    let object = files_below(&rig.path("vault/docs/mainstay/log")).pop().unwrap();
+    let whole = fs::read(&object).unwrap();
+    let mut damaged = whole.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    replace(&object, &damaged);
+    let copy = || {
+        let status = rig.run(&["--json", "status", "docs"]).json();
+        status["services"][0]["copies"][0].clone()
+    };
+    assert_ne!(rig.run(&["run-due"]).code, 0);
+    let found = copy();
+    assert!(found["error"].as_str().unwrap().contains("could not be copied"), "{found}");
+    assert!(found["copied"].is_null() && found["holds"].is_null(), "{found}");
+    assert_eq!(fs::read_dir(rig.path("near/docs/snapshots")).unwrap().count(), 1);
+
+    // It is due again at once when nothing is remembered.
+    replace(&object, &whole);
+    fs::remove_file(rig.path("state/services/docs/copies.json")).unwrap();
+    rig.run(&["run-due"]).code(0);
+    let found = copy();
+    assert!(found["error"].is_null() && found["copied"].is_string(), "{found}");
+    assert!(found["holds"].is_string(), "{found}");
 }
