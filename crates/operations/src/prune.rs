@@ -138,7 +138,7 @@ pub(crate) fn under_lock(
     let store = LogStore::new(repository);
     for (name, part) in &parts {
         lock.still_trusted()?;
-        store.remove_part(name, part)?;
+        store.remove_parts(name, std::slice::from_ref(part))?;
     }
     Ok(Pruned { log_files: log.len() as u64, ..Pruned::of(figures) })
 }

@@ -86,6 +86,11 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Removes an object. One that is not there is no error.
     fn delete(&self, key: &Key) -> Result<(), Error>;
 
+    /// Removes several, which may cost less than one by one. After a failure some may be gone.
+    fn delete_all(&self, keys: &[Key]) -> Result<(), Error> {
+        keys.iter().try_for_each(|key| self.delete(key))
+    }
+
     /// Bytes that can still be stored, where that can be known.
     fn free_bytes(&self) -> Result<Option<u64>, Error>;
 

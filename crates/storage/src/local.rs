@@ -3,7 +3,7 @@
 use crate::key::check_prefix;
 use crate::{Entry, Error, ErrorKind, Key, Put, Storage};
 use rustix::fs::OFlags;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -366,12 +366,26 @@ impl Storage for Local {
     }
 
     fn delete(&self, key: &Key) -> Result<(), Error> {
-        let path = self.path(key);
-        match fs::remove_file(&path) {
-            Ok(()) => sync_dir(path.parent().unwrap_or(&self.root)),
-            Err(e) if is_absence(&e) => Ok(()),
-            Err(e) => Err(Error::io(path.display(), "remove", e)),
-        }
+        self.delete_all(std::slice::from_ref(key))
+    }
+
+    fn delete_all(&self, keys: &[Key]) -> Result<(), Error> {
+        // A directory is made durable once, and also if it is the last thing that succeeds.
+        let mut touched = BTreeSet::new();
+        let mut remove = |key: &Key| {
+            let path = self.path(key);
+            match fs::remove_file(&path) {
+                Ok(()) => {
+                    touched.insert(path.parent().unwrap_or(&self.root).to_owned());
+                    Ok(())
+                }
+                Err(e) if is_absence(&e) => Ok(()),
+                Err(e) => Err(Error::io(path.display(), "remove", e)),
+            }
+        };
+        let removed = keys.iter().try_for_each(&mut remove);
+        touched.iter().try_for_each(|dir| sync_dir(dir))?;
+        removed
     }
 
     fn free_bytes(&self) -> Result<Option<u64>, Error> {

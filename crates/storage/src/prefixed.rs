@@ -70,6 +70,11 @@ impl Storage for Prefixed {
         self.inner.delete(&self.full(key)?)
     }
 
+    fn delete_all(&self, keys: &[Key]) -> Result<(), Error> {
+        let keys = keys.iter().map(|key| self.full(key)).collect::<Result<Vec<Key>, Error>>()?;
+        self.inner.delete_all(&keys)
+    }
+
     fn free_bytes(&self) -> Result<Option<u64>, Error> {
         self.inner.free_bytes()
     }

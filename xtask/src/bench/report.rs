@@ -92,7 +92,8 @@ fn table(bench: &Bench, set: Set, page: &mut String) {
             let wanted = |s: &&Sample| (s.set, s.step, s.tool) == (set, step, tool);
             bench.samples.iter().filter(wanted).collect()
         };
-        let ours = median(&of(Tool::Mainstay), |s| s.figures.seconds);
+        let ours = of(Tool::Mainstay);
+        let ours = (!ours.is_empty()).then(|| median(&ours, |s| s.figures.seconds));
         for tool in Tool::ROWS {
             let samples = of(tool);
             if samples.is_empty() {
@@ -100,12 +101,12 @@ fn table(bench: &Bench, set: Set, page: &mut String) {
             }
             let seconds = median(&samples, |s| s.figures.seconds);
             let cpu = median(&samples, |s| s.figures.cpu_seconds);
+            let ratio = ours.map_or_else(String::new, |ours| format!("{:.2}", seconds / ours));
             let peak = samples.iter().map(|s| s.figures.peak_bytes).max().unwrap_or(0);
             let _ = writeln!(
                 page,
-                "| {step} | {} | {seconds:.2} | {:.2} | {cpu:.2} | {} |",
+                "| {step} | {} | {seconds:.2} | {ratio} | {cpu:.2} | {} |",
                 tool.name(),
-                seconds / ours,
                 bytes(peak),
             );
         }

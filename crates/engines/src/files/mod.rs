@@ -64,7 +64,6 @@ impl Files {
         let bad = |key: &'static str| {
             move |e| Error::invalid(format!("service {name}: bad `{key}`")).because(e)
         };
-        let chunks = definition.chunk_size.as_deref().map(model::size::parse).transpose();
         let larger = definition.exclude_larger_than.as_deref().map(model::size::parse).transpose();
         Ok(Files {
             name: name.clone(),
@@ -73,7 +72,7 @@ impl Files {
                 exclude: definition.exclude.clone(),
                 exclude_caches: definition.exclude_caches,
                 exclude_larger_than: larger.map_err(bad("exclude-larger-than"))?,
-                chunk_bytes: chunks.map_err(bad("chunk-size"))?.and_then(NonZeroU64::new),
+                chunk_bytes: chunk_size(name, definition)?,
                 one_file_system: definition.one_file_system,
                 ..TreeOptions::default()
             },
@@ -107,6 +106,17 @@ impl Files {
             )))
         }
     }
+}
+
+/// Where files are to be cut, as far as the definition says.
+pub(crate) fn chunk_size(
+    name: &ServiceName,
+    definition: &Service,
+) -> Result<Option<NonZeroU64>, Error> {
+    let size = definition.chunk_size.as_deref().map(model::size::parse).transpose();
+    let size =
+        size.map_err(|e| Error::invalid(format!("service {name}: bad `chunk-size`")).because(e))?;
+    Ok(size.and_then(NonZeroU64::new))
 }
 
 /// An absolute path without `.` and `..`, which is also its name in snapshots.

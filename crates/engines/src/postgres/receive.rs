@@ -34,8 +34,10 @@ pub struct Log {
 /// A replication slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
-    /// From here on the log is kept; whoever receives it has what lies before.
+    /// From here on the log is kept; whoever receives it has what lies before on disk.
     pub from: Option<Lsn>,
+    /// Whoever receives has received what lies before, as far as the server may tell.
+    pub received: Option<Lsn>,
     /// Somebody receives.
     pub active: bool,
     /// The server gave up what it should have kept.
@@ -95,8 +97,9 @@ impl<'a> Source<'a> {
                              THEN pg_current_wal_flush_lsn()::text END, \
                         pg_size_bytes(current_setting('wal_segment_size')), \
                         pg_size_bytes(current_setting('max_slot_wal_keep_size')), \
-                        s.restart_lsn::text, s.active, s.wal_status = 'lost' \
-                   FROM (SELECT 1) one LEFT JOIN pg_replication_slots s ON slot_name = $1::text",
+                        s.restart_lsn::text, s.active, s.wal_status = 'lost', r.write_lsn::text \
+                   FROM (SELECT 1) one LEFT JOIN pg_replication_slots s ON slot_name = $1::text \
+                   LEFT JOIN pg_stat_replication r ON r.pid = s.active_pid",
                 &[&slot],
             )
         })?;
@@ -113,7 +116,8 @@ impl<'a> Source<'a> {
         let keep: Option<i64> = row.get(4);
         let slot = row.get::<_, Option<bool>>(6).map(|active| -> Result<Slot, Error> {
             let lost = row.get::<_, Option<bool>>(7).unwrap_or(false);
-            Ok(Slot { from: position(5)?, active, lost })
+            let from = position(5)?;
+            Ok(Slot { from, received: position(8)?.max(from), active, lost })
         });
         Ok(Log {
             in_recovery,
@@ -174,6 +178,10 @@ impl<'a> Source<'a> {
     }
 
     /// Starts the program that receives the log into this directory. It ends with us.
+    ///
+    /// It makes each segment durable when it is whole, and the server keeps it until then. What is
+    /// shipped before is durable in the vault; to sync each record here, too, would make the server's own
+    /// commits wait for the same disk.
     pub fn receive(&mut self, into: &Path) -> Result<Process, Error> {
         let address: &Address = &self.engine.address;
         // It ended, and may have because the password is another one by now.
@@ -191,7 +199,7 @@ impl<'a> Source<'a> {
         };
         let mut command = programs
             .client("pg_receivewal")
-            .args(["--no-loop", "--synchronous", "--no-password", "--slot", &self.slot])
+            .args(["--no-loop", "--status-interval", "1", "--no-password", "--slot", &self.slot])
             .arg("--directory")
             .arg(into)
             .args(["--host", &host, "--port", &address.port.to_string()])

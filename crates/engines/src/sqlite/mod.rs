@@ -12,7 +12,7 @@ pub mod log;
 mod settle;
 
 use crate::control::Control;
-use crate::files::{holds_something, not_cancelled, plain_path};
+use crate::files::{chunk_size, holds_something, not_cancelled, plain_path};
 use crate::rehearsal::Asked;
 use crate::{
     Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, Promoted, Proof, Purpose,
@@ -27,16 +27,22 @@ use serde_json::json;
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::Read;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 /// What every SQLite database file begins with.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
+/// Databases are cut at every multiple of this, unless the definition has a `chunk-size`: a page that was
+/// written to changes the one chunk that it is in. Every size of a page divides it.
+const CHUNK: NonZeroU64 = NonZeroU64::new(64 << 10).unwrap();
+
 /// A service of engine `sqlite`.
 #[derive(Debug)]
 pub struct Sqlite {
     databases: Vec<Root>,
+    chunk: NonZeroU64,
     control: Control,
 }
 
@@ -66,7 +72,8 @@ impl Sqlite {
                     .hinting("Add the path of the database file."));
             }
         }
-        Ok(Sqlite { databases, control: Control::of(name, definition) })
+        let chunk = chunk_size(name, definition)?.unwrap_or(CHUNK);
+        Ok(Sqlite { databases, chunk, control: Control::of(name, definition) })
     }
 }
 
@@ -234,7 +241,7 @@ impl Sqlite {
             // Each in a directory of its own: they may have the same name.
             let own = dir.join(number.to_string());
             fs::create_dir(&own).map_err(|e| Error::io("create", own.display(), e))?;
-            let copied = capture(cx, sink, root, &own.join(name))?;
+            let copied = self.capture_one(cx, sink, root, &own.join(name))?;
             fs::remove_dir_all(&own).map_err(|e| Error::io("remove", own.display(), e))?;
             source_time =
                 Some(source_time.map_or(copied.source_time, |t| t.min(copied.source_time)));
@@ -262,20 +269,27 @@ impl Sqlite {
     }
 }
 
-fn capture(
-    cx: &Context<'_>,
-    sink: &mut dyn CaptureSink,
-    root: &Root,
-    copy: &Path,
-) -> Result<Copied, Error> {
-    let copied = copy::copy(cx, &root.on_host, copy)?;
-    dress(&root.on_host, copy)?;
-    judge::opens(copy)?;
-    cx.progress.phase("storing the database");
-    // The copy is a new file each time; nothing about it but its bytes says what changed.
-    let options = TreeOptions { distrust_times: true, ..TreeOptions::default() };
-    sink.tree(&root.in_snapshot, copy, &options)?;
-    Ok(copied)
+impl Sqlite {
+    fn capture_one(
+        &self,
+        cx: &Context<'_>,
+        sink: &mut dyn CaptureSink,
+        root: &Root,
+        copy: &Path,
+    ) -> Result<Copied, Error> {
+        let copied = copy::copy(cx, &root.on_host, copy)?;
+        dress(&root.on_host, copy)?;
+        judge::opens(copy)?;
+        cx.progress.phase("storing the database");
+        // The copy is a new file each time; nothing about it but its bytes says what changed.
+        let options = TreeOptions {
+            distrust_times: true,
+            chunk_bytes: Some(self.chunk),
+            ..TreeOptions::default()
+        };
+        sink.tree(&root.in_snapshot, copy, &options)?;
+        Ok(copied)
+    }
 }
 
 /// Where in their logs the databases of a snapshot are, by what its description says: by root. Those

@@ -245,7 +245,7 @@ impl Judge<'_> {
             ("path", service.path.is_some(), with_path),
             ("paths", !service.paths.is_empty(), &["files", "sqlite"]),
             ("exclude", files, &["files"]),
-            ("chunk-size", service.chunk_size.is_some(), &["files", "postgres"]),
+            ("chunk-size", service.chunk_size.is_some(), &["files", "postgres", "sqlite"]),
             ("url", service.url.is_some(), &["postgres"]),
             ("method", service.method.is_some(), &["postgres"]),
             ("data-dir", service.data_dir.is_some(), &["postgres"]),

@@ -531,7 +531,7 @@ impl<'a> Receiver<'a> {
         well_since: Option<Instant>,
         (now, before): (Timestamp, Instant),
     ) {
-        let received = log.slot.and_then(|slot| slot.from);
+        let received = log.slot.and_then(|slot| slot.received);
         for sample in &mut self.samples {
             if received.is_some_and(|received| received >= sample.flushed) {
                 sample.received.get_or_insert(before);

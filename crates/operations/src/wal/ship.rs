@@ -91,7 +91,10 @@ impl<'a> Shipper<'a> {
                 self.shipped = Some(Shipped { timeline, end, reach: end });
                 self.begun = begun_in(&bytes, start).map(|begun| (end, begun));
             }
-            self.remove_parts(name)?;
+            if self.tip.as_ref().is_some_and(|tip| tip.name == *name) {
+                self.tip = None;
+            }
+            self.remove_parts(name, &self.log.parts(name)?)?;
             self.spool.remove(name)?;
         }
         if let Some(name) = &content.partial
@@ -110,21 +113,11 @@ impl<'a> Shipper<'a> {
         std::fs::read(&path).map_err(|e| Error::io("read", &path, e))
     }
 
-    fn remove_parts(&mut self, name: &str) -> Result<(), Error> {
-        if self.tip.as_ref().is_some_and(|tip| tip.name == name) {
-            self.tip = None;
-        }
-        for part in self.log.parts(name)? {
-            self.remove_part(name, &part)?;
-        }
-        Ok(())
-    }
-
-    fn remove_part(&mut self, name: &str, part: &Part) -> Result<(), Error> {
-        if !self.may_remove {
+    fn remove_parts(&mut self, name: &str, parts: &[Part]) -> Result<(), Error> {
+        if !self.may_remove || parts.is_empty() {
             return Ok(());
         }
-        match self.log.remove_part(name, part).map_err(Error::from) {
+        match self.log.remove_parts(name, parts).map_err(Error::from) {
             // No answer is one thing, a no another.
             Err(e) if matches!(e.class(), Class::Refused | Class::Invalid | Class::Failed) => {
                 self.may_remove = false;
@@ -263,11 +256,8 @@ impl<'a> Shipper<'a> {
             }
             let (range, level) = ((first.start, end.end), level + 1);
             let together = self.put(&tip.name, generation, file, range, whole)?;
-            for (part, _) in &last {
-                if *part != together {
-                    self.remove_part(&tip.name, part)?;
-                }
-            }
+            let old = last.iter().map(|(part, _)| *part).filter(|part| *part != together);
+            self.remove_parts(&tip.name, &old.collect::<Vec<Part>>())?;
             tip.parts.push((together, level));
         }
         Ok(())

@@ -180,9 +180,11 @@ impl LogStore {
         Ok(begun)
     }
 
-    /// Removes one part. One that is not there is no error.
-    pub fn remove_part(&self, name: &str, part: &Part) -> Result<(), Error> {
-        Ok(self.storage.delete(&part::key(&LogKey::new(name, part.generation)?, part)?)?)
+    /// Removes parts of a file. One that is not there is no error.
+    pub fn remove_parts(&self, name: &str, parts: &[Part]) -> Result<(), Error> {
+        let key = |part: &Part| part::key(&LogKey::new(name, part.generation)?, part);
+        let keys = parts.iter().map(key).collect::<Result<Vec<Key>, Error>>()?;
+        Ok(self.storage.delete_all(&keys)?)
     }
 
     fn list_below(&self, prefix: &str) -> Result<Vec<(String, Generation)>, Error> {

@@ -355,7 +355,7 @@ fn parts_are_read_as_the_beginning_of_their_file() {
     let whole = put(0, b"abcdefgh").expect("together");
     for part in bench.log.parts(first).expect("parts") {
         if part != whole {
-            bench.log.remove_part(first, &part).expect("remove");
+            bench.log.remove_parts(first, &[part]).expect("remove");
         }
     }
     assert_eq!(bench.log.beginning(first).expect("read").expect("some").bytes, b"abcdefgh");

@@ -124,6 +124,13 @@ fn deletes(storage: &dyn Storage) {
     storage.delete(&key("d/a")).unwrap();
     assert_eq!(keys(storage.list("d").unwrap()), ["d/b"]);
     assert_eq!(storage.read(&key("d/b")).unwrap(), b"b");
+    // Several, of which some are not there.
+    storage.put(&key("d/c"), b"c").unwrap();
+    storage.put(&key("e/c"), b"c").unwrap();
+    storage.delete_all(&["d/a", "d/b", "x/y", "e/c"].map(key)).unwrap();
+    storage.delete_all(&[]).unwrap();
+    assert_eq!(keys(storage.list("d").unwrap()), ["d/c"]);
+    assert_eq!(keys(storage.list("e").unwrap()), [] as [&str; 0]);
 }
 
 fn one_of_many_creates(storage: Arc<dyn Storage>) {
