@@ -93,6 +93,9 @@ impl Tool {
         Tool::Rsync,
         Tool::RsyncWhole,
     ];
+    /// Those that back a tree up and restore it, or copy it.
+    pub(super) const TREE: [Tool; 6] =
+        [Tool::Mainstay, Tool::Better, Tool::Restic, Tool::Borg, Tool::Rustic, Tool::Copy];
     /// All that may stand in a table, in this order.
     pub(super) const ROWS: [Tool; 13] = [
         Tool::Mainstay,

@@ -11,5 +11,5 @@ pub(super) fn run(bench: &mut Bench) -> Result<(), Failure> {
     must(Command::new("cp").args(["-a", "--one-file-system", "/usr"]).arg(&source))?;
     let made = data::count(&source)?;
     bench.about.push((Set::Usr, format!("a copy of /usr: {made}")));
-    all_steps(bench, Set::Usr, &source, &Tool::ALL)
+    all_steps(bench, Set::Usr, &source, &Tool::TREE)
 }
