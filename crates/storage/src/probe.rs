@@ -255,6 +255,10 @@ impl Storage for Proved {
         self.inner.delete(key)
     }
 
+    fn delete_all(&self, keys: &[Key]) -> Result<(), Error> {
+        self.inner.delete_all(keys)
+    }
+
     fn free_bytes(&self) -> Result<Option<u64>, Error> {
         self.inner.free_bytes()
     }
