@@ -401,6 +401,19 @@ pub trait Engine: Send + Sync {
         Ok(false)
     }
 
+    /// Refuses to let what stands in the service's own place, and nobody knows, become the seed of a
+    /// copy of this snapshot, if that can be told to be of another service, or is in use. Where the
+    /// bytes alone can tell, nothing is refused: whatever is taken is compared with the snapshot
+    /// first. Changes nothing.
+    fn may_adopt(
+        &self,
+        _cx: &Context<'_>,
+        _meta: &SnapshotMeta,
+        _copy: &Staged,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Refuses what may not be restored over in its place: what is no copy of the service that the
     /// snapshot is of, or is in use. Changes nothing.
     fn may_overwrite(

@@ -278,6 +278,8 @@ pub(crate) struct Seed {
     pub(crate) snapshot: SnapshotId,
     /// Or something like it: all of it is read first.
     pub(crate) doubted: bool,
+    /// Nobody knows what it is, and whose.
+    pub(crate) adopted: bool,
 }
 
 impl Seed {
@@ -291,11 +293,16 @@ impl Seed {
         if !destination.target.exists() {
             return Ok(None);
         }
+        // A database that nobody knows may have a journal beside it, which is settled into it just
+        // before it is replaced: into the old one, and not into the new one as well.
+        let settled = self.adopted && destination.root.kind == RootKind::File;
         Ok(Some(Reuse {
             tree: &destination.target,
             snapshot: self.snapshot,
             // What a log may be replayed into, once it is staged, is nobody else's.
-            hard_links: site.engine()?.keeps_staged() && !crate::wal::sqlite::has_log(site)?,
+            hard_links: site.engine()?.keeps_staged()
+                && !crate::wal::sqlite::has_log(site)?
+                && !settled,
             redo: Some(redo),
             doubted: self.doubted,
         }))

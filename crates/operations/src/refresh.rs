@@ -15,6 +15,8 @@
 //! a crash applies it again. An engine that follows a log by itself is only seeded by a copy; after
 //! that a refresh makes sure that it follows, and waits.
 
+mod adopt;
+
 use crate::exchange::{Placement, aside, discard, redo_of};
 use crate::journal::{Kind, Outcome};
 use crate::member::manifest;
@@ -23,6 +25,7 @@ use crate::placing::{self, Placing, Seed};
 use crate::recover::Left;
 use crate::wal::sqlite::{self, Course, Replayed, Sound};
 use crate::{Error, MemberRecord, ServiceSite, Which, which};
+use adopt::Adopted;
 use engines::{Purpose, Refresh, RootKind, Running};
 use jiff::Timestamp;
 use model::state::Applied;
@@ -55,6 +58,9 @@ pub struct Params {
     pub which: Which,
     /// Put aside whatever is there and begin anew.
     pub reseed: bool,
+    /// What is there and nobody knows is an old copy, of which what has not changed may be taken. A
+    /// copy that is known is refreshed as always.
+    pub adopt: bool,
     /// Read all of the copy, and replace what has rotted in it.
     pub verify: bool,
     /// Only say what would be done.
@@ -77,8 +83,10 @@ pub struct Done {
     pub position: Option<Position>,
     /// It was at this point already.
     pub unchanged: bool,
-    /// It was built from nothing.
+    /// It was built from nothing, or from what was adopted.
     pub seeded: bool,
+    /// It was built from what stood there and nobody knew.
+    pub adopted: bool,
     /// Bytes of the copy.
     pub bytes: u64,
     /// Of these: bytes that came from the vault.
@@ -107,13 +115,15 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
         let state = site.load_state()?.state;
         let point = target(site, &state, &params.which)?;
         let from = MemberRecord::load(site)?.applied.map(|a| a.snapshot);
-        return Ok(Done::to(&point, from, began));
+        let adopted = params.adopt && from.is_none() && adopt::is_something_there(site)?;
+        return Ok(Done { adopted, ..Done::to(&point, from, began) });
     }
     let mut operation = Operation::begin(site, Kind::Refresh, params, run)?;
     let result = perform(site, &mut operation, params);
     operation.end(site, Kind::Refresh, result, |done| {
         let message = match (done.unchanged, done.seeded) {
             (true, _) => format!("it was at {} already", done.to.short()),
+            _ if done.adopted => format!("adopted, and now at {}", done.to.short()),
             (_, true) => format!("seeded at {}", done.to.short()),
             _ => format!("now at {}", done.to.short()),
         };
@@ -135,6 +145,7 @@ impl Done {
             position: point.position.clone(),
             unchanged: from == Some(point.snapshot),
             seeded: from.is_none(),
+            adopted: false,
             bytes: point.size_bytes,
             fetched_bytes: 0,
             written_bytes: 0,
@@ -290,10 +301,16 @@ fn replace(
         None => true,
     };
     let replayed_before = record.applied.as_ref().is_some_and(|held| held.replayed);
-    let seed = reuse.map(|snapshot| match known {
-        true => Seed { snapshot, doubted: verify || replayed_before },
-        false => Seed { snapshot: point.snapshot, doubted: true },
-    });
+    let adopts = params.adopt && !params.reseed && reuse.is_none();
+    let seed = match reuse {
+        Some(snapshot) if known => {
+            Some(Seed { snapshot, doubted: verify || replayed_before, adopted: false })
+        }
+        // No snapshot tells what it holds; the one that it is going to hold is as good as any.
+        None if !adopts => None,
+        _ => Some(Seed { snapshot: point.snapshot, doubted: true, adopted: adopts }),
+    };
+    let mut adopted = Adopted::default();
     let mut put_aside = Vec::new();
     let mut innocent = HashMap::new();
     for (number, destination) in destinations.iter().enumerate() {
@@ -303,12 +320,19 @@ fn replace(
             (true, _) if params.reseed => {
                 put_aside.push(Some(aside(&destination.target, "diverged")?));
             }
+            (true, None) if adopts => {
+                adopted.take(site, operation, (point.snapshot, &meta), number, destination)?;
+                put_aside.push(None);
+            }
             (true, None) => {
                 return Err(Error::refused(format!(
                     "{} holds data that no refresh put there",
                     destination.target.display()
                 ))
-                .hinting("Move it away, or build the copy anew with `mainstay refresh --reseed`, which puts it aside."));
+                .hinting(
+                    "If it is an old copy, adopt it with `mainstay refresh --adopt`; otherwise build \
+                     the copy anew with `--reseed`, which puts it aside.",
+                ));
             }
             (true, Some(held)) => {
                 let written =
@@ -345,7 +369,7 @@ fn replace(
         return Ok(());
     }
     done.unchanged = false;
-    done.seeded = reuse.is_none();
+    (done.seeded, done.adopted) = (reuse.is_none(), adopted.is_any());
     let repository = site.repository()?;
     let _lock = repository.lock_for(Work::Refresh, Duration::from_secs(60), operation.cancel())?;
     match seed {
@@ -455,8 +479,12 @@ fn replace(
             }
         }
     }
-    for (destination, aside) in destinations.iter().zip(&put_aside) {
-        if reuse.is_none() && aside.is_none() && placing::occupied(&destination.target)? {
+    for (number, (destination, aside)) in destinations.iter().zip(&put_aside).enumerate() {
+        if let Some(root) = staging.roots.get(number)
+            && adopted.has(number)
+        {
+            adopted.require_unchanged(number, &destination.target, &root.links)?;
+        } else if reuse.is_none() && aside.is_none() && placing::occupied(&destination.target)? {
             return Err(Error::refused(format!(
                 "somebody has put something at {} since this refresh began",
                 destination.target.display()
@@ -702,7 +730,7 @@ pub(crate) fn heal(
     let replayed = MemberRecord::load(site)?.applied.is_some_and(|held| held.replayed);
     let named = Which::Named(point.snapshot.to_string());
     let which = if replayed { Which::Latest } else { named };
-    let params = Params { which, reseed: false, verify: true, dry_run: false };
+    let params = Params { which, reseed: false, adopt: false, verify: true, dry_run: false };
     let mut done = Done::to(point, Some(point.snapshot), began);
     replace(site, operation, point, &params, &mut done)?;
     Ok(done)

@@ -91,8 +91,13 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         Ok(())
     })?;
     let rewound = !params.reseed && rewind(site, operation)?;
-    let params =
-        refresh::Params { which: Which::Latest, reseed: !rewound, verify: false, dry_run: false };
+    let params = refresh::Params {
+        which: Which::Latest,
+        reseed: !rewound,
+        adopt: false,
+        verify: false,
+        dry_run: false,
+    };
     let refreshed = refresh::perform(site, operation, &params)?;
     Ok(Done {
         rewound,

@@ -279,8 +279,13 @@ fn catch_up(
     // What was shipped of the log since the newest point is fetched, too.
     let shipped = crate::wal::sqlite::is_meant(site) && record.offline.is_none();
     if (behind || shipped || record.rotten) && !as_is {
-        let params =
-            refresh::Params { which: Which::Latest, reseed: false, verify: false, dry_run: false };
+        let params = refresh::Params {
+            which: Which::Latest,
+            reseed: false,
+            adopt: false,
+            verify: false,
+            dry_run: false,
+        };
         let done = refresh::perform(site, operation, &params).map_err(|error| {
             if !record.rotten {
                 return error;

@@ -199,6 +199,15 @@ impl Engine for Postgres {
         rewind::rewind(self, cx, meta)
     }
 
+    fn may_adopt(
+        &self,
+        _cx: &Context<'_>,
+        meta: &SnapshotMeta,
+        copy: &Staged,
+    ) -> Result<(), Error> {
+        over::judge(meta, &copy.target, &self.data_dir)
+    }
+
     fn may_overwrite(
         &self,
         _cx: &Context<'_>,

@@ -25,6 +25,12 @@ pub(crate) struct RefreshArgs {
     #[arg(long)]
     reseed: bool,
 
+    /// Take what stands in the service's place, and no refresh put there, for an old copy: all of it
+    /// is read, and only what differs from the point is fetched. What the point does not have is gone
+    /// afterwards. Refused where it can be told that it is no copy of this service.
+    #[arg(long, conflicts_with = "reseed")]
+    adopt: bool,
+
     /// Read all of the copy, and replace what has rotted in it, instead of trusting what nobody has
     /// written to.
     #[arg(long)]
@@ -46,6 +52,7 @@ pub(crate) fn run(app: &App, args: &RefreshArgs) -> Outcome {
         let params = Params {
             which: args.point.which(),
             reseed: args.reseed,
+            adopt: args.adopt,
             verify: args.verify,
             dry_run: args.dry_run,
         };
@@ -60,11 +67,18 @@ fn is_standby(service: &ServiceSite) -> Result<bool, Failure> {
 
 /// Refreshes one standby to the newest point.
 pub(crate) fn newest(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Failure> {
-    one(
-        app,
-        service,
-        &Params { which: Which::Latest, reseed: false, verify: false, dry_run: false },
-    )
+    first(app, service, false)
+}
+
+/// Refreshes one standby to the newest point; what is there and nobody knows is refused, or adopted.
+pub(crate) fn first(
+    app: &App,
+    service: &ServiceSite,
+    adopt: bool,
+) -> Result<(Exit, Value), Failure> {
+    let params =
+        Params { which: Which::Latest, reseed: false, adopt, verify: false, dry_run: false };
+    one(app, service, &params)
 }
 
 fn one(app: &App, service: &ServiceSite, params: &Params) -> Result<(Exit, Value), Failure> {
@@ -89,10 +103,18 @@ pub(crate) fn told(done: &Done, dry_run: bool) -> String {
         return format!("holds the newest point already, of {time}");
     }
     if dry_run {
-        let what = if done.seeded { "be built from" } else { "be brought to" };
+        let what = match (done.adopted, done.seeded) {
+            (true, _) => "adopt what is there, and bring it to",
+            (_, true) => "be built from",
+            _ => "be brought to",
+        };
         return format!("would {what} the point of {time}");
     }
-    let what = if done.seeded { "built from" } else { "brought to" };
+    let what = match (done.adopted, done.seeded) {
+        (true, _) => "adopted what was there, and brought to",
+        (_, true) => "built from",
+        _ => "brought to",
+    };
     format!(
         "{what} the point of {time}; {} fetched and {} written of {}, in {}",
         units::size(done.fetched_bytes),

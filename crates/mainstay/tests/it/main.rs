@@ -32,6 +32,7 @@ mod rig;
 mod s3;
 mod scrubs;
 mod secrets;
+mod seeds;
 mod setup;
 mod sqlite_history;
 mod sqlite_log;

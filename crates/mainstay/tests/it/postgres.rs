@@ -5,6 +5,7 @@
 #[path = "../../../engines/tests/it/pg_server.rs"]
 mod pg_server;
 
+mod adopting;
 mod drilling;
 mod faults;
 mod incremental;

@@ -14,10 +14,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 /// Large enough that nobody wants to write it anew for a few bytes.
-const LARGE: usize = 24 << 20;
+pub(crate) const LARGE: usize = 24 << 20;
 
 /// Bytes that neither repeat nor compress.
-fn noise(length: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
@@ -31,7 +31,7 @@ fn noise(length: usize, seed: u64) -> Vec<u8> {
 }
 
 /// The small tree of a version, and a large file of which little differs between the two.
-fn grow(dir: &Path, version: u8) {
+pub(crate) fn grow(dir: &Path, version: u8) {
     fill(dir, version);
     let (disk, log) = (dir.join("sub/disk"), dir.join("sub/log"));
     if version == 1 {
@@ -62,14 +62,14 @@ fn behind(world: &World) {
 
 /// What is worth patching is not left to where a vault happens to cut: that differs from vault to
 /// vault.
-fn joined(parent: &Path) -> World {
+pub(crate) fn joined(parent: &Path) -> World {
     let world = World::new_in(parent, "files", "chunk-size = \"256 KiB\"\n");
     world.run("a", &["init"]).code(0);
     world.run("b", &["init"]).code(0);
     world
 }
 
-fn version(number: u8) -> Option<Tree> {
+pub(crate) fn version(number: u8) -> Option<Tree> {
     static VERSIONS: [OnceLock<Option<Tree>>; 2] = [OnceLock::new(), OnceLock::new()];
     let make = || {
         let dir = tempfile::tempdir().unwrap();
@@ -86,7 +86,7 @@ fn refresh(world: &World) -> Value {
 }
 
 #[track_caller]
-fn number(value: &Value, name: &str) -> u64 {
+pub(crate) fn number(value: &Value, name: &str) -> u64 {
     value[name].as_u64().unwrap_or_else(|| panic!("no {name} in {value}"))
 }
 
@@ -130,7 +130,7 @@ fn a_refresh_writes_and_takes_what_changed() {
 
 /// What is on disk is the old point or the new one, or it is half written, and then the gate says
 /// so.
-fn never_between(world: &World, at: &str) {
+pub(crate) fn never_between(world: &World, at: &str) {
     let now = content(&world.path("b/data"));
     if now == version(1) || now == version(2) {
         return;
@@ -140,7 +140,7 @@ fn never_between(world: &World, at: &str) {
     assert!(said.err.contains("half changed"), "{at}: {said:#?}");
 }
 
-fn is_new(world: &World, at: &str) {
+pub(crate) fn is_new(world: &World, at: &str) {
     assert!(content(&world.path("b/data")) == version(2), "{at}");
     world.run("b", &["refresh", "docs"]).code(0).says("already");
     let members = world.status("b")["members"].clone();
@@ -227,7 +227,7 @@ fn a_cancel_leaves_the_old_point_or_comes_too_late() {
 }
 
 /// Writes to a file in its place, and takes back what that did to its time.
-fn write_secretly(file: &Path) {
+pub(crate) fn write_secretly(file: &Path) {
     let meta = fs::metadata(file).unwrap();
     let open = File::options().write(true).open(file).unwrap();
     open.write_all_at(b"!", meta.len() / 2).unwrap();

@@ -1,13 +1,17 @@
 //! How much space bringing an older copy to another snapshot takes, from the two snapshots' trees.
 
 use super::Reuse;
-use super::reuse::{OldFile, can_clone, is_patched};
+use super::reuse::{OldFile, REDO_MIN, can_clone, is_patched};
 use crate::reader::{SnapshotReader, blob_length, load_tree};
 use crate::{BlobId, Error, Node, NodeKind, Repository, TreeId, disk};
 use model::{CancelToken, SnapshotId};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 /// What a restore that reuses an older copy is going to cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +24,9 @@ pub struct Need {
 
 /// Looks at what differs between the snapshot that an older copy holds and this one. What cannot be
 /// found out counts as if it had to be written.
+///
+/// Of a copy of nobody knows what, which is taken as one of this very snapshot and doubted, the two
+/// trees tell nothing. There the files are looked at, and what surely has to be written is counted.
 pub fn need(
     repository: &Repository,
     snapshot: SnapshotId,
@@ -39,6 +46,10 @@ pub fn need(
         .ok()
         .flatten();
     let mut walk = Walk { repository, reuse, clones, bytes: 0, names: HashMap::new() };
+    if reuse.doubted && reuse.snapshot == snapshot {
+        walk.by_sight(&node, cancel)?;
+        return Ok(Need { bytes: walk.bytes, clones });
+    }
     let mut left = vec![(node, old)];
     while let Some((node, old)) = left.pop() {
         if cancel.is_cancelled() {
@@ -95,16 +106,62 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn file(&mut self, node: &Node, old: Option<&Node>) -> Result<(), Error> {
-        if node.links > 1 && node.inode != 0 {
-            match self.names.entry((node.device_id, node.inode)) {
-                // The same by number, but not in what they hold, they are files of their own.
-                Entry::Occupied(first) if *first.get() != node.content => {}
-                Entry::Occupied(_) => return Ok(()),
-                Entry::Vacant(vacant) => {
-                    vacant.insert(node.content.clone());
-                }
+    /// Counts all below a node by how the files of the copy look.
+    fn by_sight(&mut self, root: &Node, cancel: &CancelToken) -> Result<(), Error> {
+        let mut left = vec![(root.clone(), self.reuse.tree.to_owned())];
+        while let Some((node, place)) = left.pop() {
+            if cancel.is_cancelled() {
+                return Err(Error::Cancelled);
             }
+            match (node.kind, node.subtree) {
+                (NodeKind::Dir, Some(id)) => {
+                    let below = load_tree(self.repository, id)?.nodes;
+                    left.extend(below.into_iter().map(|node| {
+                        let place = place.join(OsStr::from_bytes(&node.name));
+                        (node, place)
+                    }));
+                }
+                (NodeKind::File, _) if !self.is_another_name(&node) => {
+                    self.bytes = self.bytes.saturating_add(self.least(&node, place));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The least that a file takes beside what stands at its place in the copy.
+    fn least(&self, node: &Node, place: PathBuf) -> u64 {
+        let there = fs::symlink_metadata(place).ok().filter(|there| there.is_file());
+        let Some(there) = there else { return node.size };
+        let alone = node.links < 2 && there.nlink() == 1 && self.reuse.hard_links;
+        let looks_same = (there.len(), there.mtime(), there.mtime_nsec())
+            == (node.size, node.mtime.seconds, i64::from(node.mtime.nanos));
+        let patched = self.reuse.redo.is_some() && node.size >= REDO_MIN;
+        match self.clones || (alone && (looks_same || patched)) {
+            true => node.size.saturating_sub(there.len()),
+            false => node.size,
+        }
+    }
+
+    /// Whether it is one more name of a file that was counted.
+    fn is_another_name(&mut self, node: &Node) -> bool {
+        if node.links < 2 || node.inode == 0 {
+            return false;
+        }
+        match self.names.entry((node.device_id, node.inode)) {
+            // The same by number, but not in what they hold, they are files of their own.
+            Entry::Occupied(first) => *first.get() == node.content,
+            Entry::Vacant(vacant) => {
+                vacant.insert(node.content.clone());
+                false
+            }
+        }
+    }
+
+    fn file(&mut self, node: &Node, old: Option<&Node>) -> Result<(), Error> {
+        if self.is_another_name(node) {
+            return Ok(());
         }
         let old = old.and_then(|old| OldFile::of(old, node, None));
         let need = match old {

@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -126,6 +126,10 @@ impl Filler<'_> {
         {
             return Ok(None);
         }
+        // To open a device may do something.
+        if !disk::stat_at(old_dir, name).is_ok_and(|stat| stat.kind() == NodeKind::File) {
+            return all();
+        }
         let Ok((source, stat)) = disk::open_file_at(old_dir, name) else { return all() };
         let fits = untouched(&stat) || (old.doubted && stat.kind() == NodeKind::File);
         if !fits {
@@ -136,8 +140,12 @@ impl Filler<'_> {
         if old.doubted {
             // What the memory still has of the file says nothing about the disk.
             let _ = rustix::fs::fadvise(&source, 0, None, rustix::fs::Advice::DontNeed);
+            // With other attributes it would bring those along, and with other names it would still be
+            // a file of somebody else.
             if may_link
                 && untouched(&stat)
+                && stat.links == 1
+                && self.site.has_attributes(source.as_fd(), &stat, &job.node)
                 && self.holds(&source, &wanted)?
                 && self.link(old, old_dir, name, dir, job)
             {
@@ -317,16 +325,13 @@ impl Filler<'_> {
         Ok(Some(bytes).filter(|bytes| read.is_ok() && BlobId::of(bytes) == *id))
     }
 
-    /// Whether the older file has something where the blob goes, and no byte of it fails to be read.
+    /// Whether no byte that the older file has where the blob goes fails to be read. It may end before
+    /// that, or in the middle of it.
     fn can_be_read(&self, source: &File, id: &BlobId, from: u64) -> Result<bool, Error> {
         let mut bytes = vec![0; usize::try_from(self.length(id)?).unwrap_or(usize::MAX)];
         Ok(match source.read_exact_at(&mut bytes, from) {
             Ok(()) => true,
-            // It may end in the middle of it.
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                source.read_exact_at(&mut [0], from).is_ok()
-            }
-            Err(_) => false,
+            Err(e) => e.kind() == io::ErrorKind::UnexpectedEof,
         })
     }
 

@@ -4,7 +4,7 @@
 //! creating fails if the name exists. Names of a tree have no slash and are no `..` (decoding
 //! refuses them). So nothing that is restored, and nobody who watches, can make it write elsewhere.
 
-use crate::{Error, Node, NodeKind, disk};
+use crate::{Error, Node, NodeKind, Xattr, disk};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 use std::io;
@@ -174,6 +174,24 @@ impl Site {
             rustix::fs::chmodat(dir, name, mode(node, owned), AtFlags::empty())?;
         }
         Ok(rustix::fs::utimensat(dir, name, &times(node), link)?)
+    }
+
+    /// Whether an open file already has the attributes that it would be given, its times excepted. Where
+    /// some of them could not be given, it has not.
+    pub(super) fn has_attributes(
+        &self,
+        file: BorrowedFd<'_>,
+        stat: &disk::Stat,
+        node: &Node,
+    ) -> bool {
+        if (stat.uid, stat.gid) != (node.uid, node.gid)
+            || stat.st_mode & 0o7777 != mode(node, true).as_raw_mode()
+        {
+            return false;
+        }
+        let Ok(there) = disk::xattrs(file) else { return false };
+        let other = |xattr: &Xattr| !of_its_place(&xattr.name) && !node.xattrs.contains(xattr);
+        node.xattrs.iter().all(|xattr| there.contains(xattr)) && !there.iter().any(other)
     }
 
     /// Gives a file away, as far as our rights go. False: it stays ours.
