@@ -17,6 +17,7 @@ mod init;
 mod memory;
 mod mount;
 mod promises;
+mod provision;
 mod rescue;
 mod signals;
 mod status;

@@ -45,7 +45,7 @@ pub mod wal;
 pub mod which;
 
 pub use error::Error;
-pub use journal::{Entry, Event, Kind, Outcome, parse as parse_journal};
+pub use journal::{Entry, Event, Kind, Outcome, kill_at, parse as parse_journal};
 pub use lock::Holder;
 pub use member::{AppliedHere, JudgedBy, MemberRecord, Scrubbed};
 pub use operation::{Run, look};

@@ -1,12 +1,13 @@
-//! What people say of recovery points: pins and tags.
+//! What points say of their service, and what people say of them: pins and tags.
 //!
-//! Both are kept in the service's state and not in the snapshot's file. A file is named by its
+//! Pins and tags are kept in the service's state and not in the snapshot's file. A file is named by its
 //! content, so that another tag would be another snapshot; but standbys, takeovers and proofs know a
 //! point by its id, and an append-only vault lets nobody replace a file. Only a snapshot that is no
 //! committed point (plain restic made it) is rewritten, as restic's own `tag` does.
 
-use crate::{Error, Run, ServiceSite, Which, which};
-use model::{Class, SnapshotId, TagChange};
+use crate::{Error, Run, ServiceSite, Which, placing, which};
+use engines::SnapshotMeta;
+use model::{Class, RecoveryPoint, SnapshotId, TagChange};
 use repository::LockKind;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -14,6 +15,17 @@ use std::collections::BTreeSet;
 /// Whether a tag is one of ours in the files of snapshots, which nobody changes.
 pub fn is_own_tag(tag: &str) -> bool {
     tag == "mainstay" || tag.starts_with("mainstay:")
+}
+
+/// The newest point, and what it says of its service, its definition among it. Nothing of this is
+/// remembered on this host, which need not be a member, nor know the service.
+pub fn newest(site: &ServiceSite) -> Result<(RecoveryPoint, SnapshotMeta), Error> {
+    let state = site.state()?.load()?.state;
+    let Some(head) = state.head_point() else {
+        return Err(Error::invalid(format!("{} has no recovery point yet", site.name()))
+            .hinting("Run `mainstay backup` on its primary first."));
+    };
+    Ok((head.clone(), placing::meta(site, head.snapshot)?))
 }
 
 /// A point with its tags, after a change.

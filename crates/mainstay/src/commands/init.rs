@@ -156,8 +156,15 @@ fn install(app: &App, args: &InitArgs, config: &Path) -> Result<Vec<PathBuf>, Fa
     let own = args.unit_dir.as_deref();
     let dir = own.unwrap_or(Path::new(timer::SYSTEM_UNITS));
     let loaded = app.load_config()?;
-    let services: Vec<&str> =
-        loaded.config.service.values().filter_map(|service| service.unit.as_deref()).collect();
+    let services: Vec<timer::Of<'_>> = loaded
+        .config
+        .service
+        .values()
+        .filter_map(|service| {
+            let lies = matches!(service.engine.as_str(), "files" | "sqlite");
+            Some(timer::Of { unit: service.unit.as_deref()?, lies })
+        })
+        .collect();
     let written = timer::write(dir, &program, config, &services, args.dry_run)?;
     if own.is_none() && !args.dry_run {
         timer::enable()?;

@@ -24,6 +24,7 @@ mod migrate;
 mod mount;
 mod mount_guard;
 mod pin;
+mod provision;
 mod prune;
 mod recover;
 mod repair;
@@ -38,7 +39,7 @@ mod unlock;
 mod cancel;
 mod offline;
 mod online;
-mod refresh;
+pub(crate) mod refresh;
 mod rejoin;
 pub(crate) mod run_due;
 mod scrub;
@@ -73,6 +74,7 @@ pub(crate) enum Command {
     Status(status::StatusArgs),
     Logs(logs::LogsArgs),
     MayStart(may_start::MayStartArgs),
+    Provision(provision::ProvisionArgs),
     Refresh(refresh::RefreshArgs),
     Scrub(scrub::ScrubArgs),
     Offline(offline::OfflineArgs),
@@ -114,6 +116,7 @@ impl Command {
             self,
             Command::Backup(_)
                 | Command::Restore(_)
+                | Command::Provision(_)
                 | Command::Refresh(_)
                 | Command::Scrub(_)
                 | Command::Drill(_)
@@ -152,6 +155,7 @@ impl Command {
             Command::Status(args) => status::run(app, args),
             Command::Logs(args) => logs::run(app, args),
             Command::MayStart(args) => may_start::run(app, args),
+            Command::Provision(args) => provision::run(app, args),
             Command::Refresh(args) => refresh::run(app, args),
             Command::Scrub(args) => scrub::run(app, args),
             Command::Offline(args) => offline::run(app, args),

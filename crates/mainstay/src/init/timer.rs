@@ -1,9 +1,10 @@
-//! The systemd units: a timer that runs what is due, what cleans up when the host starts, and what
-//! ships the log of a database as it is written.
+//! The systemd units: a timer that runs what is due, what cleans up when the host starts, what makes a
+//! new host a standby, and what ships the log of a database as it is written.
 
 use crate::app::App;
 use crate::failure::Failure;
 use crate::files::{self, Existing};
+use crate::provision;
 use crate::ui::ask;
 use model::{Class, ServiceName};
 use std::path::{Path, PathBuf};
@@ -15,15 +16,25 @@ pub(crate) const SYSTEM_UNITS: &str = "/etc/systemd/system";
 const SERVICE: &str = "mainstay.service";
 const TIMER: &str = "mainstay.timer";
 const RECOVER: &str = "mainstay-recover.service";
+const PROVISION: &str = "mainstay-provision.service";
 /// One for each service whose log is shipped: `mainstay-log@shop.service`.
 const LOG: &str = "mainstay-log@.service";
+
+/// The unit of a service of this host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Of<'a> {
+    pub(crate) unit: &'a str,
+    /// The service's copy is only put in place on a standby: nobody needs the unit for that, or
+    /// starts it.
+    pub(crate) lies: bool,
+}
 
 /// The units, with their names. `services` are the units of the services of this host.
 pub(crate) fn units(
     program: &Path,
     config: &Path,
-    services: &[&str],
-) -> Result<[(&'static str, String); 4], Failure> {
+    services: &[Of<'_>],
+) -> Result<[(&'static str, String); 5], Failure> {
     let service = format!(
         "[Unit]\n\
          Description=Mainstay: backups and refreshes that are due\n\
@@ -54,17 +65,20 @@ pub(crate) fn units(
          \n\
          [Install]\n\
          WantedBy=timers.target\n";
-    let before = match services {
+    let before = |units: Vec<&str>| match units.as_slice() {
         [] => String::new(),
         units => format!("Before={}\n", units.join(" ")),
     };
+    let all = before(services.iter().map(|of| of.unit).collect());
+    // A unit that is started meanwhile, and ordered after this one, would never be.
+    let lying = before(services.iter().filter(|of| of.lies).map(|of| of.unit).collect());
     let recover = format!(
         "[Unit]\n\
          Description=Mainstay cleans up after what died with the host\n\
          Documentation=man:mainstay-recover(1)\n\
          After=local-fs.target remote-fs.target\n\
          # Only the order: should this fail, the start gate decides whether a service may start.\n\
-         {before}\
+         {all}\
          \n\
          [Service]\n\
          Type=oneshot\n\
@@ -73,6 +87,33 @@ pub(crate) fn units(
          \n\
          [Install]\n\
          WantedBy=multi-user.target\n",
+        word(program)?,
+        word(config)?,
+    );
+    let marker = provision::default_marker(config);
+    let provision = format!(
+        "[Unit]\n\
+         Description=Mainstay makes this new host a standby, once\n\
+         Documentation=man:mainstay-provision(1)\n\
+         ConditionPathExists={}\n\
+         After=local-fs.target network-online.target remote-fs.target {RECOVER}\n\
+         Wants=network-online.target\n\
+         {lying}\
+         \n\
+         [Service]\n\
+         Type=oneshot\n\
+         ExecStart={} --config {} --quiet --wait 1h provision\n\
+         # What was interrupted goes on: the vault may not be there yet.\n\
+         Restart=on-failure\n\
+         RestartSec=1min\n\
+         TimeoutStartSec=infinity\n\
+         # An operation that must stop cleans up first.\n\
+         TimeoutStopSec=5min\n\
+         KillMode=process\n\
+         \n\
+         [Install]\n\
+         WantedBy=multi-user.target\n",
+        path(&marker)?.replace('%', "%%"),
         word(program)?,
         word(config)?,
     );
@@ -94,7 +135,13 @@ pub(crate) fn units(
         word(program)?,
         word(config)?,
     );
-    Ok([(SERVICE, service), (TIMER, timer.to_owned()), (RECOVER, recover), (LOG, log)])
+    Ok([
+        (SERVICE, service),
+        (TIMER, timer.to_owned()),
+        (RECOVER, recover),
+        (PROVISION, provision),
+        (LOG, log),
+    ])
 }
 
 /// Writes the units where they are missing or different; returns those that were written.
@@ -102,7 +149,7 @@ pub(crate) fn write(
     dir: &Path,
     program: &Path,
     config: &Path,
-    services: &[&str],
+    services: &[Of<'_>],
     dry_run: bool,
 ) -> Result<Vec<PathBuf>, Failure> {
     let mut written = Vec::new();
@@ -152,7 +199,8 @@ pub(crate) fn start(unit: &str) -> Result<(), Failure> {
 
 /// Tells systemd about the units, and starts the timer.
 pub(crate) fn enable() -> Result<(), Failure> {
-    systemctl(&[&["daemon-reload"], &["enable", RECOVER], &["enable", "--now", TIMER]])
+    let enabled: &[&str] = &["enable", RECOVER, PROVISION];
+    systemctl(&[&["daemon-reload"], enabled, &["enable", "--now", TIMER]])
 }
 
 fn systemctl(commands: &[&[&str]]) -> Result<(), Failure> {
@@ -175,10 +223,15 @@ fn systemctl(commands: &[&[&str]]) -> Result<(), Failure> {
 
 /// A path as one word of `ExecStart=`: systemd reads backslashes, quotes, `%` and `$` as its own.
 fn word(path: &Path) -> Result<String, Failure> {
-    let text = path.to_str().filter(|text| !text.chars().any(char::is_control));
-    let text = text.ok_or_else(|| {
-        Failure::invalid(format!("the path {path:?} cannot be written into a systemd unit"))
-    })?;
+    let text = self::path(path)?;
     let escaped = text.replace('\\', "\\\\").replace('"', "\\\"");
     Ok(format!("\"{}\"", escaped.replace('%', "%%").replace('$', "$$")))
+}
+
+/// A path as the text of one line.
+fn path(path: &Path) -> Result<&str, Failure> {
+    let text = path.to_str().filter(|text| !text.chars().any(char::is_control));
+    text.ok_or_else(|| {
+        Failure::invalid(format!("the path {path:?} cannot be written into a systemd unit"))
+    })
 }

@@ -25,6 +25,7 @@ mod mounting_as_user;
 mod newcomer;
 mod points;
 mod postgres;
+mod provisioning;
 mod quiesce;
 mod refreshing;
 mod repairing;

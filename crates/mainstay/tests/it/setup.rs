@@ -138,10 +138,11 @@ fn the_timer_is_written_for_systemd() {
     verify
         .args(["verify", "--man=no"])
         .args([units.join("mainstay.service"), units.join("mainstay.timer")])
-        .arg(units.join("mainstay-recover.service"));
+        .arg(units.join("mainstay-recover.service"))
+        .arg(units.join("mainstay-provision.service"));
     if let Ok(output) = verify.output() {
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!said.contains("mainstay."), "{said}");
+        assert!(!said.contains("mainstay.") && !said.contains("mainstay-"), "{said}");
     }
     assert!(!rig.run(&words).code(0).out.contains("wrote"));
 }

@@ -72,3 +72,28 @@ fn a_data_directory_of_another_server_is_not_adopted() {
     adopt();
     assert_eq!(b.server.sql("SELECT 1"), "1");
 }
+
+/// A host with a marker becomes a standby whose server follows; a second start changes nothing.
+#[test]
+fn a_new_host_becomes_a_standby_that_follows() {
+    let stage = Stage::new();
+    let (a, b) = (&stage.a, &stage.b);
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    let marker = stage.dir.path().join("provision.toml");
+    fs::write(&marker, "services = [\"shop\"]\n").unwrap();
+    give(&marker);
+    // It dies when everything is in place, and nothing runs yet.
+    let mut command = b.command(&["provision"]);
+    run(command.env("MAINSTAY_TEST_KILL_AT", "settle:done")).code(137);
+    assert!(marker.exists() && !b.server.runs());
+    b.run(&["provision"]).code(0);
+    assert!(!marker.exists());
+    assert_eq!(b.server.sql("SELECT pg_is_in_recovery()"), "t");
+    let last = a.write();
+    a.archived();
+    b.server.eventually(&format!("SELECT max(n) = {last} FROM orders"));
+    let started = b.server.sql("SELECT pg_postmaster_start_time()");
+    b.run(&["provision"]).code(0).says("nothing to provision");
+    assert_eq!(b.server.sql("SELECT pg_postmaster_start_time()"), started);
+}
