@@ -98,6 +98,15 @@ impl Case {
         assert_eq!(done.links.len(), 2);
         (new, journal)
     }
+
+    #[track_caller]
+    fn applied_twice_is_the_newer(&self) {
+        let (new, journal) = self.stage();
+        redo::apply(&journal, &new, &mut |_| ()).unwrap();
+        redo::apply(&journal, &new, &mut |_| ()).unwrap();
+        fs::remove_dir_all(&self.old).unwrap();
+        assert_eq!(looks(&new), looks(&self.source));
+    }
 }
 
 fn inode(path: &Path) -> u64 {
@@ -164,11 +173,7 @@ fn space_for_files_with_several_names_is_asked_for() {
 #[test]
 fn applied_it_is_the_newer_snapshot() {
     let Some(case) = Case::new() else { return };
-    let (new, journal) = case.stage();
-    redo::apply(&journal, &new, &mut |_| ()).unwrap();
-    redo::apply(&journal, &new, &mut |_| ()).unwrap();
-    fs::remove_dir_all(&case.old).unwrap();
-    assert_eq!(looks(&new), looks(&case.source));
+    case.applied_twice_is_the_newer();
 }
 
 #[test]
@@ -191,11 +196,7 @@ fn what_it_made_read_only_is_written_to_again() {
     fs::set_permissions(case.source.join("log"), fs::Permissions::from_mode(0o444)).unwrap();
     let first = Some(case.snapshots[0]);
     case.snapshots[1] = archive(&case.rig, &case.source, first, &in_fixed_places()).1;
-    let (new, journal) = case.stage();
-    redo::apply(&journal, &new, &mut |_| ()).unwrap();
-    redo::apply(&journal, &new, &mut |_| ()).unwrap();
-    fs::remove_dir_all(&case.old).unwrap();
-    assert_eq!(looks(&new), looks(&case.source));
+    case.applied_twice_is_the_newer();
 }
 
 #[test]
