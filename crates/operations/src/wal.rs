@@ -4,7 +4,6 @@
 mod gap;
 mod receive;
 mod ship;
-mod spool;
 pub mod sqlite;
 pub(crate) mod target;
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// A byte position in the write-ahead log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Lsn(pub u64);
 
 impl fmt::Display for Lsn {

@@ -13,6 +13,7 @@ mod detail;
 mod facts;
 mod inspect;
 mod layout;
+mod live;
 mod logical;
 mod lsn;
 mod over;
@@ -28,6 +29,7 @@ mod server;
 mod wal;
 
 pub use inspect::{segments_of, unarchived};
+pub use live::Live;
 pub use logical::Logical;
 pub use lsn::{Lsn, Segments, WalFile};
 pub use receive::{Log, Slot, Source};

@@ -79,7 +79,7 @@ impl PgControl {
         let checksummed = SIZES.step_by(4).any(|at| {
             let stored = bytes.get(at..at + 4).and_then(|b| b.try_into().ok());
             let body = bytes.get(..at).unwrap_or_default();
-            stored.is_some_and(|stored| u32::from_le_bytes(stored) == crc32c(body))
+            stored.is_some_and(|stored| u32::from_le_bytes(stored) == crc32c::crc32c(body))
         });
         if !checksummed {
             return None;
@@ -106,15 +106,6 @@ impl PgControl {
     }
 }
 
-/// CRC-32C (Castagnoli), bit by bit: the file is small and read seldom.
-fn crc32c(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 }
-        })
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,7 +119,7 @@ mod tests {
         bytes[32..40].copy_from_slice(&0x0300_0060u64.to_le_bytes());
         bytes[40..48].copy_from_slice(&0x0300_0028u64.to_le_bytes());
         bytes[48..52].copy_from_slice(&2u32.to_le_bytes());
-        let crc = crc32c(&bytes[..288]);
+        let crc = crc32c::crc32c(&bytes[..288]);
         bytes[288..292].copy_from_slice(&crc.to_le_bytes());
         bytes
     }

@@ -108,15 +108,6 @@ impl Programs {
         command.dir(&self.data_dir)
     }
 
-    /// A program that only speaks to servers, as ourselves.
-    pub(super) fn client(&self, program: &str) -> Command {
-        let mut command = Command::program(program, self.bin_dir.join(program));
-        for name in MISLEADING {
-            command = command.without_env(name);
-        }
-        command
-    }
-
     /// Whether it came with this version.
     pub(super) fn has(&self, program: &str) -> bool {
         self.bin_dir.join(program).is_file()

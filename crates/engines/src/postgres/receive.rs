@@ -1,14 +1,14 @@
-//! The log as it is written: what the server keeps for us in a slot, and the program that receives
-//! it.
+//! The log as it is written: how far the server is, and what it keeps for us in a slot.
 
-use super::connect::{Address, Place, Session};
+use super::connect::Session;
+use super::inspect::stopped_at;
+use super::live::Live;
 use super::lsn::{Lsn, Segments};
+use super::pg_control::PgControl;
 use super::server::{branch, timeline_in};
 use super::{Postgres, facts};
 use crate::Error;
-use crate::command::Process;
-use model::Class;
-use std::path::Path;
+use model::{Class, Position};
 use std::time::{Duration, Instant};
 
 /// How long a slot may take to become free after who used it has gone.
@@ -34,12 +34,8 @@ pub struct Log {
 /// A replication slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
-    /// From here on the log is kept; whoever receives it has what lies before on disk.
+    /// From here on the log is kept.
     pub from: Option<Lsn>,
-    /// Whoever receives has received what lies before, as far as the server may tell.
-    pub received: Option<Lsn>,
-    /// Somebody receives.
-    pub active: bool,
     /// The server gave up what it should have kept.
     pub lost: bool,
 }
@@ -50,8 +46,6 @@ pub struct Source<'a> {
     engine: &'a Postgres,
     slot: String,
     session: Option<Session>,
-    /// The program that receives was started before.
-    received: bool,
 }
 
 impl<'a> Source<'a> {
@@ -60,7 +54,7 @@ impl<'a> Source<'a> {
         let mut slot: String =
             "mainstay_".chars().chain(engine.name.as_str().chars().map(plain)).collect();
         slot.truncate(63);
-        Source { engine, slot, session: None, received: false }
+        Source { engine, slot, session: None }
     }
 
     /// What the slot is called.
@@ -97,9 +91,8 @@ impl<'a> Source<'a> {
                              THEN pg_current_wal_flush_lsn()::text END, \
                         pg_size_bytes(current_setting('wal_segment_size')), \
                         pg_size_bytes(current_setting('max_slot_wal_keep_size')), \
-                        s.restart_lsn::text, s.active, s.wal_status = 'lost', r.write_lsn::text \
-                   FROM (SELECT 1) one LEFT JOIN pg_replication_slots s ON slot_name = $1::text \
-                   LEFT JOIN pg_stat_replication r ON r.pid = s.active_pid",
+                        s.slot_name IS NOT NULL, s.restart_lsn::text, s.wal_status = 'lost' \
+                   FROM (SELECT 1) one LEFT JOIN pg_replication_slots s ON slot_name = $1::text",
                 &[&slot],
             )
         })?;
@@ -114,11 +107,12 @@ impl<'a> Source<'a> {
         let size: Option<i64> = row.get(3);
         let segments = size.and_then(|size| Segments::of(u64::try_from(size).ok()?));
         let keep: Option<i64> = row.get(4);
-        let slot = row.get::<_, Option<bool>>(6).map(|active| -> Result<Slot, Error> {
+        let slot = if row.get(5) {
             let lost = row.get::<_, Option<bool>>(7).unwrap_or(false);
-            let from = position(5)?;
-            Ok(Slot { from, received: position(8)?.max(from), active, lost })
-        });
+            Some(Slot { from: position(6)?, lost })
+        } else {
+            None
+        };
         Ok(Log {
             in_recovery,
             timeline,
@@ -126,9 +120,19 @@ impl<'a> Source<'a> {
             segments: segments.ok_or_else(|| {
                 Error::failed(format!("the server's segments have {size:?} bytes"))
             })?,
-            slot: slot.transpose()?,
+            slot,
             slot_limit: keep.and_then(|bytes| u64::try_from(bytes).ok()),
         })
+    }
+
+    /// Where the log ends of a server that was stopped cleanly, and on which timeline: all of it is
+    /// durable. None if it was not.
+    pub fn stopped(&self) -> Option<(u32, Lsn)> {
+        let data_dir = &self.engine.data_dir;
+        match stopped_at(data_dir, &PgControl::read(data_dir).ok()?)? {
+            Position::Lsn { timeline, lsn } => Some((timeline, Lsn(lsn))),
+            _ => None,
+        }
     }
 
     /// Makes the slot, which keeps the log from now on.
@@ -177,38 +181,48 @@ impl<'a> Source<'a> {
         branch(&self.engine.data_dir, timeline)
     }
 
-    /// Starts the program that receives the log into this directory. It ends with us.
-    ///
-    /// It makes each segment durable when it is whole, and the server keeps it until then. What is
-    /// shipped before is durable in the vault; to sync each record here, too, would make the server's own
-    /// commits wait for the same disk.
-    pub fn receive(&mut self, into: &Path) -> Result<Process, Error> {
-        let address: &Address = &self.engine.address;
-        // It ended, and may have because the password is another one by now.
-        if std::mem::replace(&mut self.received, true) {
-            address.forget_password();
+    /// Lets the server remove what lies before this position: it is kept elsewhere.
+    pub fn advance(&mut self, to: Lsn) -> Result<(), Error> {
+        let (slot, to) = (self.slot.clone(), to.to_string());
+        let moved = self.ask(|session| {
+            session.row(
+                "let go of what is stored",
+                "SELECT end_lsn::text FROM \
+                 pg_replication_slot_advance($1::text, $2::text::pg_lsn)",
+                &[&slot, &to],
+            )
+        });
+        moved.map(drop)
+    }
+
+    /// Where the server writes its log. There must be a slot: that it lies beside the log proves that
+    /// the server works on these files, and on no copy of them.
+    pub fn live(&mut self) -> Result<Live, Error> {
+        let row = self.ask(|session| {
+            session.row(
+                "tell its system identifier",
+                "SELECT system_identifier, \
+                        (SELECT reset_val FROM pg_settings WHERE name = 'data_directory') \
+                   FROM pg_control_system()",
+                &[],
+            )
+        })?;
+        let data_dir = &self.engine.data_dir;
+        let control = PgControl::read(data_dir)?;
+        let same = control.system == row.get::<_, i64>(0).cast_unsigned();
+        if same && data_dir.join("pg_replslot").join(&self.slot).is_dir() {
+            return Ok(Live::at(data_dir));
         }
-        let programs = self.engine.programs(&self.engine.data_dir)?;
-        if !programs.has("pg_receivewal") {
-            return Err(Error::new(Class::Invalid, "there is no pg_receivewal beside pg_ctl")
-                .hinting("Install PostgreSQL's client programs of the server's version."));
-        }
-        let host = match &address.host {
-            Place::Socket(dir) => dir.display().to_string(),
-            Place::Tcp(name) => name.clone(),
-        };
-        let mut command = programs
-            .client("pg_receivewal")
-            .args(["--no-loop", "--status-interval", "1", "--no-password", "--slot", &self.slot])
-            .arg("--directory")
-            .arg(into)
-            .args(["--host", &host, "--port", &address.port.to_string()])
-            .args(["--username", address.user()])
-            .env("PGAPPNAME", "mainstay wal receive");
-        if let Some(password) = address.password()? {
-            command = command.secret_env("PGPASSWORD", &password);
-        }
-        command.tied().spawn()
+        let says: Option<String> = row.get(1);
+        Err(Error::new(
+            Class::Invalid,
+            format!(
+                "{} is not what the server at {} works on",
+                data_dir.display(),
+                self.engine.address.shown()
+            ),
+        )
+        .hinting(self.engine.place_hint(says.as_deref().unwrap_or_default())))
     }
 }
 

@@ -128,7 +128,7 @@ impl<'a> Records<'a> {
         let mut records = Records::of(bytes, start)?;
         let length = begun.get(..4)?.try_into().ok().map(u32::from_le_bytes)?;
         let rest = usize::try_from(length).ok()?.checked_sub(begun.len())?;
-        let (rest, end) = records.gather(start.0, rest)?;
+        let (rest, Walked::Whole(end)) = records.gather(start.0, rest)? else { return None };
         let record = [begun, &rest].concat();
         sound(&record)?;
         records.at = end.checked_next_multiple_of(8)?;
@@ -155,10 +155,7 @@ impl<'a> Records<'a> {
     /// last whole one, as far as its length is here already.
     pub fn reach(&self) -> Lsn {
         let begin = self.at.checked_next_multiple_of(8).unwrap_or(self.at);
-        let length = self.inside_page(begin).and_then(|begin| {
-            let (length, _) = self.gather(begin, 4)?;
-            usize::try_from(u32::from_le_bytes(length.try_into().ok()?)).ok()
-        });
+        let length = self.inside_page(begin).and_then(|begin| self.length(begin));
         let length = length.filter(|length| (HEADER..=LONGEST).contains(length)).unwrap_or(0);
         self.cut.after(Lsn(begin), length)
     }
@@ -167,8 +164,7 @@ impl<'a> Records<'a> {
     /// record does.
     pub fn begun(&self) -> Option<Vec<u8>> {
         let begin = self.inside_page(self.at.checked_next_multiple_of(8)?)?;
-        let (length, _) = self.gather(begin, 4)?;
-        let length = usize::try_from(u32::from_le_bytes(length.try_into().ok()?)).ok()?;
+        let length = self.length(begin)?;
         let end = self.start.checked_add(self.bytes.len() as u64)?;
         let mut begun = Vec::new();
         let mut at = begin;
@@ -209,71 +205,67 @@ impl<'a> Records<'a> {
     }
 
     /// Goes over the rest of a record that began in an earlier segment.
-    fn pass_over(&mut self, mut rest: u64) -> Option<()> {
-        let mut at = self.at;
-        while rest > 0 {
-            let (flags, left) = self.page_header(at)?;
-            if flags & OVERWRITES != 0 {
-                break;
-            }
-            if flags & CONTINUES == 0 || left != rest {
-                return None;
-            }
-            at += self.cut.header(at);
-            let step = rest.min(self.cut.page - at % self.cut.page);
-            at += step;
-            rest -= step;
-        }
-        self.at = at.next_multiple_of(8);
+    fn pass_over(&mut self, rest: u64) -> Option<()> {
+        let (Walked::Whole(end) | Walked::CutOff(end)) =
+            self.walk(self.at, rest, |_, _| Some(()))?;
+        self.at = end.checked_next_multiple_of(8)?;
         Some(())
     }
 
-    /// The page on which the log goes on after a record that begins here, and that a crash has cut off:
-    /// the server leaves what there is of it, and writes over the rest from that page on.
-    fn overwritten(&self, begin: u64, length: usize) -> Option<u64> {
-        let mut rest = length as u64;
-        let mut at = begin;
-        loop {
-            if at.is_multiple_of(self.cut.page) && at > begin {
+    /// Bytes of a record that begins here, and where it ends; or where the log goes on without it.
+    fn gather(&self, at: u64, length: usize) -> Option<(Vec<u8>, Walked)> {
+        // Not more than there is, whatever the length says.
+        let mut record = Vec::with_capacity(length.min(self.bytes.len()));
+        let walked = self.walk(at, length as u64, |at, step| {
+            let offset = usize::try_from(at.checked_sub(self.start)?).ok()?;
+            let end = offset.checked_add(usize::try_from(step).ok()?)?;
+            record.extend_from_slice(self.bytes.get(offset..end)?);
+            Some(())
+        })?;
+        Some((record, walked))
+    }
+
+    /// The length of the record that begins here.
+    fn length(&self, at: u64) -> Option<usize> {
+        let (length, _) = self.gather(at, 4)?;
+        usize::try_from(u32::from_le_bytes(length.try_into().ok()?)).ok()
+    }
+
+    /// Goes over so many bytes of a record, from page to page; each piece is shown. None where a page
+    /// is not there, or does not go on with the record.
+    fn walk(
+        &self,
+        mut at: u64,
+        mut rest: u64,
+        mut show: impl FnMut(u64, u64) -> Option<()>,
+    ) -> Option<Walked> {
+        while rest > 0 {
+            if at.is_multiple_of(self.cut.page) {
                 let (flags, left) = self.page_header(at)?;
                 if flags & OVERWRITES != 0 {
-                    return Some(at);
+                    return Some(Walked::CutOff(at));
                 }
                 if flags & CONTINUES == 0 || left != rest {
                     return None;
                 }
-                at += self.cut.header(at);
+                at = at.checked_add(self.cut.header(at))?;
             }
             let step = rest.min(self.cut.page - at % self.cut.page);
-            at += step;
+            show(at, step)?;
+            at = at.checked_add(step)?;
             rest -= step;
-            if rest == 0 {
-                return None;
-            }
         }
+        Some(Walked::Whole(at))
     }
+}
 
-    /// Bytes of a record that begins here, and where it ends.
-    fn gather(&self, at: u64, length: usize) -> Option<(Vec<u8>, u64)> {
-        // Not more than there is, whatever the length says.
-        let mut record = Vec::with_capacity(length.min(self.bytes.len()));
-        let mut at = at;
-        while record.len() < length {
-            if at.is_multiple_of(self.cut.page) {
-                let (flags, left) = self.page_header(at)?;
-                if flags & CONTINUES == 0 || left != (length - record.len()) as u64 {
-                    return None;
-                }
-                at += self.cut.header(at);
-            }
-            let room = usize::try_from(self.cut.page - at % self.cut.page).ok()?;
-            let step = room.min(length - record.len());
-            let offset = usize::try_from(at.checked_sub(self.start)?).ok()?;
-            record.extend_from_slice(self.bytes.get(offset..offset.checked_add(step)?)?);
-            at += step as u64;
-        }
-        Some((record, at))
-    }
+/// How it ends when somebody goes over a record.
+enum Walked {
+    /// All of it is there; where it ends.
+    Whole(u64),
+    /// A crash has cut it off: the server leaves what there is of it, and writes over the rest from this
+    /// page on.
+    CutOff(u64),
 }
 
 impl Iterator for Records<'_> {
@@ -283,24 +275,24 @@ impl Iterator for Records<'_> {
     fn next(&mut self) -> Option<Record> {
         let mut begin = self.inside_page(self.at.checked_next_multiple_of(8)?)?;
         let (record, end) = loop {
-            let (length, _) = self.gather(begin, 4)?;
-            let length = usize::try_from(u32::from_le_bytes(length.try_into().ok()?)).ok()?;
+            let length = self.length(begin)?;
             if !(HEADER..=LONGEST).contains(&length) {
                 return None;
             }
-            match self.gather(begin, length) {
-                Some(whole) => break whole,
-                None => begin = self.inside_page(self.overwritten(begin, length)?)?,
+            match self.gather(begin, length)? {
+                (record, Walked::Whole(end)) => break (record, end),
+                (_, Walked::CutOff(page)) => begin = self.inside_page(page)?,
             }
         };
         let (header, body) = sound(&record)?;
         let xid = header.get(4..8)?.try_into().ok().map(u32::from_le_bytes)?;
         let (info, manager) = (*header.get(16)?, *header.get(17)?);
-        self.at = end.next_multiple_of(8);
-        if manager == RM_XLOG && info & 0xf0 == 0x40 {
+        self.at = if manager == RM_XLOG && info & 0xf0 == 0x40 {
             // The server went on to the next segment.
-            self.at = (begin / self.cut.segment + 1) * self.cut.segment;
-        }
+            (begin / self.cut.segment + 1).checked_mul(self.cut.segment)?
+        } else {
+            end.checked_next_multiple_of(8)?
+        };
         let what = meaning(manager, info, xid, body).unwrap_or(What::Other);
         Some(Record { start: Lsn(begin), end: Lsn(self.at), what })
     }
@@ -310,7 +302,8 @@ impl Iterator for Records<'_> {
 fn sound(record: &[u8]) -> Option<(&[u8; HEADER], &[u8])> {
     let (header, body) = record.split_first_chunk::<HEADER>()?;
     let stored = header.get(20..)?.try_into().ok().map(u32::from_le_bytes)?;
-    (!crc32c(crc32c(u32::MAX, body), header.get(..20)?) == stored).then_some((header, body))
+    let found = crc32c::crc32c_append(crc32c::crc32c(body), header.get(..20)?);
+    (found == stored).then_some((header, body))
 }
 
 fn meaning(manager: u8, info: u8, xid: u32, body: &[u8]) -> Option<What> {
@@ -346,61 +339,9 @@ fn main_data(mut body: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// CRC-32C (Castagnoli), eight bytes at a time: this goes over the whole log, on the host of a server
-/// that has other things to do.
-fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
-    let at = |table: usize, byte: u8| TABLES[table][usize::from(byte)];
-    let (eights, rest) = bytes.as_chunks::<8>();
-    let crc = eights.iter().fold(crc, |crc, eight| {
-        let [a, b, c, d, e, f, g, h] = (u64::from_le_bytes(*eight) ^ u64::from(crc)).to_le_bytes();
-        at(7, a) ^ at(6, b) ^ at(5, c) ^ at(4, d) ^ at(3, e) ^ at(2, f) ^ at(1, g) ^ at(0, h)
-    });
-    rest.iter().fold(crc, |crc, byte| crc >> 8 ^ at(0, crc.to_le_bytes()[0] ^ byte))
-}
-
-/// What a byte does to the checksum, by how many bytes come after it.
-static TABLES: [[u32; 256]; 8] = {
-    let mut tables = [[0; 256]; 8];
-    let (mut index, mut number) = (0, 0u32);
-    while index < 256 {
-        let mut value = number;
-        let mut bit = 0;
-        while bit < 8 {
-            value = if value & 1 == 1 { value >> 1 ^ 0x82f6_3b78 } else { value >> 1 };
-            bit += 1;
-        }
-        tables[0][index] = value;
-        index += 1;
-        number += 1;
-    }
-    let mut table = 1;
-    while table < 8 {
-        let mut index = 0;
-        while index < 256 {
-            let before = tables[table - 1][index];
-            tables[table][index] = before >> 8 ^ tables[0][(before & 0xff) as usize];
-            index += 1;
-        }
-        table += 1;
-    }
-    tables
-};
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_checksum_is_castagnolis() {
-        assert_eq!(!crc32c(u32::MAX, b"123456789"), 0xe306_9283);
-        // However it is cut.
-        let bytes: Vec<u8> = (0..100u8).collect();
-        let whole = crc32c(u32::MAX, &bytes);
-        for at in 0..bytes.len() {
-            let (head, tail) = bytes.split_at(at);
-            assert_eq!(crc32c(crc32c(u32::MAX, head), tail), whole, "cut at {at}");
-        }
-    }
 
     #[test]
     fn any_bytes_are_read_without_harm() {

@@ -46,8 +46,8 @@ enum What {
     /// takes with it is a second.
     ///
     /// Runs until it is stopped, best as a unit of its own; on a host that is not the primary it waits
-    /// until it is. Of PostgreSQL, uses a replication slot of the server, and pg_receivewal; works
-    /// beside archive_command, and without. Of SQLite databases, holds their write-ahead logs while
+    /// until it is. Of PostgreSQL, reads the server's files, and uses a replication slot; works beside
+    /// archive_command, and without. Of SQLite databases, holds their write-ahead logs while
     /// they are read, runs the checkpoints, and makes a point where a log has none to begin with.
     Receive {
         /// The service.

@@ -207,7 +207,7 @@ fn the_slot(chain: &mut Chain<'_>, service: &ServiceSite) -> Told {
     }
     let kept = slot.from.map_or(0, |from| log.flushed.0.saturating_sub(from.0));
     let found = format!("{name} keeps {} of the log", units::size(kept));
-    if !slot.active {
+    if !operations::wal::is_running(service) {
         return chain.warn(
             "slot",
             format!("{found}, and nobody receives it"),

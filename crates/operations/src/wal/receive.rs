@@ -1,15 +1,14 @@
-//! The log as it is written: received from the server into a spool, and from there into the vault.
+//! The log as it is written: read where the server writes it, and shipped into the vault.
 //!
-//! The server keeps, in a replication slot, what was not received; the spool keeps what was, until
-//! the vault has it. So whatever dies, and whenever, the log goes on where it was. What waits for the
-//! vault is bounded: past `log-queue` it is let go, which is remembered as a gap.
+//! The server keeps, in a replication slot, what the vault does not have: there is no other copy that
+//! could be lost, fill a disk or cost the server's processor. So whatever dies, and whenever, the log
+//! goes on where it was. What waits for the vault is bounded: past `log-queue` it is let go, which is
+//! remembered as a gap.
 
-use super::ship::{Shipped, Shipper};
-use super::spool::Spool;
+use super::ship::{Goal, Shipped, Shipper};
 use super::{allowed, gap, note_stored};
 use crate::operation::Run;
 use crate::{Error, ServiceSite};
-use engines::command::Process;
 use engines::postgres::{Log, Lsn, Postgres, Source, WalFile};
 use jiff::Timestamp;
 use model::{CancelToken, Class, Classify, Position, Progress};
@@ -24,7 +23,9 @@ use std::time::{Duration, Instant};
 /// How much of the log may wait for the vault, if nobody says otherwise.
 const QUEUE: u64 = 4 << 30;
 /// How often the server is asked how far it is.
-const TICK: Duration = Duration::from_millis(250);
+pub(super) const TICK: Duration = Duration::from_millis(100);
+/// How often it is looked whether there is something to ship.
+const STEP: Duration = Duration::from_millis(30);
 /// The pause after something failed, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 /// How often a host that is not the primary looks whether it has become that.
@@ -79,8 +80,7 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
         }
         match allowed(site) {
             Ok(_) => {
-                let spool = Spool::open(&site.dir().join("log-spool"))?;
-                let mut receiver = Receiver::new(site, &engine, spool, params);
+                let mut receiver = Receiver::new(site, &engine, params);
                 let done = receiver.run(run, &mut told);
                 match done {
                     // Another one is the primary now: nothing is kept for us here any more.
@@ -207,32 +207,46 @@ impl<'a> Told<'a> {
 /// What the two threads tell each other.
 #[derive(Default)]
 struct Shared {
+    /// What there is to ship; none as long as the log waits for something.
+    goal: Option<Goal>,
+    /// How far the vault has the log since this goal was first set.
     shipped: Option<Shipped>,
     bytes: u64,
     /// When the last pass began that went well.
     well_since: Option<Instant>,
-    /// Why the last one did not.
+    /// When the server was asked, of the last pass that took in all that the server had.
+    covered: Option<Instant>,
+    /// What comes next is not where the server writes its log, any more.
+    gone: Option<Lsn>,
+    /// Why the last pass did not go well.
     trouble: Option<String>,
     /// Nothing will come of going on.
     ended: Option<Error>,
 }
 
+/// The same, as one of them saw it last.
+#[derive(Clone, Copy)]
+struct Seen {
+    shipped: Option<Shipped>,
+    well_since: Option<Instant>,
+    covered: Option<Instant>,
+    gone: Option<Lsn>,
+}
+
 struct Receiver<'a> {
     site: &'a ServiceSite,
     source: Source<'a>,
-    spool: Spool,
     params: &'a Params,
     cap: u64,
-    process: Option<Process>,
-    /// Where the stream that runs begins.
-    began: Option<Lsn>,
+    /// What is shipped; none as long as the log waits for something.
+    goal: Option<Goal>,
+    /// How often it began.
+    runs: u64,
     /// What comes next is not to be had any more: the log goes on where the slot begins.
     broken: bool,
     /// Where it went on, last; what lies before waits for nobody.
     resumed: Lsn,
     retry: (Instant, Duration),
-    /// Why the program that receives ended, until it receives again.
-    trouble: Option<String>,
     /// How far the server was, and when.
     samples: VecDeque<Sample>,
     /// The vault has what the server had when this began.
@@ -242,24 +256,17 @@ struct Receiver<'a> {
 }
 
 impl<'a> Receiver<'a> {
-    fn new(
-        site: &'a ServiceSite,
-        engine: &'a Postgres,
-        spool: Spool,
-        params: &'a Params,
-    ) -> Receiver<'a> {
+    fn new(site: &'a ServiceSite, engine: &'a Postgres, params: &'a Params) -> Receiver<'a> {
         Receiver {
             site,
             source: engine.source(),
-            spool,
             params,
             cap: cap(site),
-            process: None,
-            began: None,
+            goal: None,
+            runs: 0,
             broken: false,
             resumed: Lsn(0),
             retry: (Instant::now(), PAUSE.0),
-            trouble: None,
             samples: VecDeque::new(),
             reached: false,
             wrong_since: None,
@@ -268,19 +275,15 @@ impl<'a> Receiver<'a> {
 
     fn run(&mut self, run: &Run, told: &mut Told<'_>) -> Result<Done, Error> {
         let stop = CancelToken::new();
-        let mut shipper = Shipper::new(self.site, self.spool.clone())?;
+        let mut shipper = Shipper::new(self.site)?;
         let shared = Mutex::new(Shared::default());
-        let every = self.params.every;
-        let result = std::thread::scope(|scope| {
+        let every = if self.params.once { Duration::ZERO } else { self.params.every };
+        std::thread::scope(|scope| {
             scope.spawn(|| ship(&mut shipper, &shared, &stop, every));
             let result = self.supervise(run, told, &shared);
             stop.cancel();
             result
-        });
-        if let Some(mut process) = self.process.take() {
-            let _ = process.end();
-        }
-        result
+        })
     }
 
     fn supervise(
@@ -290,21 +293,29 @@ impl<'a> Receiver<'a> {
         shared: &Mutex<Shared>,
     ) -> Result<Done, Error> {
         loop {
-            let (shipped, bytes, well_since, trouble) = {
+            let (seen, bytes, trouble) = {
                 let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(error) = shared.ended.take() {
                     return Err(error);
                 }
-                (shared.shipped, shared.bytes, shared.well_since, shared.trouble.clone())
+                let seen = Seen {
+                    shipped: shared.shipped,
+                    well_since: shared.well_since,
+                    covered: shared.covered,
+                    gone: shared.gone.take(),
+                };
+                (seen, shared.bytes, shared.trouble.clone())
             };
-            let position = shipped.map(|s| Position::Lsn { timeline: s.timeline, lsn: s.end.0 });
+            let position =
+                seen.shipped.map(|s| Position::Lsn { timeline: s.timeline, lsn: s.end.0 });
             if run.cancel.is_cancelled() {
                 return Ok(Done { position, bytes, slot: None });
             }
-            let trouble = match self.look(shipped, well_since, &*run.progress) {
+            let looked = self.look(seen, &*run.progress);
+            self.publish(shared);
+            let trouble = match looked {
                 Ok(()) => trouble,
                 Err(e) if matches!(e.class(), Class::Invalid | Class::Corrupt) => return Err(e),
-                Err(e) if self.params.once && e.class() == Class::NoSpace => return Err(e),
                 Err(e) => Some(e.chain()),
             };
             if self.params.once && self.reached {
@@ -325,93 +336,103 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// Asks the server, sees to it that the log is received, and notes how far the vault is.
-    fn look(
-        &mut self,
-        shipped: Option<Shipped>,
-        well_since: Option<Instant>,
-        progress: &dyn Progress,
-    ) -> Result<(), Error> {
-        let ended = match &mut self.process {
-            Some(process) => process.has_ended()?,
-            None => false,
-        };
-        if ended && let Some(process) = self.process.take() {
-            self.failed(process)?;
+    /// Tells the other thread what there is to ship.
+    fn publish(&self, shared: &Mutex<Shared>) {
+        let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let run = |goal: &Option<Goal>| goal.as_ref().map(|goal| goal.run);
+        if run(&shared.goal) != run(&self.goal) {
+            // What was said of the one before is not true of this one.
+            (shared.shipped, shared.covered, shared.gone) = (None, None, None);
         }
+        shared.goal.clone_from(&self.goal);
+    }
+
+    /// Asks the server, sees to it that the log goes on, and notes how far the vault is.
+    fn look(&mut self, seen: Seen, progress: &dyn Progress) -> Result<(), Error> {
         let (now, before) = (Timestamp::now(), Instant::now());
-        let log = self.source.look()?;
+        let log = match self.source.look() {
+            Ok(log) => log,
+            Err(e) => {
+                self.end_of_a_stopped_server(before);
+                return Err(e.into());
+            }
+        };
         if log.in_recovery {
             return Err(Error::new(Class::Unavailable, "the server is a standby still"));
         }
-        self.freshness(&log, shipped, well_since, (now, before));
-        if self.over_cap(&log, shipped) {
-            return self.let_go(&log, progress);
+        self.freshness(&log, seen, (now, before));
+        if self.over_cap(&log, seen.shipped) {
+            return self.let_go(&log, seen.shipped, progress);
         }
-        if self.process.is_some() {
-            return self.goes_on(&log);
+        if let (Some(goal), Some(from)) = (&self.goal, seen.gone) {
+            let why = "the server does not have it any more";
+            gap::note(self.site, goal.timeline, from, why)?;
+            self.broken = true;
+            self.goal = None;
+            self.wait();
+        }
+        if seen.shipped.is_some_and(|shipped| shipped.end > log.flushed) {
+            // Its files went back to an earlier time: what it writes now is to be compared.
+            self.goal = None;
+        }
+        let kept = log.slot.filter(|slot| !slot.lost);
+        if let (Some(goal), Some(slot)) = (&mut self.goal, kept)
+            && goal.timeline == log.timeline
+        {
+            (goal.flushed, goal.asked) = (log.flushed, before);
+            if seen.covered.is_some() {
+                // It goes on: a gap that was open ends where it began.
+                self.retry.1 = PAUSE.0;
+                gap::ends(self.site, goal.from)?;
+            }
+            if let Some(shipped) = seen.shipped
+                && slot.from.is_none_or(|from| shipped.end > from)
+            {
+                self.source.advance(shipped.end)?;
+            }
+            return Ok(());
         }
         if Instant::now() < self.retry.0 {
-            // It is not over because nothing is tried for a while.
-            return match &self.trouble {
-                Some(what) => Err(Error::new(Class::Unavailable, what.clone())),
-                None => Ok(()),
-            };
+            return Ok(());
         }
-        let started = self.start(log, well_since);
+        let started = self.start(log, seen, before);
         if started.is_err() {
             self.wait();
         }
         started
     }
 
+    /// What a server wrote last before it was stopped is shipped, too: its host may be switched off next.
+    fn end_of_a_stopped_server(&mut self, asked: Instant) {
+        if let Some(goal) = &mut self.goal
+            && let Some((timeline, end)) = self.source.stopped()
+            && timeline == goal.timeline
+            && end > goal.flushed
+        {
+            (goal.flushed, goal.asked) = (end, asked);
+        }
+    }
+
     fn wait(&mut self) {
         self.retry = (Instant::now() + self.retry.1, (self.retry.1 * 2).min(PAUSE.1));
     }
 
-    /// What a program that ended says.
-    fn failed(&mut self, process: Process) -> Result<(), Error> {
-        self.wait();
-        let said = process.wait(&CancelToken::new())?.failure().to_string();
-        let gone = ["has already been removed", "not in this server's history", "ahead of the WAL"];
-        if gone.iter().any(|words| said.contains(words)) {
-            self.broken = true;
-            let segments = self.source.look()?.segments;
-            if let Some((timeline, next)) = self.spool.next(segments)? {
-                let why = "the server does not have it any more";
-                gap::note(self.site, timeline, next, why)?;
-            }
-            // The server has moved the slot back to where it was asked to begin, which is gone: only a
-            // new one begins where something is.
-            self.source.drop_slot()?;
-            return Ok(());
-        }
-        self.trouble = Some(said.clone());
-        if said.contains("No space left on device") {
-            let spool = self.spool.dir.display();
-            let what = format!("the disk of the log's spool {spool} is full; {said}");
-            self.trouble = Some(what.clone());
-            return Err(Error::new(Class::NoSpace, what).hinting(
-                "Free some space there: nothing is lost as long as the server keeps the log.",
-            ));
-        }
-        Err(Error::new(Class::Unavailable, said))
-    }
-
-    /// Starts the program that receives.
-    fn start(&mut self, log: Log, well_since: Option<Instant>) -> Result<(), Error> {
+    /// Finds out where the log goes on.
+    fn start(&mut self, log: Log, seen: Seen, asked: Instant) -> Result<(), Error> {
+        let before = self.goal.take();
+        // The vault has to answer first: what is begun now would be let go again.
+        let answers = seen.well_since.is_some_and(|since| since > self.retry.0);
         let open = gap::load(self.site)?.filter(|gap| gap.to.is_none());
-        // What waits goes first: a stream that is begun now would be let go again.
-        let drained = well_since.is_some_and(|since| since > self.retry.0);
         if open.is_some() {
-            if !drained {
+            if !answers {
                 return Ok(());
             }
             self.broken = true;
         }
         let mut log = log;
         if log.slot.is_some_and(|slot| slot.lost) {
-            let from = self.spool.next(log.segments)?.map_or(Lsn(0), |(_, next)| next);
+            let shipped = seen.shipped.map(|shipped| shipped.end);
+            let from = shipped.or(before.map(|goal| goal.from)).unwrap_or(Lsn(0));
             gap::note(self.site, log.timeline, from, "the server gave its slot up")?;
             self.source.drop_slot()?;
             self.broken = true;
@@ -421,33 +442,28 @@ impl<'a> Receiver<'a> {
             self.source.make_slot()?;
             log = self.source.look()?;
         }
-        self.spool.mend(log.segments)?;
-        let next = self.spool.next(log.segments)?;
-        let other = next.is_some_and(|(timeline, _)| timeline != log.timeline);
-        if self.broken || other {
-            if !drained {
-                return Ok(());
-            }
-            self.spool.clear()?;
-        }
-        let mut began = self.spool.next(log.segments)?;
-        if began.is_none() {
-            let from = self.first(&log)?;
-            let name = log.segments.name(log.timeline, log.segments.number(from));
-            self.spool.seed(&name)?;
-            let start = log.segments.start(log.segments.number(from));
-            began = Some((log.timeline, start));
-            self.resumed = start;
+        let live = self.source.live()?;
+        let first = self.first(&log)?;
+        let from = log.segments.start(log.segments.number(first));
+        if self.broken {
+            self.resumed = from;
         }
         self.broken = false;
-        self.began = began.map(|(_, start)| start);
-        self.process = Some(self.source.receive(&self.spool.dir)?);
-        self.retry.0 = Instant::now();
+        self.runs += 1;
+        self.goal = Some(Goal {
+            run: self.runs,
+            live,
+            timeline: log.timeline,
+            segments: log.segments,
+            from,
+            flushed: log.flushed,
+            asked,
+        });
         Ok(())
     }
 
-    /// Where the log is received from if nothing of it is in the spool: where the vault's ends, or
-    /// where the slot begins if that is earlier.
+    /// From where on the log is shipped: where the vault's ends, or where the slot begins if that is
+    /// earlier.
     fn first(&self, log: &Log) -> Result<Lsn, Error> {
         let kept = log.slot.and_then(|slot| slot.from).unwrap_or(log.flushed);
         let branched = self.source.branched(log.timeline).unwrap_or(Lsn(0));
@@ -479,42 +495,27 @@ impl<'a> Receiver<'a> {
         Ok(Lsn(from.min(kept.0).max(branched.0)))
     }
 
-    /// The stream runs: a gap that was open ends where it began.
-    fn goes_on(&mut self, log: &Log) -> Result<(), Error> {
-        let Some(began) = self.began else { return Ok(()) };
-        if log.slot.is_some_and(|slot| slot.active) {
-            self.retry.1 = PAUSE.0;
-            self.trouble = None;
-            gap::ends(self.site, began)?;
-            self.began = None;
-        }
-        Ok(())
-    }
-
     /// Whether more waits for the vault than may.
     fn over_cap(&self, log: &Log, shipped: Option<Shipped>) -> bool {
-        let kept = log.slot.and_then(|slot| slot.from);
-        let spooled = self.spool.oldest(log.segments).ok().flatten();
-        let waits_from = match (shipped, spooled, kept) {
-            (Some(shipped), _, _) => shipped.end,
-            (None, Some(spooled), Some(kept)) => spooled.min(kept),
-            (None, Some(from), None) | (None, None, Some(from)) => from,
-            (None, None, None) => return false,
-        };
-        let waits_from = waits_from.max(self.resumed);
-        log.slot.is_some() && log.flushed.0.saturating_sub(waits_from.0) > self.cap
+        let Some(slot) = log.slot else { return false };
+        let waits_from = shipped.map(|shipped| shipped.end).or(slot.from);
+        let Some(from) = waits_from.map(|from| from.max(self.resumed)) else { return false };
+        log.flushed.0.saturating_sub(from.0) > self.cap
     }
 
     /// Lets the log go, so that it fills no disk.
-    fn let_go(&mut self, log: &Log, progress: &dyn Progress) -> Result<(), Error> {
-        if let Some(mut process) = self.process.take() {
-            process.end()?;
-        }
-        let received = self.source.look()?.slot.and_then(|slot| slot.from);
-        let from = received.unwrap_or(log.flushed);
+    fn let_go(
+        &mut self,
+        log: &Log,
+        shipped: Option<Shipped>,
+        progress: &dyn Progress,
+    ) -> Result<(), Error> {
+        let kept = log.slot.and_then(|slot| slot.from).unwrap_or(log.flushed);
+        let from = shipped.map_or(kept, |shipped| shipped.end);
         let why = waited(self.cap);
         // Before the slot goes: what is not remembered is not missed.
         gap::note(self.site, log.timeline, from, &why)?;
+        self.goal = None;
         self.source.drop_slot()?;
         progress.warn(&format!(
             "the log from {from} on is let go: {why}; a new base is needed once the vault answers"
@@ -524,22 +525,10 @@ impl<'a> Receiver<'a> {
     }
 
     /// Notes up to when the vault has everything.
-    fn freshness(
-        &mut self,
-        log: &Log,
-        shipped: Option<Shipped>,
-        well_since: Option<Instant>,
-        (now, before): (Timestamp, Instant),
-    ) {
-        let received = log.slot.and_then(|slot| slot.received);
-        for sample in &mut self.samples {
-            if received.is_some_and(|received| received >= sample.flushed) {
-                sample.received.get_or_insert(before);
-            }
-        }
+    fn freshness(&mut self, log: &Log, seen: Seen, (now, before): (Timestamp, Instant)) {
         let mut stored = None;
         while let Some(sample) = self.samples.front()
-            && sample.is_stored(shipped, well_since)
+            && sample.is_stored(seen)
         {
             stored = Some(sample.time);
             self.samples.pop_front();
@@ -550,8 +539,7 @@ impl<'a> Receiver<'a> {
         }
         // One a second is enough, and nobody wants them all when nothing moves.
         if self.samples.back().is_none_or(|last| before - last.asked >= Duration::from_secs(1)) {
-            let flushed = log.flushed;
-            self.samples.push_back(Sample { time: now, asked: before, flushed, received: None });
+            self.samples.push_back(Sample { time: now, asked: before, flushed: log.flushed });
         }
     }
 }
@@ -561,17 +549,15 @@ struct Sample {
     time: Timestamp,
     asked: Instant,
     flushed: Lsn,
-    /// When all of that was known to be received.
-    received: Option<Instant>,
 }
 
 impl Sample {
-    /// Whether the vault has all of it that matters: everything, or, of what was received before the
-    /// last pass began, everything but the beginning of a record: the server flushes whole pages.
-    fn is_stored(&self, shipped: Option<Shipped>, well_since: Option<Instant>) -> bool {
-        let Some(shipped) = shipped else { return false };
-        let passed = self.received.zip(well_since).is_some_and(|(received, pass)| pass > received);
-        shipped.end >= self.flushed || (passed && shipped.reach >= self.flushed)
+    /// Whether the vault has all of it that matters: everything, or, if a pass took in all of it,
+    /// everything but the beginning of a record: the server flushes whole pages.
+    fn is_stored(&self, seen: Seen) -> bool {
+        let Some(shipped) = seen.shipped else { return false };
+        let covered = seen.covered.is_some_and(|asked| asked >= self.asked);
+        shipped.end >= self.flushed || (covered && shipped.reach >= self.flushed)
     }
 }
 
@@ -579,32 +565,42 @@ impl Sample {
 fn ship(shipper: &mut Shipper<'_>, shared: &Mutex<Shared>, stop: &CancelToken, every: Duration) {
     let mut wait = PAUSE.0;
     while !stop.is_cancelled() {
+        let goal = shared.lock().unwrap_or_else(PoisonError::into_inner).goal.clone();
         let began = Instant::now();
-        let result = shipper.ship();
-        {
-            let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            shared.bytes = shipper.bytes;
-            match result {
-                Ok(shipped) => {
-                    shared.shipped = shipped.or(shared.shipped);
-                    shared.well_since = Some(began);
-                    shared.trouble = None;
-                    wait = PAUSE.0;
+        let Some(pass) = shipper.is_due(goal.as_ref(), began, every) else {
+            pause(STEP, stop);
+            continue;
+        };
+        let result = shipper.ship(goal.as_ref(), pass);
+        let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.bytes = shipper.bytes;
+        match result {
+            Ok(went) => {
+                shared.well_since = Some(began);
+                shared.trouble = None;
+                wait = PAUSE.0;
+                if let Some(goal) = goal
+                    && shared.goal.as_ref().is_some_and(|now| now.run == goal.run)
+                {
+                    shared.shipped = went.shipped;
+                    shared.gone = went.gone;
+                    if went.covered {
+                        shared.covered = Some(goal.asked);
+                    }
                 }
-                Err(e) if matches!(e.class(), Class::Refused | Class::Corrupt) => {
-                    shared.ended = Some(e);
-                    return;
-                }
-                Err(e) => {
-                    shared.trouble =
-                        Some(format!("the vault does not take the log: {}", e.chain()));
-                    shared.well_since = None;
-                    wait = (wait * 2).min(PAUSE.1);
-                }
+                continue;
+            }
+            Err(e) if matches!(e.class(), Class::Refused | Class::Corrupt) => {
+                shared.ended = Some(e);
+                return;
+            }
+            Err(e) => {
+                shared.trouble = Some(format!("the vault does not take the log: {}", e.chain()));
+                shared.well_since = None;
+                wait = (wait * 2).min(PAUSE.1);
             }
         }
-        let failing = wait > PAUSE.0;
-        let until = if failing { wait } else { every.saturating_sub(began.elapsed()) };
-        pause(until.max(Duration::from_millis(20)), stop);
+        drop(shared);
+        pause(wait, stop);
     }
 }

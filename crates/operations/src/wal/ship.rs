@@ -1,13 +1,13 @@
-//! From the spool into the vault: whole segments, and of the one that is written to what is new.
+//! From the server's log into the vault: whole segments, and of the one that is written to what is new.
 
-use super::spool::Spool;
+use super::receive::TICK;
 use super::{allowed, gap};
 use crate::{Error, ServiceSite};
-use engines::postgres::{Cut, Lsn, Records, Segments, WalFile, check_wal_file};
+use engines::postgres::{Cut, Live, Lsn, Records, Segments, check_wal_file};
 use model::{Class, Classify, Generation};
 use repository::log::{LogStore, Part};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 /// The most that one part holds.
 const PART_BYTES: u64 = 16 << 20;
@@ -26,18 +26,96 @@ pub(super) struct Shipped {
     pub(super) reach: Lsn,
 }
 
+/// What there is to ship.
+#[derive(Clone, Debug)]
+pub(super) struct Goal {
+    /// Where it is read. Another number is another beginning.
+    pub(super) run: u64,
+    pub(super) live: Live,
+    pub(super) timeline: u32,
+    pub(super) segments: Segments,
+    /// The segment that it begins with.
+    pub(super) from: Lsn,
+    /// Everything before this is durable at the server.
+    pub(super) flushed: Lsn,
+    /// Before that was asked.
+    pub(super) asked: Instant,
+}
+
+/// What is shipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// Segments that are whole.
+    Whole,
+    /// Everything.
+    All,
+}
+
+/// What came of a pass.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Went {
+    /// How far the vault has the log now.
+    pub(super) shipped: Option<Shipped>,
+    /// Everything was taken in that the goal has.
+    pub(super) covered: bool,
+    /// From here on the server does not have it any more.
+    pub(super) gone: Option<Lsn>,
+}
+
 pub(super) struct Shipper<'a> {
     site: &'a ServiceSite,
-    spool: Spool,
     log: LogStore,
+    /// The goal's run that this is in.
+    run: u64,
+    /// The segment that comes next.
+    at: Lsn,
     tip: Option<Tip>,
-    /// The record that began in a segment that was whole, and goes on in the one that begins here.
-    begun: Option<(Lsn, Vec<u8>)>,
+    /// What was read last: a segment is large, and memory that is new costs time.
+    buffer: Vec<u8>,
     /// An append-only vault keeps every part until somebody else prunes.
     may_remove: bool,
     shipped: Option<Shipped>,
+    lag: Lag,
     /// Bytes that went to the vault, as they were before compression.
     pub(super) bytes: u64,
+}
+
+/// How long the oldest byte waits that is not shipped.
+#[derive(Default)]
+struct Lag {
+    /// How far the server was, and when it was asked, from the last time on when the vault had it all.
+    asked: VecDeque<(Instant, Lsn)>,
+    /// Before this everything was taken in.
+    covered: Lsn,
+    /// When the last pass over everything began.
+    last: Option<Instant>,
+}
+
+impl Lag {
+    /// So many are kept: later ones, while the vault is away, say nothing that matters.
+    const MOST: usize = 256;
+
+    fn see(&mut self, goal: &Goal) {
+        let new = self.asked.back().is_none_or(|(asked, _)| *asked < goal.asked);
+        if new && self.asked.len() < Lag::MOST {
+            self.asked.push_back((goal.asked, goal.flushed));
+        }
+        while self.asked.get(1).is_some_and(|(_, flushed)| *flushed <= self.covered) {
+            self.asked.pop_front();
+        }
+    }
+
+    /// Whether everything is to be shipped now.
+    fn is_due(&self, goal: Option<&Goal>, now: Instant, every: Duration) -> bool {
+        let Some(last) = self.last else { return true };
+        match self.asked.front() {
+            // It will be looked again one tick later, which would be too late.
+            Some((since, _)) if goal.is_some_and(|goal| goal.flushed > self.covered) => {
+                now.duration_since(*since) >= every.saturating_sub(TICK)
+            }
+            _ => now.duration_since(last) >= every.max(TICK),
+        }
+    }
 }
 
 /// The segment that is written to, as the vault has it.
@@ -49,68 +127,101 @@ struct Tip {
 }
 
 impl<'a> Shipper<'a> {
-    pub(super) fn new(site: &'a ServiceSite, spool: Spool) -> Result<Shipper<'a>, Error> {
+    pub(super) fn new(site: &'a ServiceSite) -> Result<Shipper<'a>, Error> {
         let log = LogStore::new(site.repository()?);
         Ok(Shipper {
             site,
-            spool,
             log,
+            run: 0,
+            at: Lsn(0),
             tip: None,
-            begun: None,
+            buffer: Vec::new(),
             may_remove: true,
             shipped: None,
+            lag: Lag::default(),
             bytes: 0,
         })
     }
 
-    /// Stores what is new. Returns how far the vault has the log now, as far as that is known.
+    /// What is to be shipped now. A segment is as soon as it is whole, and of the one that is written
+    /// to what has waited: a server that fills segments faster than that ships each byte once.
+    pub(super) fn is_due(
+        &mut self,
+        goal: Option<&Goal>,
+        now: Instant,
+        every: Duration,
+    ) -> Option<Pass> {
+        let whole = goal.is_some_and(|goal| {
+            if goal.run != self.run {
+                self.begin(goal);
+            }
+            self.lag.see(goal);
+            goal.flushed.0.saturating_sub(self.at.0) >= goal.segments.size()
+        });
+        match self.lag.is_due(goal, now, every) {
+            true => Some(Pass::All),
+            false => whole.then_some(Pass::Whole),
+        }
+    }
+
+    fn begin(&mut self, goal: &Goal) {
+        self.run = goal.run;
+        self.at = goal.from;
+        (self.tip, self.shipped) = (None, None);
+        self.lag = Lag::default();
+    }
+
+    /// Stores what is new. Without a goal it only sees whether the vault answers.
     ///
     /// Of the segment that is written to, whole records go, and each is sound: what somebody is just
     /// writing there, or never wrote, is not shipped.
-    pub(super) fn ship(&mut self) -> Result<Option<Shipped>, Error> {
-        let content = self.spool.list()?;
+    pub(super) fn ship(&mut self, goal: Option<&Goal>, pass: Pass) -> Result<Went, Error> {
+        if pass == Pass::All {
+            self.lag.last = Some(Instant::now());
+        }
         let generation = allowed(self.site)?;
-        for name in &content.histories {
-            let bytes = self.read(name)?;
-            check_wal_file(name, &bytes).map_err(|what| corrupt(name, &what))?;
-            self.log.push(generation, name, &bytes)?;
-            self.spool.remove(name)?;
-        }
-        let mut segments = None;
-        for name in &content.whole {
-            let bytes = self.read(name)?;
-            check_wal_file(name, &bytes).map_err(|what| corrupt(name, &what))?;
-            segments = Segments::of(bytes.len() as u64);
-            self.log.push(generation, name, &bytes)?;
-            self.bytes += bytes.len() as u64;
-            if let (Some(segments), Some(WalFile::Segment { timeline, place })) =
-                (segments, WalFile::parse(name))
-                && let Some(start) = segments.start_of(place)
-            {
-                let end = Lsn(start.0 + segments.size());
-                self.shipped = Some(Shipped { timeline, end, reach: end });
-                self.begun = begun_in(&bytes, start).map(|begun| (end, begun));
-            }
-            if self.tip.as_ref().is_some_and(|tip| tip.name == *name) {
-                self.tip = None;
-            }
-            self.remove_parts(name, &self.log.parts(name)?)?;
-            self.spool.remove(name)?;
-        }
-        if let Some(name) = &content.partial
-            && let Some(found) = self.partial(generation, name)?
+        let nothing = Went { shipped: None, covered: false, gone: None };
+        let Some(goal) = goal else { return Ok(nothing) };
+        // The first one after a takeover says where its timeline branched off.
+        if self.shipped.is_none()
+            && let Some((name, bytes)) = goal.live.history(goal.timeline)?
         {
-            segments = Some(found);
+            check_wal_file(&name, &bytes).map_err(|what| corrupt(&name, &what))?;
+            self.log.push(generation, &name, &bytes)?;
         }
-        if let Some(segments) = segments {
-            gap::record(self.site, &self.log, segments)?;
+        let mut there = true;
+        while there && goal.flushed.0.saturating_sub(self.at.0) >= goal.segments.size() {
+            there = self.whole(generation, goal)?;
         }
-        Ok(self.shipped)
+        if there && pass == Pass::All {
+            there = self.rest(generation, goal)?;
+            if there {
+                self.lag.covered = goal.flushed;
+            }
+        }
+        self.lag.covered = self.lag.covered.max(self.at);
+        gap::record(self.site, &self.log, goal.segments)?;
+        let gone = (!there).then_some(self.at);
+        Ok(Went { shipped: self.shipped, covered: there && pass == Pass::All, gone })
     }
 
-    fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
-        let path = self.spool.dir.join(name);
-        std::fs::read(&path).map_err(|e| Error::io("read", &path, e))
+    /// Stores the next segment, which is whole. Says no if the server does not have it any more.
+    fn whole(&mut self, generation: Generation, goal: &Goal) -> Result<bool, Error> {
+        let (segments, start) = (goal.segments, self.at);
+        let name = segments.name(goal.timeline, segments.number(start));
+        if !goal.live.read(&name, 0, segments.size(), &mut self.buffer)? {
+            return Ok(false);
+        }
+        check_wal_file(&name, &self.buffer).map_err(|what| corrupt(&name, &what))?;
+        let tip = self.tip.take().filter(|tip| tip.name == name);
+        let known: Vec<Part> = tip.into_iter().flat_map(|tip| tip.parts).map(|(p, _)| p).collect();
+        let (_, parts) = self.log.push_grown(generation, &name, &self.buffer, &known)?;
+        self.bytes += segments.size();
+        let end = Lsn(start.0 + segments.size());
+        self.shipped = Some(Shipped { timeline: goal.timeline, end, reach: end });
+        self.at = end;
+        self.remove_parts(&name, &parts)?;
+        Ok(true)
     }
 
     fn remove_parts(&mut self, name: &str, parts: &[Part]) -> Result<(), Error> {
@@ -127,63 +238,76 @@ impl<'a> Shipper<'a> {
         }
     }
 
-    fn partial(&mut self, generation: Generation, name: &str) -> Result<Option<Segments>, Error> {
-        let path = self.spool.partial(name);
-        let failed = |e| Error::io("read", &path, e);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            // It has just become whole; the next look finds it so.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(failed(e)),
-        };
-        let whole = file.metadata().map_err(failed)?.len();
-        let (Some(WalFile::Segment { timeline, place }), Some(segments)) =
-            (WalFile::parse(name), Segments::of(whole))
-        else {
-            return Ok(None);
-        };
-        let Some(start) = segments.start_of(place) else { return Ok(None) };
-        if self.tip.as_ref().is_none_or(|tip| tip.name != name) {
-            self.tip = self.look(name, &file, whole)?;
+    /// Stores what there is of the segment that is written to. Says no if the server does not have it.
+    fn rest(&mut self, generation: Generation, goal: &Goal) -> Result<bool, Error> {
+        let (segments, start) = (goal.segments, self.at);
+        let there = goal.flushed.0.saturating_sub(start.0);
+        if there == 0 {
+            let nothing = Shipped { timeline: goal.timeline, end: start, reach: start };
+            self.shipped.get_or_insert(nothing);
+            return Ok(true);
         }
-        let Some(mut tip) = self.tip.take() else { return Ok(Some(segments)) };
-        let (end, reach) = self.whole_records(&file, whole, start, &tip).map_err(failed)?;
-        let result = self.send(&mut tip, generation, &file, end, whole);
+        let name = segments.name(goal.timeline, segments.number(start));
+        if self.tip.as_ref().is_none_or(|tip| tip.name != name) {
+            match self.look(&name, goal, there)? {
+                Looked::Gone => return Ok(false),
+                Looked::TooLittle => return Ok(true),
+                Looked::Tip(tip) => self.tip = Some(tip),
+            }
+        }
+        let Some(mut tip) = self.tip.take() else { return Ok(true) };
+        let begun = if tip.sent == 0 { self.begun(goal)? } else { None };
+        let from = tip.sent - tip.sent % tip.cut.page;
+        let length = WINDOW.min(there.saturating_sub(from));
+        let mut bytes = std::mem::take(&mut self.buffer);
+        if !goal.live.read(&name, from, length, &mut bytes)? {
+            return Ok(false);
+        }
+        let (end, reach) = whole_records(&bytes, from, start, &tip, begun.as_deref());
+        let result = self.send(&mut tip, generation, goal, (&bytes, from), end);
+        self.buffer = bytes;
         let sent = tip.sent;
         self.tip = Some(tip);
-        result?;
+        let there = result?;
         if sent > 0 {
-            self.shipped = Some(Shipped { timeline, end: Lsn(start.0 + sent), reach });
+            let end = Lsn(start.0 + sent);
+            self.shipped = Some(Shipped { timeline: goal.timeline, end, reach });
         } else if let Some(shipped) = self.shipped.as_mut().filter(|shipped| shipped.end == start) {
             shipped.reach = reach;
         }
-        Ok(Some(segments))
+        Ok(there)
     }
 
-    /// What the vault has of a segment; none as long as we have less of it, and cannot compare.
-    fn look(&self, name: &str, file: &File, whole: u64) -> Result<Option<Tip>, Error> {
-        let failed = |e| Error::io("read", self.spool.partial(name), e);
-        let mut header = [0; 40];
-        file.read_exact_at(&mut header, 0).map_err(failed)?;
-        let Some(cut) = Cut::of(&header).filter(|cut| cut.segment == whole) else {
-            return Ok(None);
-        };
+    /// What the vault has of a segment.
+    fn look(&self, name: &str, goal: &Goal, there: u64) -> Result<Looked, Error> {
+        const HEADER: u64 = 40;
+        if there < HEADER {
+            return Ok(Looked::TooLittle);
+        }
+        let mut header = Vec::new();
+        if !goal.live.read(name, 0, HEADER, &mut header)? {
+            return Ok(Looked::Gone);
+        }
+        let cut = Cut::of(&header).filter(|cut| cut.segment == goal.segments.size());
+        let cut = cut.ok_or_else(|| corrupt(name, "it does not begin as a segment does"))?;
         let parts: Vec<Part> = self.log.parts(name)?;
         let Some(begun) = self.log.beginning(name)? else {
-            return Ok(Some(Tip { name: name.to_owned(), sent: 0, parts: Vec::new(), cut }));
+            let tip = Tip { name: name.to_owned(), sent: 0, parts: Vec::new(), cut };
+            return Ok(Looked::Tip(tip));
         };
-        let mut ours = vec![0; begun.bytes.len()];
-        file.read_exact_at(&mut ours, 0).map_err(failed)?;
-        if ours != begun.bytes {
-            // It is being received once more from its beginning.
-            let first = ours.iter().zip(&begun.bytes).position(|(a, b)| a != b).unwrap_or(0);
-            if ours.get(first..).unwrap_or_default().iter().all(|byte| *byte == 0) {
-                return Ok(None);
-            }
+        let known = begun.bytes.len().min(usize::try_from(there).unwrap_or(usize::MAX));
+        let mut ours = Vec::new();
+        if !goal.live.read(name, 0, known as u64, &mut ours)? {
+            return Ok(Looked::Gone);
+        }
+        if begun.bytes.get(..known) != Some(&ours) {
             return Err(Error::refused(format!(
                 "the vault has other bytes of the segment {name} than this server wrote: another \
                  server has pushed to it, on the same timeline"
             )));
+        }
+        if known < begun.bytes.len() {
+            return Ok(Looked::TooLittle);
         }
         let mut chain: Vec<(Part, u32)> = Vec::new();
         for part in parts {
@@ -192,54 +316,41 @@ impl<'a> Shipper<'a> {
             }
         }
         let sent = chain.last().map_or(0, |(last, _)| last.end);
-        Ok(Some(Tip { name: name.to_owned(), sent, parts: chain, cut }))
+        Ok(Looked::Tip(Tip { name: name.to_owned(), sent, parts: chain, cut }))
     }
 
-    /// Where in the segment the last whole record ends, and up to where there is no other.
-    fn whole_records(
-        &self,
-        file: &File,
-        whole: u64,
-        start: Lsn,
-        tip: &Tip,
-    ) -> std::io::Result<(u64, Lsn)> {
-        let from = tip.sent - tip.sent % tip.cut.page;
-        let length = WINDOW.min(whole - from);
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-        file.read_exact_at(&mut bytes, from)?;
-        let mut records = match tip.sent {
-            0 => {
-                let begun = self.begun.as_ref().filter(|(at, _)| *at == start);
-                let followed = begun.and_then(|(_, begun)| Records::after(&bytes, start, begun));
-                let certain = followed.is_some();
-                let begun = begun.map(|(_, begun)| begun.as_slice());
-                let nothing = (0, begun.map_or(start, |begun| rest_of(begun, start, tip.cut)));
-                let Some(mut records) = followed.or_else(|| Records::new(&bytes, start)) else {
-                    return Ok(nothing);
-                };
-                // What ends a record that began before is only known to be whole by what follows.
-                if records.next().is_none() && !certain {
-                    return Ok(nothing);
-                }
-                records
-            }
-            sent => Records::within(&bytes, Lsn(start.0 + from), tip.cut, Lsn(start.0 + sent)),
+    /// The beginning of the record that began in the segment before, and goes on in this one.
+    fn begun(&mut self, goal: &Goal) -> Result<Option<Vec<u8>>, Error> {
+        let segments = goal.segments;
+        // Without the one before, what goes on is known to be whole by what follows it.
+        let Some(number) = segments.number(self.at).checked_sub(1) else { return Ok(None) };
+        let name = segments.name(goal.timeline, number);
+        if !goal.live.read(&name, 0, segments.size(), &mut self.buffer)? {
+            return Ok(None);
+        }
+        let Some(mut records) = Records::new(&self.buffer, segments.start(number)) else {
+            return Ok(None);
         };
         records.by_ref().for_each(drop);
-        Ok((records.end().0.saturating_sub(start.0).min(whole), records.reach()))
+        Ok(records.begun())
     }
 
+    /// Stores the bytes up to `limit`; those that were read begin at `from`. Says no if the server does
+    /// not have the others that it takes any more.
     fn send(
         &mut self,
         tip: &mut Tip,
         generation: Generation,
-        file: &File,
+        goal: &Goal,
+        (bytes, from): (&[u8], u64),
         limit: u64,
-        whole: u64,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
+        let whole = goal.segments.size();
         while tip.sent < limit {
             let end = limit.min(tip.sent + PART_BYTES);
-            let part = self.put(&tip.name, generation, file, (tip.sent, end), whole)?;
+            let place = |at: u64| usize::try_from(at.saturating_sub(from)).unwrap_or(usize::MAX);
+            let new = bytes.get(place(tip.sent)..place(end)).unwrap_or_default();
+            let part = self.log.push_part(generation, &tip.name, tip.sent, whole, new)?;
             self.bytes += end - tip.sent;
             tip.sent = end;
             tip.parts.push((part, 0));
@@ -247,39 +358,69 @@ impl<'a> Shipper<'a> {
         // As one counts: sixteen of a kind become one of the next.
         while self.may_remove && tip.parts.len() >= TOGETHER {
             let from = tip.parts.len() - TOGETHER;
-            let last = tip.parts.split_off(from);
+            let last = tip.parts.get(from..).unwrap_or_default().to_vec();
             let (Some((first, level)), Some((end, _))) = (last.first(), last.last()) else { break };
             let same = last.iter().all(|(_, other)| other == level);
             if !same || end.end - first.start > PART_BYTES {
-                tip.parts.extend(last);
                 break;
             }
-            let (range, level) = ((first.start, end.end), level + 1);
-            let together = self.put(&tip.name, generation, file, range, whole)?;
+            let (start, level) = (first.start, level + 1);
+            let mut bytes = Vec::new();
+            if !goal.live.read(&tip.name, start, end.end - start, &mut bytes)? {
+                return Ok(false);
+            }
+            let together = self.log.push_part(generation, &tip.name, start, whole, &bytes)?;
             let old = last.iter().map(|(part, _)| *part).filter(|part| *part != together);
             self.remove_parts(&tip.name, &old.collect::<Vec<Part>>())?;
+            tip.parts.truncate(from);
             tip.parts.push((together, level));
         }
-        Ok(())
-    }
-
-    fn put(
-        &self,
-        name: &str,
-        generation: Generation,
-        file: &File,
-        (start, end): (u64, u64),
-        whole: u64,
-    ) -> Result<Part, Error> {
-        let mut bytes = vec![0; usize::try_from(end - start).unwrap_or(0)];
-        file.read_exact_at(&mut bytes, start)
-            .map_err(|e| Error::io("read", self.spool.partial(name), e))?;
-        Ok(self.log.push_part(generation, name, start, whole, &bytes)?)
+        Ok(true)
     }
 }
 
+/// What the vault has of a segment.
+enum Looked {
+    /// This.
+    Tip(Tip),
+    /// More than the server has, which has not come that far: nothing can be said.
+    TooLittle,
+    /// The server does not have the segment any more.
+    Gone,
+}
+
 fn corrupt(name: &str, what: &str) -> Error {
-    Error::new(Class::Corrupt, format!("{name} was received, and is not stored: {what}"))
+    Error::new(Class::Corrupt, format!("{name} of the server's log is not stored: {what}"))
+}
+
+/// Where in the segment the last whole record ends, and up to where there is no other. The bytes begin
+/// at `from`; a record before the segment begins like `begun`, and goes on in it.
+fn whole_records(
+    bytes: &[u8],
+    from: u64,
+    start: Lsn,
+    tip: &Tip,
+    begun: Option<&[u8]>,
+) -> (u64, Lsn) {
+    let mut records = match tip.sent {
+        0 => {
+            let followed = begun.and_then(|begun| Records::after(bytes, start, begun));
+            let certain = followed.is_some();
+            let nothing = (0, begun.map_or(start, |begun| rest_of(begun, start, tip.cut)));
+            let Some(mut records) = followed.or_else(|| Records::new(bytes, start)) else {
+                return nothing;
+            };
+            // What ends a record that began before is only known to be whole by what follows.
+            if records.next().is_none() && !certain {
+                return nothing;
+            }
+            records
+        }
+        sent => Records::within(bytes, Lsn(start.0 + from), tip.cut, Lsn(start.0 + sent)),
+    };
+    records.by_ref().for_each(drop);
+    let last = from + bytes.len() as u64;
+    (records.end().0.saturating_sub(start.0).min(last), records.reach())
 }
 
 /// Where the record ends that begins like this before a segment.
@@ -287,11 +428,4 @@ fn rest_of(begun: &[u8], start: Lsn, cut: Cut) -> Lsn {
     let length = begun.first_chunk().map_or(0, |length| u32::from_le_bytes(*length));
     let rest = usize::try_from(length).unwrap_or(0).saturating_sub(begun.len());
     cut.after(start, rest)
-}
-
-/// The beginning of the record that goes on after this segment.
-fn begun_in(bytes: &[u8], start: Lsn) -> Option<Vec<u8>> {
-    let mut records = Records::new(bytes, start)?;
-    records.by_ref().for_each(drop);
-    records.begun()
 }

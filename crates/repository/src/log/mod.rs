@@ -5,6 +5,7 @@
 mod name;
 mod object;
 mod part;
+mod sealed;
 
 pub use part::{Beginning, Part};
 
@@ -48,9 +49,24 @@ impl LogStore {
     /// Stores one segment or history file, durable on return. The same name with other bytes is
     /// refused, whatever the generations.
     pub fn push(&self, generation: Generation, name: &str, bytes: &[u8]) -> Result<Pushed, Error> {
+        self.push_grown(generation, name, bytes, &[]).map(|(pushed, _)| pushed)
+    }
+
+    /// The same of a file that has parts. `known` are those that hold bytes of this file for certain,
+    /// since the caller has put or compared them: of any other the bytes are read and compared. Returns
+    /// the parts that there are, too; the file takes their place.
+    pub fn push_grown(
+        &self,
+        generation: Generation,
+        name: &str,
+        bytes: &[u8],
+        known: &[Part],
+    ) -> Result<(Pushed, Vec<Part>), Error> {
         let key = LogKey::new(name, generation)?;
         let sealed = object::encode(self.seal.as_ref(), &key, bytes)?;
-        if let Some(begun) = self.beginning(name)?
+        let parts = self.parts(name)?;
+        if parts.iter().any(|part| !known.contains(part))
+            && let Some(begun) = self.beginning(name)?
             && (!bytes.starts_with(&begun.bytes) || begun.whole != bytes.len() as u64)
         {
             return Err(conflict(part::prefix(name)));
@@ -62,10 +78,11 @@ impl LogStore {
         }
         // Ours is put even if the listing showed it: only a put makes sure that what another
         // process left there, perhaps just before it died, is durable.
-        match self.storage.put_if_absent(&key.storage_key()?, &sealed)? {
-            Put::Created => Ok(Pushed::Stored),
-            Put::Exists => self.compare(&key, bytes).map(|()| Pushed::Already),
-        }
+        let pushed = match self.storage.put_if_absent(&key.storage_key()?, &sealed)? {
+            Put::Created => Pushed::Stored,
+            Put::Exists => self.compare(&key, bytes).map(|()| Pushed::Already)?,
+        };
+        Ok((pushed, parts))
     }
 
     /// The bytes of a segment, from the newest generation that has it; none if none has.
@@ -145,7 +162,7 @@ impl LogStore {
         let name = LogKey::new(name, part.generation)?;
         let at = part::key(&name, part)?;
         let size = self.storage.size(&at)?;
-        if size > object::MAX_OBJECT {
+        if size > sealed::MAX_OBJECT {
             return Err(Error::damaged(&at, format!("it has {size} bytes, too many for a log")));
         }
         part::decode(self.seal.as_ref(), &name, part, &self.storage.read(&at)?)
@@ -208,7 +225,7 @@ impl LogStore {
         let at = key.storage_key()?;
         // Asked first, so that a damaged or planted object cannot fill the memory.
         let size = self.storage.size(&at)?;
-        if size > object::MAX_OBJECT {
+        if size > sealed::MAX_OBJECT {
             return Err(Error::damaged(&at, format!("it has {size} bytes, too many for a log")));
         }
         let stored = self.storage.read(&at)?;

@@ -4,22 +4,18 @@
 //! and not a segment. Each part is an object of its own, put once and never changed. Parts of one
 //! file lie end to end or overlap, and the file itself, once it is whole, takes their place.
 
-use super::name::{LogKey, MAX_NAME};
-use super::object::{LEVEL, MAX_CONTENT, ZSTD, decompress, number};
+use super::name::LogKey;
+use super::sealed::{Form, MAX_CONTENT};
 use crate::Error;
 use model::{Generation, Seal};
-use sha2::{Digest, Sha256};
 use storage::Key;
 
 /// All parts are below this.
 pub(super) const ROOT: &str = "mainstay/log-parts";
 
-/// What every part begins with.
-const MAGIC: [u8; 8] = *b"MSTYPRT\x01";
-/// The part of it before the version.
-const MAGIC_NAME: usize = 7;
-/// Where the name begins in a record.
-const FIXED: usize = 76;
+/// Its numbers: generation, start, length, and how long the file is going to be. It gives way to the
+/// file, which is compressed anew, and better.
+const FORM: Form<4> = Form { magic: *b"MSTYPRT\x01", what: "a part of the log", level: 1 };
 
 /// Which bytes of a file one object holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -97,22 +93,8 @@ pub(super) fn encode(
         )));
     }
     let part = Part { start, end, generation: name.generation() };
-    let compressed =
-        zstd::bulk::compress(bytes, LEVEL).map_err(|e| Error::io("compress", name.name(), e))?;
-    let text = name.name().as_bytes();
-    let name_length = u16::try_from(text.len()).map_err(|e| Error::Invalid(e.to_string()))?;
-    let mut record = Vec::with_capacity(FIXED + text.len() + compressed.len());
-    record.extend_from_slice(&MAGIC);
-    record.extend_from_slice(&ZSTD.to_le_bytes());
-    record.extend_from_slice(&name_length.to_le_bytes());
-    for field in [part.generation.0, start, bytes.len() as u64, whole] {
-        record.extend_from_slice(&field.to_le_bytes());
-    }
-    record.extend_from_slice(&Sha256::digest(bytes));
-    record.extend_from_slice(text);
-    record.extend_from_slice(&compressed);
-    let mut stored = MAGIC.to_vec();
-    stored.extend_from_slice(&seal.seal(&record));
+    let numbers = [part.generation.0, start, bytes.len() as u64, whole];
+    let stored = FORM.encode(seal, name.name(), numbers, bytes)?;
     Ok((part, stored))
 }
 
@@ -124,45 +106,17 @@ pub(super) fn decode(
     stored: &[u8],
 ) -> Result<(Vec<u8>, u64), Error> {
     let at = key(name, part)?;
-    let damaged = |what: &str| Error::damaged(&at, what);
-    let Some((magic, sealed)) = stored.split_first_chunk::<8>() else {
-        return Err(damaged("it is too short"));
-    };
-    if magic[..MAGIC_NAME] != MAGIC[..MAGIC_NAME] {
-        return Err(damaged("it is no part of the log"));
+    let opened = FORM.open(seal, &at, stored)?;
+    let [generation, start, length, whole] = opened.numbers;
+    let here = Some((generation, start, length))
+        == part.end.checked_sub(part.start).map(|long| (part.generation.0, part.start, long));
+    if opened.name() != name.name().as_bytes() || !here {
+        return Err(opened.damaged("it holds another part than its name says"));
     }
-    if *magic != MAGIC {
-        return Err(Error::Unsupported(format!(
-            "{at} has format version {}; this version of mainstay knows version {}",
-            magic[MAGIC_NAME], MAGIC[MAGIC_NAME]
-        )));
+    if part.end > whole || whole > MAX_CONTENT {
+        return Err(opened.damaged("its header is wrong"));
     }
-    let record = seal.open(sealed).map_err(|e| damaged(&e.to_string()))?;
-    let field = |at: usize| number(&record, at, 8);
-    let header = || -> Option<(usize, u64)> {
-        let known = record.get(..8)? == MAGIC && number(&record, 8, 2)? == u64::from(ZSTD);
-        let length = usize::try_from(number(&record, 10, 2)?).ok()?;
-        let whole = field(36)?;
-        let valid =
-            known && (1..=MAX_NAME).contains(&length) && part.end <= whole && whole <= MAX_CONTENT;
-        valid.then_some((length, whole))
-    };
-    let (length, whole) = header().ok_or_else(|| damaged("its header is wrong"))?;
-    let (Some(text), Some(frame), Some(digest)) =
-        (record.get(FIXED..FIXED + length), record.get(FIXED + length..), record.get(44..FIXED))
-    else {
-        return Err(damaged("its header is wrong"));
-    };
-    let here = [Some(part.generation.0), Some(part.start), Some(part.end - part.start)];
-    if text != name.name().as_bytes() || [field(12), field(20), field(28)] != here {
-        return Err(damaged("it holds another part than its name says"));
-    }
-    let bytes = decompress(frame, part.end - part.start)
-        .ok_or_else(|| damaged("it does not hold the bytes it says"))?;
-    if Sha256::digest(&bytes)[..] != *digest {
-        return Err(damaged("its content has another SHA-256 than it says"));
-    }
-    Ok((bytes, whole))
+    Ok((opened.content(length)?, whole))
 }
 
 /// The fewest parts that lead from the file's first byte as far as they go.

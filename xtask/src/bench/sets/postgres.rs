@@ -149,7 +149,7 @@ fn shipping(bench: &mut Bench, stage: &Stage, beside: bool) -> Result<(), Failur
             };
             let receiver = receiver.map(Running::start).transpose()?;
             if receiver.is_some() {
-                a.eventually("SELECT count(*) = 1 FROM pg_replication_slots WHERE active")?;
+                a.eventually("SELECT count(*) = 1 FROM pg_replication_slots")?;
             }
             a.is_quiet()?;
             let mut command = a.pgbench(&["--no-vacuum", "--client=2", "--transactions", &each]);

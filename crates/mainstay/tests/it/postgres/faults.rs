@@ -111,44 +111,6 @@ fn a_target_that_is_too_small_is_refused_before_anything_is_done() {
     assert_eq!(fs::read_dir(&small).unwrap().count(), 0);
 }
 
-/// The disk of the spool fills: the server keeps what was not received, and it goes on when there is
-/// room.
-#[test]
-fn a_full_spool_loses_nothing() {
-    let stage = Stage::with(NO_ARCHIVE, "");
-    let a = &stage.a;
-    a.run(&["backup", "shop"]).code(0);
-    let spool = stage.dir.path().join("a/state/services/shop/log-spool");
-    // No segment fits.
-    let Some(mounted) = Small::mount(&spool, "4m,mode=777") else {
-        eprintln!("no right to mount: the spool that is full is not tried");
-        return;
-    };
-    a.write();
-    let said = a.run(&["wal", "receive", "shop", "--once"]).code(1);
-    said.complains("spool").complains("No space left");
-    drop(mounted);
-    let kept = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'mainstay_shop'";
-    assert_eq!(a.server.sql(kept), "1", "the server keeps it");
-    let wanted = a.write();
-
-    // Room for one segment and not for two: it goes on as the vault takes what was received.
-    let _mounted = Small::mount(&spool, "40m,mode=777").unwrap();
-    let receive = receiver(a);
-    for _ in 0..6 {
-        a.server.sql(
-            "SELECT count(pg_logical_emit_message(false, 'fill', repeat('x', 1000000))) \
-             FROM generate_series(1, 15)",
-        );
-    }
-    is_stored(a);
-    drop(receive);
-    let status = a.run(&["status", "shop", "--json"]).code(0).json();
-    assert!(status["services"][0]["log-gap"].is_null(), "{status}");
-    let copy = restored(&stage, a, "copy", &[]);
-    assert_eq!(copy.newest(), wanted);
-}
-
 /// A run that ends leaves its slot, so that nothing is missing before the next. If none comes, the
 /// server's disk is spared all the same.
 #[test]
