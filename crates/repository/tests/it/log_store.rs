@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the unexpected")]
 
 use mainstay_repository::Error;
-use mainstay_repository::log::{LogStore, Pushed};
+use mainstay_repository::log::{LogStore, Part, Pushed};
 use model::{Class, Classify, Generation, Seal, SealError};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
@@ -365,6 +365,27 @@ fn parts_are_read_as_the_beginning_of_their_file() {
     for (start, bytes) in [(60, &b"12345"[..]), (0, b"")] {
         assert_eq!(put(start, bytes).expect_err("no part").class(), Class::Invalid);
     }
+}
+
+/// Of parts that the caller knows nothing is read; of any other everything is, whoever put it.
+#[test]
+fn a_file_takes_the_place_of_its_parts() {
+    let bench = Bench::new();
+    let generation = Generation(3);
+    let whole = [7; 64];
+    let put = |start, bytes: &[u8]| {
+        bench.log.push_part(generation, SEGMENT, start, 64, bytes).expect("a part")
+    };
+    let ours = [put(0, &whole[..10]), put(10, &whole[10..30])];
+    let theirs = put(30, &[8; 10]);
+    let push = |known: &[Part]| bench.log.push_grown(generation, SEGMENT, &whole, known);
+    assert_eq!(push(&ours).expect_err("theirs are others").class(), Class::Refused);
+    bench.log.remove_parts(SEGMENT, &[theirs]).expect("removed");
+    let (pushed, parts) = push(&ours).expect("the same");
+    assert_eq!((pushed, parts.as_slice()), (Pushed::Stored, &ours[..]));
+    assert_eq!(push(&[]).expect("again").0, Pushed::Already);
+    bench.log.remove_parts(SEGMENT, &ours).expect("removed");
+    assert_eq!(bench.log.fetch(SEGMENT).expect("fetch"), Some(whole.to_vec()));
 }
 
 #[test]
