@@ -2,7 +2,7 @@
 //! that was there.
 
 use super::logical_faults::Small;
-use super::receiving::{is_stored, receiver, restored};
+use super::receiving::restored;
 use super::*;
 use jiff::Timestamp;
 
