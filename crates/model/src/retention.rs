@@ -122,6 +122,14 @@ pub fn needed(
     needed
 }
 
+/// The newest whole point that was proven restorable.
+pub fn newest_proven<'p>(
+    points: impl IntoIterator<Item = &'p RecoveryPoint>,
+) -> Option<&'p RecoveryPoint> {
+    let proven = points.into_iter().filter(|point| !point.incomplete && point.drilled.is_some());
+    proven.max_by_key(|point| (point.received, point.snapshot))
+}
+
 /// Decides. `needed` names points that somebody needs, with a sentence who; `zone` is where days
 /// begin; `now` is the vault's clock.
 pub fn plan(
@@ -148,7 +156,7 @@ pub fn plan(
     if let Some(newest) = whole.first() {
         give(newest, Reason::Newest);
     }
-    if let Some(proven) = whole.iter().find(|point| point.drilled.is_some()) {
+    if let Some(proven) = newest_proven(whole.iter().copied()) {
         give(proven, Reason::Proven);
     }
     for point in points.iter().take_while(|point| point.incomplete) {

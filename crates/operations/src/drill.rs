@@ -23,9 +23,9 @@ use engines::{Isolation, Proof, Purpose, Question, Rehearsal, Rehearsed, Snapsho
 use jiff::Timestamp;
 use model::state::Refusal;
 use model::{Class, Classify, Drill, OperationId, PointName, Progress, ServiceState, SnapshotId};
-use repository::Work;
 use repository::restore::Lacking;
 use repository::scrub::{self, Copy};
+use repository::{RepositoryLock, Work};
 use serde::{Deserialize, Serialize};
 use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, lchown};
@@ -193,6 +193,8 @@ fn can_enter(dir: &Path, uid: u32, gid: u32) -> bool {
 
 fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Result<Done, Error> {
     let began = Instant::now();
+    // First: a point that is chosen and then removed would look like one that cannot be restored.
+    let (_, lock) = operation.open_for(site, Work::Restore)?;
     let state = site.load_state()?.state;
     let snapshot = which::resolve(site, &state, &params.which)?;
     let isolation = Isolation::find(operation.cancel())?;
@@ -200,7 +202,7 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         operation.report().warn(isolation.said());
     }
     let tried = Plan::make(site, operation, params, &state, snapshot).and_then(|plan| {
-        let tried = rehearse(site, operation, &plan, snapshot, &isolation)?;
+        let tried = rehearse(site, operation, &plan, snapshot, &isolation, lock)?;
         Ok((plan, tried))
     });
     let (plan, tried) = match tried {
@@ -263,9 +265,9 @@ fn rehearse(
     plan: &Plan,
     snapshot: SnapshotId,
     isolation: &Isolation,
+    lock: RepositoryLock,
 ) -> Result<Tried, Error> {
     let engine = site.engine()?;
-    let (_, lock) = operation.open_for(site, Work::Restore)?;
     let began = Instant::now();
     let scratch = Scratch { dir: plan.dir.clone() };
     operation.step("scratch", &scratch, |_| {

@@ -237,10 +237,17 @@ fn by_policy(site: &ServiceSite, state: &ServiceState, params: &Params) -> Resul
 
 fn by_name(site: &ServiceSite, state: &ServiceState, params: &Params) -> Result<Plan, Error> {
     let mut going: BTreeMap<SnapshotId, Judged> = BTreeMap::new();
+    let proven = retention::newest_proven(&state.points).map(|point| point.snapshot);
     for name in &params.points {
         let id = which::resolve(site, state, &Which::of(name))?;
         if let Some(why) = state.needed(id) {
             return Err(Error::refused(format!("{name} cannot be forgotten: {why}")));
+        }
+        if proven == Some(id) {
+            return Err(Error::refused(format!(
+                "{name} cannot be forgotten: it is the newest that was proven restorable"
+            ))
+            .hinting(format!("Prove a newer one with `mainstay drill {}` first.", site.name())));
         }
         going.insert(id, judged(state, id, Vec::new()));
     }

@@ -434,12 +434,40 @@ pub(crate) fn place(
                 .with_context(site, |cx| engine.ready_to_replace(cx, root, &placement.target))?;
         }
     }
+    let meta = match placing.own {
+        true => Some(keep_meta(site, operation.dir(), placing.snapshot)?),
+        false => None,
+    };
     operation.step("place", placing, |operation| {
         operation.report().phase("putting in place");
         move_all(site, &id, placing)
     })?;
-    operation
-        .forward("settle", (), |operation| settle(site, &operation.calm(site).context(), placing))
+    operation.forward("settle", (), |operation| {
+        settle(site, &operation.calm(site).context(), placing, meta.as_ref())
+    })
+}
+
+/// The description of the point, kept with the operation: whoever brings that to its end after a crash
+/// may find the point forgotten, since the dead hold no lock.
+const POINT: &str = "point.json";
+
+fn keep_meta(site: &ServiceSite, dir: &Path, snapshot: SnapshotId) -> Result<SnapshotMeta, Error> {
+    let meta = meta(site, snapshot)?;
+    let text = serde_json::to_vec(&meta).map_err(|e| {
+        Error::new(Class::Failed, format!("cannot describe {}", snapshot.short())).because(e)
+    })?;
+    crate::member::write_durable(dir, POINT, &text)?;
+    Ok(meta)
+}
+
+/// What was kept; of an operation that kept nothing, what the vault says still.
+fn kept_meta(site: &ServiceSite, dir: &Path, snapshot: SnapshotId) -> Result<SnapshotMeta, Error> {
+    let path = dir.join(POINT);
+    match std::fs::read(&path) {
+        Ok(text) => decode_meta(snapshot, &text),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => meta(site, snapshot),
+        Err(e) => Err(Error::io("read", &path, e)),
+    }
 }
 
 /// After a crash: throws away what was staged, or carries on what was being placed.
@@ -572,7 +600,7 @@ fn bring_to_life(left: &mut Left<'_>, placing: &Placing) -> Result<(), Error> {
     if !placing.own {
         return left.finished("settle", "what was being put in place was brought to its end");
     }
-    let (engine, meta) = (site.engine()?, meta(site, placing.snapshot)?);
+    let (engine, meta) = (site.engine()?, kept_meta(site, left.dir, placing.snapshot)?);
     let activated = left.with_context(|cx| engine.activate(cx, &meta, &placing.purpose));
     match activated {
         Ok(()) => {
@@ -595,15 +623,18 @@ fn move_all(site: &ServiceSite, id: &OperationId, placing: &Placing) -> Result<(
     placing.placements.iter().try_for_each(Placement::place)
 }
 
-fn settle(site: &ServiceSite, cx: &engines::Context<'_>, placing: &Placing) -> Result<(), Error> {
+/// `meta` describes what was put in this member's own place; none if it went elsewhere.
+fn settle(
+    site: &ServiceSite,
+    cx: &engines::Context<'_>,
+    placing: &Placing,
+    meta: Option<&SnapshotMeta>,
+) -> Result<(), Error> {
     for placement in &placing.placements {
         placement.drop_staged()?;
     }
-    if !placing.own {
-        return Ok(());
-    }
-    let meta = meta(site, placing.snapshot)?;
-    site.engine()?.activate(cx, &meta, &placing.purpose)?;
+    let Some(meta) = meta else { return Ok(()) };
+    site.engine()?.activate(cx, meta, &placing.purpose)?;
     record(site, placing, true)
 }
 

@@ -324,11 +324,12 @@ fn of_the_copy(mut definition: Service, targets: &[PathBuf]) -> Service {
 
 fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Result<Done, Error> {
     let began = Instant::now();
-    let state = load(site, params, &*operation.report())?;
-    let mut plan = Plan::make(site, &state, params, operation.id())?;
     let repository = site.repository()?;
     let engine = site.engine()?;
+    // First: what is chosen below must not be removed before it is read.
     let _lock = repository.lock_for(Work::Restore, Duration::from_secs(60), operation.cancel())?;
+    let state = load(site, params, &*operation.report())?;
+    let mut plan = Plan::make(site, &state, params, operation.id())?;
     if plan.over {
         let done = over::perform(site, operation, params, &plan)?;
         let started = starts_here(site, params, &plan)?;

@@ -93,9 +93,9 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
 
 fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Result<Done, Error> {
     let began = Instant::now();
-    let point = held(site)?;
     let repository = site.repository()?;
     let lock = repository.lock_for(Work::Restore, Duration::from_secs(60), operation.cancel())?;
+    let point = held(site)?;
     refresh::require_untouched(site, point.snapshot, operation.cancel())?;
     let judged = operation.step("compare", (), |operation| compare(site, operation, &point))?;
     drop(lock);

@@ -109,6 +109,19 @@ impl Repository {
     /// The plain bytes of a blob. One that is stored more than once is read from the first place
     /// where it is whole.
     pub fn load_blob(&self, kind: BlobKind, id: &BlobId) -> Result<Vec<u8>, Error> {
+        match self.load_known(kind, id) {
+            // Nothing is moved beside a lock. Whoever has none may know an index that was true before
+            // somebody's prune.
+            Err(Error::Damaged { .. }) if !self.is_locked() => {
+                self.refresh_index()?;
+                self.load_known(kind, id)
+            }
+            other => other,
+        }
+    }
+
+    /// The same, from where the index as it is loaded has it.
+    fn load_known(&self, kind: BlobKind, id: &BlobId) -> Result<Vec<u8>, Error> {
         let mut failure = None;
         for location in self.all_locations(kind, id)? {
             match self.load_from(kind, id, &location) {

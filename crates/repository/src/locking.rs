@@ -165,6 +165,9 @@ pub struct Standing {
 
 impl Repository {
     /// Takes a lock by restic's protocol, waiting up to `wait` for one that excludes it.
+    ///
+    /// An index that was loaded before is brought up to date: whoever was waited for may have moved
+    /// what it names.
     pub fn lock(
         &self,
         kind: LockKind,
@@ -172,6 +175,7 @@ impl Repository {
         cancel: &CancelToken,
     ) -> Result<RepositoryLock, Error> {
         let lock = lock(self.files(), kind, wait, cancel, Timing::PROTOCOL)?;
+        self.index().refresh_loaded(self.files())?;
         self.remember_lock(Arc::downgrade(&lock.shared));
         Ok(lock)
     }

@@ -9,6 +9,7 @@ mod cancel;
 mod command_line;
 mod configuration;
 mod copying;
+mod deleting;
 mod demo;
 mod docs;
 mod drills;

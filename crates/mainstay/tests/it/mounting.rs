@@ -427,6 +427,9 @@ fn what_is_shown_is_not_removed() {
     let mounted = Mounted::new(&rig, &["docs"]);
     rig.run(&["forget", "docs", "--keep-last", "1", "--wait", "0s"]).code(11);
     rig.run(&["prune", "docs", "--wait", "0s"]).code(11);
+    let points = rig.run(&["--json", "snapshots", "docs"]).code(0).json();
+    let first = points["services"][0]["snapshots"][0]["name"].as_str().unwrap().to_owned();
+    rig.run(&["forget", "docs", &first, "--yes", "--wait", "0s"]).code(11);
     // Reading and adding go on beside it.
     rig.run(&["backup", "docs"]).code(0);
     rig.run(&["check", "docs"]).code(0);

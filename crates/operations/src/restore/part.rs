@@ -112,12 +112,12 @@ impl Plan {
 
 fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Result<Done, Error> {
     let began = Instant::now();
-    let plan = Plan::make(site, params)?;
     let repository = site.repository()?;
     let engine = site.engine()?;
+    let lock = repository.lock_for(Work::Restore, Duration::from_secs(60), operation.cancel())?;
+    let plan = Plan::make(site, params)?;
     let fetched = operation.dir().join("scratch/part");
     placing::check_space(&fetched, plan.bytes)?;
-    let lock = repository.lock_for(Work::Restore, Duration::from_secs(60), operation.cancel())?;
     operation.step("fetch", &plan.needs, |operation| {
         operation.report().phase("fetching");
         for path in &plan.needs {

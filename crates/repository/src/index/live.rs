@@ -85,6 +85,14 @@ impl Live {
         }
     }
 
+    /// As [`refresh`](Live::refresh), but what was never loaded is not loaded for that.
+    pub(crate) fn refresh_loaded(&self, files: &Files) -> Result<(), Error> {
+        if self.read().files.is_none() {
+            return Ok(());
+        }
+        self.refresh(files)
+    }
+
     /// Adds what a durable index file of this process says.
     pub(crate) fn add(&self, id: IndexId, packs: &[IndexedPack]) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);

@@ -3,7 +3,7 @@
 
 use crate::rig::{self, Rig, check, noise};
 use mainstay_repository::prune::{self, Figures, MaxUnused, Options};
-use mainstay_repository::{BlobKind, Error, LockKind, Repository};
+use mainstay_repository::{BlobKind, Error, LockKind, Repository, restore};
 use model::progress::Silent;
 use model::{CancelToken, SnapshotId};
 use std::collections::BTreeSet;
@@ -114,6 +114,31 @@ fn what_no_snapshot_needs_goes_and_every_other_byte_stays() {
     // And restic's own prune finds nothing to do, and is at ease.
     rig.restic(&["prune", "--max-unused", "0"]);
     whole(&rig, &kept);
+}
+
+/// Whoever had looked into the repository before somebody pruned it: what stays is somewhere else now.
+#[test]
+fn who_waited_for_a_prune_or_reads_beside_one_finds_what_stays() {
+    for locks in [true, false] {
+        let rig = Rig::new();
+        let history = history(&rig.repository, 4);
+        let (id, content) = &history[1];
+        let reader = rig::open(Arc::new(Local::open(rig.path()).unwrap()));
+        reader.index_size().unwrap();
+        forget(&rig.repository, &[history[0].0, history[2].0]).unwrap();
+        let figures = prune(&rig.repository, &ALL).unwrap();
+        assert!(figures.repacked_packs > 0, "{figures:?}");
+        let cancel = CancelToken::new();
+        let lock = locks
+            .then(|| reader.lock(LockKind::Shared, std::time::Duration::ZERO, &cancel).unwrap());
+        assert!(rig::read_back(&reader, *id).unwrap() == *content);
+        // Whole packs at a time, as a restore reads.
+        let target = rig.dir.path().join("target");
+        let options = restore::Options { reuse: None, durable: false };
+        restore::restore(&reader, *id, b"/", &target, options, &Silent, &cancel).unwrap();
+        assert!(fs::read(target.join("file")).unwrap() == *content);
+        drop(lock);
+    }
 }
 
 #[test]
