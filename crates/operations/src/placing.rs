@@ -11,7 +11,7 @@ use crate::operation::Operation;
 use crate::recover::Left;
 use crate::wal::sqlite::HeldLog;
 use crate::{Error, MemberRecord, ServiceSite};
-use engines::{LogTarget, Purpose, Refresh, Root, RootKind, SnapshotMeta, Staged};
+use engines::{LogTarget, Purpose, Refresh, Root, RootKind, Running, SnapshotMeta, Staged};
 use jiff::Timestamp;
 use model::state::Applied;
 use model::{
@@ -429,6 +429,12 @@ pub(crate) fn place(
     let engine = site.engine()?;
     let id = operation.id().clone();
     if placing.own {
+        // Whoever began has stopped it or found it stopped; building took time.
+        if operation.with_context(site, |cx| engine.running(cx))? == Running::Yes {
+            let what = format!("somebody has started {} since this began", site.name());
+            return Err(Error::refused(format!("{what}, and its content cannot be exchanged"))
+                .hinting("Stop it, and give this again."));
+        }
         for (root, placement) in engine.roots().iter().zip(&placing.placements) {
             operation
                 .with_context(site, |cx| engine.ready_to_replace(cx, root, &placement.target))?;

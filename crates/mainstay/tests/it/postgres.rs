@@ -6,6 +6,7 @@
 mod pg_server;
 
 mod adopting;
+mod checks;
 mod drilling;
 mod faults;
 mod incremental;

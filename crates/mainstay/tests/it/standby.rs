@@ -1,11 +1,13 @@
 //! Standbys: what somebody wrote to one is noticed before it is touched, and a refresh costs what
 //! changed.
 
-use crate::world::{World, content, fill};
+use crate::cancel::cont;
+use crate::rig::run;
+use crate::world::{CONTROLLED, World, content, fill, state, wait_for};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 fn behind() -> World {
     let world = World::new("files", "");
@@ -189,5 +191,207 @@ fn what_its_engine_refuses_does_not_bar_the_way() {
         } else {
             assert_eq!(fs::read_to_string(&loaded).unwrap(), text);
         }
+    }
+}
+
+/// A service of one number, for what must hold of every engine whose copy is exchanged.
+#[derive(Clone, Copy, Debug)]
+struct OfOne {
+    engine: &'static str,
+    lines: &'static str,
+    write: fn(&World, u32),
+    read: fn(&World) -> u32,
+    /// Somebody writes to the copy.
+    spoil: fn(&World),
+}
+
+const OF_ONE: [OfOne; 3] = [
+    OfOne {
+        engine: "files",
+        lines: "",
+        write: |world, number| {
+            fs::create_dir_all(world.path("a/data")).unwrap();
+            fs::write(world.path("a/data/number"), number.to_string()).unwrap();
+        },
+        read: |world| fs::read_to_string(world.path("b/data/number")).unwrap().parse().unwrap(),
+        spoil: |world| fs::write(world.path("b/data/mine"), "mine").unwrap(),
+    },
+    OfOne {
+        engine: "sqlite",
+        lines: "",
+        write: |world, number| {
+            let database = rusqlite::Connection::open(world.path("a/data")).unwrap();
+            let sql = "create table if not exists t (x); delete from t;";
+            database.execute_batch(&format!("{sql} insert into t values ({number})")).unwrap();
+        },
+        read: |world| {
+            let database = rusqlite::Connection::open_with_flags(
+                world.path("b/data"),
+                rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY,
+            );
+            database.unwrap().query_row("select x from t", [], |row| row.get(0)).unwrap()
+        },
+        spoil: |world| {
+            let database = rusqlite::Connection::open(world.path("b/data")).unwrap();
+            database.execute_batch("insert into t values (99)").unwrap();
+        },
+    },
+    OfOne {
+        engine: "script",
+        lines: "exporter = \"@HERE@/export\"\nimporter = \"@HERE@/import\"\n",
+        write: |world, number| {
+            fs::create_dir_all(world.path("a/data")).unwrap();
+            fs::write(world.path("a/number"), number.to_string()).unwrap();
+            let export = "cp \"$MAINSTAY_BACKUP_DIR/../number\" \"$MAINSTAY_BACKUP_DIR/dump\"\n\
+                          echo \"{\\\"export-id\\\": \\\"$MAINSTAY_EXPORT_ID\\\", \\\"source-time\\\": \
+                          \\\"$(date -u +%Y-%m-%dT%H:%M:%S.%NZ)\\\"}\"\n";
+            let import = "cp \"$MAINSTAY_BACKUP_DIR/dump\" \"$MAINSTAY_BACKUP_DIR/../loaded\"\n";
+            for (name, text) in [("export", export), ("import", import)] {
+                let path = world.path(name);
+                fs::write(&path, format!("#!/bin/sh\nset -e\n{text}")).unwrap();
+                fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+            }
+        },
+        read: |world| fs::read_to_string(world.path("b/loaded")).unwrap().parse().unwrap(),
+        spoil: |world| fs::write(world.path("b/data/dump"), "99").unwrap(),
+    },
+];
+
+impl OfOne {
+    /// Both have joined; the standby holds the first point, and there is a second.
+    fn behind(&self) -> World {
+        let world = World::new(self.engine, &format!("{}{CONTROLLED}", self.lines));
+        (self.write)(&world, 1);
+        world.run("a", &["init"]).code(0);
+        world.run("b", &["init"]).code(0);
+        world.run("a", &["backup", "docs"]).code(0);
+        world.run("b", &["refresh", "docs"]).code(0);
+        (self.write)(&world, 2);
+        world.run("a", &["backup", "docs"]).code(0);
+        world
+    }
+
+    /// What the standby has, on disk and by its own word.
+    fn copy(&self, world: &World) -> (Option<crate::world::Tree>, u32) {
+        (content(&world.path("b/data")), (self.read)(world))
+    }
+}
+
+/// A service that works with the copy is not ours to stop, unless somebody says that the copy goes.
+#[test]
+fn a_standby_that_runs_is_refused_and_stopped_only_if_its_copy_is_given_up() {
+    for one in OF_ONE {
+        let world = one.behind();
+        let before = one.copy(&world);
+        assert_eq!(world.service("b", "start"), 0);
+        let said = world.run("b", &["refresh", "docs"]).code(1).complains("runs on this standby");
+        said.complains("Stop it");
+        assert!(one.copy(&world) == before && world.serves("b"), "{}", one.engine);
+        assert_eq!(world.status("b")["members"][1]["importing"], false);
+        world.service("b", "stop");
+        world.run("b", &["refresh", "docs"]).code(0);
+        assert_eq!((one.read)(&world), 2, "{}", one.engine);
+
+        assert_eq!(world.service("b", "start"), 0);
+        let last = one.copy(&world).0;
+        (one.write)(&world, 3);
+        world.run("a", &["backup", "docs"]).code(0);
+        world.run("b", &["refresh", "docs"]).code(1);
+        world.run("b", &["refresh", "docs", "--reseed"]).code(0);
+        assert!(!world.serves("b"), "{}: we stopped it, and a standby does not serve", one.engine);
+        world.run("b", &["may-start", "docs"]).code(1);
+        assert_eq!((one.read)(&world), 3, "{}", one.engine);
+        assert!(aside(&world).iter().any(|kept| content(kept) == last), "{}", one.engine);
+    }
+}
+
+/// Building the new copy takes time, and somebody may start what works with the old one meanwhile.
+#[test]
+fn a_standby_that_is_started_while_its_copy_is_built_keeps_it() {
+    for one in OF_ONE {
+        let world = one.behind();
+        let before = one.copy(&world);
+        let mut command = world.command("b", &["refresh", "docs"]);
+        command.env("MAINSTAY_TEST_STOP_AT", "prepare:done");
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let worker = world.worker("b");
+        wait_for("it is built", || state(worker) == Some('T'));
+        assert_eq!(world.service("b", "start"), 0);
+        cont(worker);
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{}: {said}", one.engine);
+        assert!(said.contains("somebody has started docs"), "{}: {said}", one.engine);
+        assert!(one.copy(&world) == before && world.serves("b"), "{}", one.engine);
+        assert_eq!(world.staging(), [] as [PathBuf; 0]);
+        assert!(world.unfinished("b").is_empty());
+        world.service("b", "stop");
+        world.run("b", &["refresh", "docs"]).code(0);
+        assert_eq!((one.read)(&world), 2, "{}", one.engine);
+    }
+}
+
+#[test]
+fn a_standby_of_any_engine_that_was_written_to_is_refused() {
+    for one in OF_ONE {
+        let world = one.behind();
+        (one.spoil)(&world);
+        let spoilt = one.copy(&world);
+        world.run("b", &["refresh", "docs"]).code(1).complains("was written to");
+        assert!(one.copy(&world) == spoilt, "{}", one.engine);
+        world.run("b", &["refresh", "docs", "--reseed"]).code(0);
+        assert_eq!((one.read)(&world), 2, "{}", one.engine);
+        assert!(aside(&world).iter().any(|kept| content(kept) == spoilt.0), "{}", one.engine);
+    }
+}
+
+/// A vault that went back does not have what the standby holds, and holds nothing that came after it.
+#[test]
+fn a_standby_that_is_no_ancestor_of_what_comes_is_refused() {
+    for one in OF_ONE {
+        let world = one.behind();
+        let vault = world.path("vault");
+        let (copy, lost) = (world.path("old-vault"), world.path("lost-vault"));
+        run(Command::new("cp").arg("-a").arg(&vault).arg(&copy)).code(0);
+        (one.write)(&world, 3);
+        world.run("a", &["backup", "docs"]).code(0);
+        world.run("b", &["refresh", "docs"]).code(0);
+        fs::rename(&vault, lost).unwrap();
+        fs::rename(&copy, &vault).unwrap();
+        let held = one.copy(&world);
+        world.run("b", &["refresh", "docs"]).code(1).complains("mainstay vault accept");
+        for host in ["a", "b"] {
+            world.run(host, &["vault", "accept", "docs", "--yes"]).code(0);
+        }
+        let said = world.run("b", &["refresh", "docs"]).code(1).complains("is not in the history");
+        said.complains("--reseed");
+        assert!(one.copy(&world) == held, "{}: it was touched", one.engine);
+        assert_eq!(world.status("b")["members"][1]["importing"], false);
+        world.run("b", &["refresh", "docs", "--reseed"]).code(0);
+        assert_eq!((one.read)(&world), 2, "{}", one.engine);
+        assert!(aside(&world).iter().any(|kept| content(kept) == held.0), "{}", one.engine);
+        world.run("b", &["refresh", "docs"]).code(0).says("already");
+    }
+}
+
+/// Out of service, restored, and back: the standby holds what was asked for, and goes on from there.
+#[test]
+fn a_standby_that_is_offline_is_restored_and_goes_on_when_it_is_back() {
+    for one in OF_ONE {
+        let world = one.behind();
+        world.run("b", &["refresh", "docs"]).code(0);
+        let first = world.points("a")[0].clone();
+        world.run("b", &["offline", "docs"]).code(0);
+        world.run("b", &["refresh", "docs"]).code(1).complains("is offline");
+        let words = ["restore", "docs", "--snapshot", first["name"].as_str().unwrap(), "--replace"];
+        world.run("b", &words).code(0);
+        assert_eq!((one.read)(&world), 1, "{}", one.engine);
+        assert!(!world.serves("b"));
+        assert_eq!(world.status("b")["members"][1]["holds"], first["source-time"]);
+        world.run("b", &["refresh", "docs"]).code(1).complains("is offline");
+        world.run("b", &["online", "docs"]).code(0);
+        assert!(!world.serves("b"), "{}: a standby of this kind does not run", one.engine);
+        world.run("b", &["refresh", "docs"]).code(0);
+        assert_eq!((one.read)(&world), 2, "{}", one.engine);
     }
 }

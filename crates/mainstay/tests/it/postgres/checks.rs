@@ -1,0 +1,33 @@
+//! What is looked at before a standby's server is refreshed.
+
+use super::*;
+
+/// A copy that was promoted by hand has gone its own way: it is told, and nothing of it is lost.
+#[test]
+fn a_standby_that_was_promoted_by_hand_is_refused_and_put_aside() {
+    let stage = Stage::new();
+    let (a, b) = (&stage.a, &stage.b);
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    b.run(&["refresh", "shop"]).code(0);
+    b.server.sql("SELECT pg_promote()");
+    b.server.sql("CREATE TABLE mine (x int)");
+    let wanted = a.write();
+    a.run(&["backup", "shop"]).code(0);
+    let said = b.run(&["refresh", "shop"]).code(1);
+    said.complains("does not follow any more").complains("--reseed");
+    assert_eq!(b.server.sql("SELECT count(*) FROM mine"), "0", "it was touched");
+    // Neither can it take over.
+    a.server.stop("immediate");
+    stage.dead(true);
+    assert_ne!(b.run(&["takeover", "shop", "--yes"]).code, 0);
+    a.server.start();
+
+    b.run(&["refresh", "shop", "--reseed"]).code(0);
+    assert_eq!(b.server.sql("SELECT pg_is_in_recovery()"), "t");
+    b.server.eventually(&format!("SELECT max(n) = {wanted} FROM orders"));
+    assert_eq!(b.server.sql("SELECT to_regclass('mine') IS NULL"), "t");
+    let kept = fs::read_dir(stage.dir.path().join("b")).unwrap().flatten();
+    let kept = kept.filter(|item| item.file_name().to_string_lossy().contains("data.diverged-"));
+    assert_eq!(kept.count(), 1);
+}
