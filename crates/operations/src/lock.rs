@@ -5,7 +5,7 @@
 
 use crate::Error;
 use jiff::Timestamp;
-use model::{CancelToken, Class, OperationId};
+use model::{CancelToken, Class, Classify, OperationId};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -79,8 +79,11 @@ impl MemberLock {
             std::thread::sleep(Duration::from_millis(50));
         }
         let mut lock = MemberLock { file, path };
-        lock.name(None, kind)?;
-        Ok(lock)
+        match lock.name(None, kind) {
+            // Its name is for people. A full disk must not keep anybody from bringing a service back.
+            Err(e) if e.class() == Class::NoSpace => Ok(lock),
+            named => named.map(|()| lock),
+        }
     }
 
     /// Writes who holds it.

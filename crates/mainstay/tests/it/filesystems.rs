@@ -171,3 +171,24 @@ impl Drop for Mounted {
         }
     }
 }
+
+/// A small file system in memory, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Small(PathBuf);
+
+impl Small {
+    /// One of this size at this place; none where nothing can be mounted.
+    pub(crate) fn mount(at: &Path, size: &str) -> Option<Small> {
+        fs::create_dir_all(at).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(at);
+        let mounted = mount.output().is_ok_and(|output| output.status.success());
+        mounted.then(|| Small(at.to_owned()))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).output();
+    }
+}

@@ -1,9 +1,9 @@
 //! A server and its log when something is in the way: each is told with what to do, and costs nothing
 //! that was there.
 
-use super::logical_faults::Small;
 use super::receiving::restored;
 use super::*;
+use crate::filesystems::Small;
 use jiff::Timestamp;
 
 const NO_ARCHIVE: &str = "archive_mode = off";

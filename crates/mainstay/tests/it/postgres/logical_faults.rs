@@ -2,9 +2,9 @@
 
 use super::logical::{Pair, Site, nothing_is_left};
 use super::*;
+use crate::filesystems::Small;
 use crate::world::journal;
 use std::os::unix::fs::symlink;
-use std::path::Path;
 
 /// Loading takes as long as its server says: there is an index over a function that waits.
 fn slow(site: &Site) {
@@ -305,25 +305,6 @@ fn a_tablespace_has_to_be_there_first() {
     assert_eq!(b.newest_closed("shop"), 1);
     // A drill asks for none: it is a server of its own.
     a.run(&["drill", "shop"]).code(0);
-}
-
-/// A small file system, until it is dropped. None without the right to make one.
-pub(super) struct Small(PathBuf);
-
-impl Small {
-    pub(super) fn mount(at: &Path, size: &str) -> Option<Small> {
-        fs::create_dir_all(at).unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(at);
-        let mounted = mount.output().is_ok_and(|output| output.status.success());
-        mounted.then(|| Small(at.to_owned()))
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).output();
-    }
 }
 
 /// The disk of the staging is too small, or turns out to be while it is written to.
