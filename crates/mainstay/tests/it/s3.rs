@@ -246,6 +246,31 @@ fn locked_history_is_there_again_as_of_before_it_was_removed() {
     refused.complains("can only be read");
 }
 
+/// A lock ends so long after it was written. What is due renews it long before that, and not each
+/// time; a clock that was wrong puts nothing off.
+#[test]
+fn the_locks_of_a_bucket_are_renewed_before_they_end() {
+    let server = server(true);
+    let rig = rig(&server.endpoint(), "object-lock = \"governance\"\nobject-lock-days = 1\n");
+    rig.run(&["init", "--no-recovery-key"]).code(0);
+    rig.run(&["backup", "docs"]).code(0);
+    let renewed = || {
+        let json = rig.run(&["--json", "run-due"]).code(0).json();
+        let turns = json["services"].as_array().expect("turns").clone();
+        turns.iter().find_map(|turn| turn["locked"].as_u64())
+    };
+    let noted = rig.path("state/services/docs/locked-again");
+    assert!(renewed() > Some(4));
+    assert_eq!(renewed(), None, "not each time");
+    for hours in [7, -7] {
+        let then = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(hours);
+        std::fs::write(&noted, then.to_string()).expect("a note");
+        rig.run(&["run-due", "--dry-run"]).code(0).says("the locks of the bucket are due");
+        assert!(renewed() > Some(4), "{hours}");
+        assert_eq!(renewed(), None);
+    }
+}
+
 /// What each command asks of the server, so that nobody adds a round trip unseen.
 #[test]
 fn round_trips_are_counted() {

@@ -64,6 +64,34 @@ fn a_held_lock_is_refreshed_and_gone_after_release() {
     assert!(locks(&files).is_empty());
 }
 
+/// Long work keeps its lock; what nobody refreshes any more, since its holder died on another host,
+/// is in nobody's way for ever.
+#[test]
+fn a_lock_outlives_the_time_after_which_it_would_be_stale_and_its_holder_does_not() {
+    let timing = Timing {
+        refresh: Duration::from_millis(100),
+        stale: Duration::from_secs(4),
+        trust: Duration::from_secs(4),
+        ..QUICK
+    };
+    let files = files(Arc::new(Memory::new()));
+    let held = take(&files, LockKind::Shared, timing).unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < timing.stale * 3 / 2 {
+        let error = take(&files, LockKind::Exclusive, timing).unwrap_err();
+        assert!(matches!(error, Error::Locked(_)), "{error}");
+        std::thread::sleep(QUICK.refresh);
+    }
+    held.still_held().unwrap();
+    assert_eq!(locks(&files).len(), 1, "one is left of all that it wrote");
+    drop(held);
+
+    foreign(&files, |lock| lock.exclusive = false);
+    assert!(take(&files, LockKind::Exclusive, timing).is_err());
+    wait_for("nobody has refreshed it", || take(&files, LockKind::Exclusive, timing).is_ok());
+    assert!(locks(&files).is_empty());
+}
+
 #[test]
 fn a_lock_that_cannot_be_refreshed_lapses() {
     let flaky = Arc::new(Flaky::new(Arc::new(Memory::new())));
