@@ -11,6 +11,7 @@ mod conf;
 mod connect;
 mod detail;
 mod facts;
+mod files;
 mod inspect;
 mod layout;
 mod live;

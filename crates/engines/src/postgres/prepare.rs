@@ -4,6 +4,7 @@
 //! it holds for a copy that is started with a distribution's own configuration, too.
 
 use super::detail::Detail;
+use super::files::Files;
 use super::lsn::{Lsn, Segments};
 use super::pg_control::PgControl;
 use super::programs::{Owner, data_version};
@@ -11,10 +12,9 @@ use super::{Postgres, conf, go_on, over, place};
 use crate::{Context, Error, LogPlace, LogTarget, Purpose, SnapshotMeta, Staged};
 use jiff::Timestamp;
 use model::Class;
-use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::os::unix::fs::lchown;
+use std::path::Path;
 
 /// Libraries that do things on a schedule, or replicate.
 const SCHEDULERS: [&str; 8] = [
@@ -85,34 +85,28 @@ pub(super) fn configure(
         Purpose::Standby => None,
         Purpose::Primary { until } | Purpose::Scratch { until } => *until,
     };
-    let file = Writer { dir, owner };
+    let files = Files::open(dir, owner)?;
 
-    let config = fs::read_to_string(dir.join("postgresql.conf"));
-    match config {
-        Ok(text) => {
+    match files.read("postgresql.conf")? {
+        Some(text) => {
             let own = conf::without(&text, &PLACES);
             if own != text {
-                file.write("postgresql.conf", &own)?;
+                files.write("postgresql.conf", &own)?;
             }
             if conf::includes(&own) {
                 cx.progress.note("postgresql.conf includes other files: they must be here, too");
             }
         }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+        None => {
             cx.progress.warn("the snapshot has no postgresql.conf: the copy has the defaults");
-            file.write("postgresql.conf", "# The source's was not in the snapshot.\n")?;
+            files.write("postgresql.conf", "# The source's was not in the snapshot.\n")?;
         }
-        Err(e) => return Err(Error::io("read", dir.join("postgresql.conf").display(), e)),
     }
     if !dir.join("pg_hba.conf").exists() {
-        file.write("pg_hba.conf", PLAIN_HBA)?;
+        files.write("pg_hba.conf", PLAIN_HBA)?;
     }
 
-    let auto = match fs::read_to_string(dir.join("postgresql.auto.conf")) {
-        Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(e) => return Err(Error::io("read", dir.join("postgresql.auto.conf").display(), e)),
-    };
+    let auto = files.read("postgresql.auto.conf")?.unwrap_or_default();
     let mut settings = following(cx, meta, until);
     settings.extend(everywhere(detail, major));
     let (comment, signal) = match purpose {
@@ -139,26 +133,21 @@ pub(super) fn configure(
             ("restored to be looked at, cut off from everything", "recovery.signal")
         }
     };
-    file.write("postgresql.auto.conf", &conf::with_block(&auto, comment, &settings))?;
+    files.write("postgresql.auto.conf", &conf::with_block(&auto, comment, &settings))?;
     for name in ["standby.signal", "recovery.signal"] {
         if name != signal {
-            file.remove(name)?;
+            files.remove(name)?;
         }
     }
-    file.write(signal, "")?;
-    // The server refuses a directory that others can enter.
-    let mode = fs::metadata(dir).map_err(|e| Error::io("look at", dir.display(), e))?.mode();
-    if mode & 0o027 != 0 {
-        fs::set_permissions(dir, Permissions::from_mode(0o700))
-            .map_err(|e| Error::io("set the mode of", dir.display(), e))?;
-    }
-    sync(dir)
+    files.write(signal, "")?;
+    files.close_to_others()?;
+    files.sync()
 }
 
 /// Lets the replay of a prepared copy end at this place.
 pub(super) fn aim(dir: &Path, target: &LogTarget) -> Result<(), Error> {
-    let path = dir.join("postgresql.auto.conf");
-    let auto = fs::read_to_string(&path).map_err(|e| Error::io("read", path.display(), e))?;
+    let files = Files::open(dir, Owner::of(dir)?)?;
+    let auto = files.read("postgresql.auto.conf")?.unwrap_or_default();
     let (name, value) = match &target.place {
         LogPlace::Name(name) => ("recovery_target_name", name.clone()),
         LogPlace::Lsn(lsn) => ("recovery_target_lsn", Lsn(*lsn).to_string()),
@@ -170,10 +159,9 @@ pub(super) fn aim(dir: &Path, target: &LogTarget) -> Result<(), Error> {
         ("recovery_target_inclusive", inclusive.to_owned()),
         (name, value),
     ];
-    let dir = dir.to_owned();
-    let file = Writer { dir: &dir, owner: Owner::of(&dir)? };
-    file.write("postgresql.auto.conf", &conf::with_block(&auto, "where replay ends", &settings))?;
-    sync(&dir)
+    files
+        .write("postgresql.auto.conf", &conf::with_block(&auto, "where replay ends", &settings))?;
+    files.sync()
 }
 
 /// Refuses a copy that is not what was captured, before a server stumbles over it.
@@ -346,42 +334,6 @@ fn give(path: &Path, owner: Owner) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// Writes files of the copy: whole, durable, and its owner's.
-struct Writer<'a> {
-    dir: &'a PathBuf,
-    owner: Owner,
-}
-
-impl Writer<'_> {
-    fn write(&self, name: &str, text: &str) -> Result<(), Error> {
-        let path = self.dir.join(name);
-        let failed = |e| Error::io("write", path.display(), e);
-        let staged = self.dir.join(format!(".{name}.mainstay"));
-        let mut file = File::create(&staged).map_err(failed)?;
-        file.write_all(text.as_bytes()).map_err(failed)?;
-        file.set_permissions(Permissions::from_mode(0o600)).map_err(failed)?;
-        if rustix::process::geteuid().is_root() {
-            lchown(&staged, Some(self.owner.uid), Some(self.owner.gid)).map_err(failed)?;
-        }
-        file.sync_all().map_err(failed)?;
-        fs::rename(&staged, &path).map_err(failed)
-    }
-
-    fn remove(&self, name: &str) -> Result<(), Error> {
-        let path = self.dir.join(name);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(Error::io("remove", path.display(), e))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-fn sync(dir: &Path) -> Result<(), Error> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| Error::io("sync", dir.display(), e))
 }
 
 #[cfg(test)]

@@ -2,12 +2,11 @@
 //! beyond the place where the two parted, and fetches what differs, and nothing else.
 
 use super::detail::Detail;
+use super::files::Files;
 use super::programs::{Owner, data_version};
 use super::{DATA, Postgres, prepare, server};
 use crate::{Context, Error, Purpose, Root, RootKind, SnapshotMeta, Staged};
 use model::Class;
-use std::fs;
-use std::io;
 
 /// Says whether it did; a copy that could not be rewound may be of no use any more.
 pub(super) fn rewind(
@@ -62,11 +61,8 @@ pub(super) fn rewind(
         return Ok(false);
     }
     // Its slots were for others, and would keep the log for ever.
-    let slots = data_dir.join("pg_replslot");
-    let failed = |e: io::Error| Error::io("remove what is in", slots.display(), e);
-    for entry in fs::read_dir(&slots).map_err(failed)? {
-        fs::remove_dir_all(entry.map_err(failed)?.path()).map_err(failed)?;
-    }
+    let owner = Owner::of(data_dir)?;
+    Files::open(data_dir, owner)?.empty(c"pg_replslot")?;
     // Its settings are the new primary's now.
     let data = Staged {
         root: Root {
@@ -77,7 +73,6 @@ pub(super) fn rewind(
         staged: data_dir.clone(),
         target: data_dir.clone(),
     };
-    let owner = Owner::of(data_dir)?;
     let detail = Detail::of(meta)?;
     prepare::configure(engine, cx, meta, &detail, &data, owner, &Purpose::Standby)?;
     Ok(true)

@@ -152,3 +152,25 @@ fn what_the_source_set_for_itself_is_not_the_copys() {
     assert!(data.join("standby.signal").exists() && !data.join("recovery.signal").exists());
     assert!(shop.newest() > 0);
 }
+
+/// What is in a data directory was put there by whoever runs the server. Nothing that is written to a
+/// copy of it leads out of that.
+#[test]
+fn nothing_is_written_through_the_links_of_a_copy() {
+    let shop = Shop::new("");
+    let precious = shop.bench.path("precious");
+    fs::write(&precious, "precious").expect("something outside");
+    for name in ["postgresql.conf", "postgresql.auto.conf", "standby.signal", "recovery.signal"] {
+        let link = shop.server.data().join(format!(".{name}.mainstay"));
+        std::os::unix::fs::symlink(&precious, link).expect("a link");
+    }
+    let base = shop.capture();
+    for (name, purpose) in [
+        ("standby", Purpose::Standby),
+        ("primary", Purpose::Primary { until: None }),
+        ("look", Purpose::Scratch { until: None }),
+    ] {
+        shop.copy(&base, name, &purpose);
+        assert_eq!(fs::read(&precious).expect("read"), b"precious", "{name}");
+    }
+}
