@@ -8,10 +8,10 @@
 //! applies it: writing a range twice is as good as once, so a crash in between costs nothing but
 //! time. The format is in `docs/formats/redo-journal.md`.
 
-use super::site::{Site, remove_other_xattrs};
+use super::site::{Site, chmod_at, remove_other_xattrs};
 use crate::format::tree::unquoted;
-use crate::{Error, Node, NodeKind, Tree, disk};
-use rustix::fs::{FallocateFlags, Mode, OFlags};
+use crate::{Error, Node, Tree, disk};
+use rustix::fs::{FallocateFlags, Mode};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -254,7 +254,8 @@ impl Place {
         match super::site::reopen_file(dir.as_fd(), name) {
             // It got a mode without that when the journal was applied before.
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                make_writable(dir, name)?;
+                // The last record of a file restores its mode.
+                chmod_at(dir, name, |mode| Mode::from_raw_mode(mode | 0o600))?;
                 Ok(File::from(super::site::reopen_file(dir.as_fd(), name)?))
             }
             opened => Ok(File::from(opened?)),
@@ -273,19 +274,6 @@ impl Place {
         let path = if path.is_empty() { &self.name } else { path };
         self.site.error(what, 0, path, e)
     }
-}
-
-/// Lets us write to a file of ours, through no link. The last record of a file restores its mode.
-fn make_writable(dir: &OwnedFd, name: &[u8]) -> io::Result<()> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(dir, name, flags, Mode::empty())?;
-    let stat = disk::stat(&file)?;
-    if stat.kind() == NodeKind::File {
-        // By its path: fchmod does not take what was opened without rights.
-        let mode = (stat.st_mode & 0o7777) | 0o600;
-        rustix::fs::chmod(disk::path_of(&file), Mode::from_raw_mode(mode))?;
-    }
-    Ok(())
 }
 
 /// Reads a journal, and judges it on the way.

@@ -161,7 +161,8 @@ impl Site {
     }
 
     /// The same for what cannot be opened: links, devices and pipes. The directory they are in is
-    /// ours alone until its turn comes.
+    /// ours alone until its turn comes; but one that stood there may be somebody else's, so no link is
+    /// followed that was put there meanwhile.
     pub(super) fn give_attributes_at(&self, dir: &OwnedFd, node: &Node) -> io::Result<()> {
         let name = node.name.as_slice();
         let link = AtFlags::SYMLINK_NOFOLLOW;
@@ -171,7 +172,7 @@ impl Site {
             rustix::fs::lsetxattr(&path, attribute, value, XattrFlags::empty())
         })?;
         if node.kind != NodeKind::Symlink {
-            rustix::fs::chmodat(dir, name, mode(node, owned), AtFlags::empty())?;
+            chmod_at(dir, name, |_| mode(node, owned))?;
         }
         Ok(rustix::fs::utimensat(dir, name, &times(node), link)?)
     }
@@ -232,6 +233,23 @@ impl Site {
         }
         Ok(())
     }
+}
+
+/// Changes the mode of what is at a name, and never of what a link leads to. `mode` is told the one it
+/// has.
+pub(super) fn chmod_at(
+    dir: impl AsFd,
+    name: &[u8],
+    mode: impl FnOnce(u32) -> Mode,
+) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+    let stat = disk::stat(&file)?;
+    if stat.kind() == NodeKind::Symlink {
+        return Err(Errno::LOOP.into());
+    }
+    // By its path: fchmod does not take what was opened without rights.
+    Ok(rustix::fs::chmod(disk::path_of(&file), mode(stat.st_mode & 0o7777))?)
 }
 
 /// Rights that go with a file's owner are not given to a file that stays ours.
@@ -331,4 +349,30 @@ pub(super) fn reopen_file(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedF
 pub(super) fn create_dir(dir: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
     rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(0o700))?;
     disk::open_dir_at(dir, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn a_mode_is_changed_through_no_link() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("file");
+        fs::write(&file, "").expect("a file");
+        let mode = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode));
+        mode(0o640).expect("a mode");
+        symlink(&file, dir.path().join("link")).expect("a link");
+        let handle = disk::open_dir(dir.path()).expect("a handle");
+        let change =
+            |name: &str| chmod_at(&handle, name.as_bytes(), |had| Mode::from_raw_mode(had | 0o007));
+        let has = || fs::metadata(&file).expect("a file").permissions().mode() & 0o7777;
+        change("link").expect_err("a link");
+        assert_eq!(has(), 0o640);
+        change("file").expect("changed");
+        assert_eq!(has(), 0o647);
+        mode(0o600).expect("a mode");
+    }
 }
