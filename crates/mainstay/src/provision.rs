@@ -10,7 +10,7 @@ use crate::config;
 use crate::failure::Failure;
 use crate::files::{self, Existing};
 use jiff::Timestamp;
-use model::config::{Config, FirstRole, Service};
+use model::config::{Config, FirstRole, Service, lacks_password};
 use model::{Class, Role, ServiceName, SnapshotId};
 use operations::{MemberRecord, ServiceSite, Site, points};
 use repository::Repository;
@@ -167,15 +167,18 @@ fn look(app: &App, file: &Path, config: &Config, name: &ServiceName) -> Result<S
     require_standby(&service, role, first)?;
     let define = match known {
         Some(_) => None,
-        None => Some(Service {
-            role: FirstRole::Standby,
-            // It was the vault's password that opened it.
-            password_file: None,
-            password_env: None,
-            password_credential: None,
-            password_command: None,
-            ..meta.definition
-        }),
+        None => {
+            require_connectable(name, file, &meta.definition)?;
+            Some(Service {
+                role: FirstRole::Standby,
+                // It was the vault's password that opened it.
+                password_file: None,
+                password_env: None,
+                password_credential: None,
+                password_command: None,
+                ..meta.definition
+            })
+        }
     };
     Ok(Step {
         name: name.clone(),
@@ -186,6 +189,19 @@ fn look(app: &App, file: &Path, config: &Config, name: &ServiceName) -> Result<S
         source_time: point.source_time,
         bytes: point.size_bytes,
     })
+}
+
+/// No point holds a password, so a definition whose `url` had one is not whole.
+fn require_connectable(name: &ServiceName, file: &Path, spec: &Service) -> Result<(), Failure> {
+    if !spec.url.as_deref().is_some_and(lacks_password) {
+        return Ok(());
+    }
+    let what = format!("the `url` of {name} holds a password, which no point tells");
+    Err(Failure::invalid(what).hint(format!(
+        "Write [service.{name}] into {} yourself, with `role = \"standby\"`; or keep the password \
+         where `url-password-file` says, on every host, and back {name} up again.",
+        file.display()
+    )))
 }
 
 /// A service that the vault does not have is never made here: a vault that is not mounted looks just

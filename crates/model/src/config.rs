@@ -17,7 +17,7 @@ pub use bucket::{Bucket, ObjectLock};
 pub use copies::SecondVault;
 pub use read::{Checked, ConfigError, Finding, read, schema};
 pub use rules::{CHUNK_BYTES, CHUNK_WORDS, ENGINES};
-pub use url::{without_password, without_path};
+pub use url::{lacks_password, without_password, without_path};
 pub use vault::{VaultUrl, vault_dir};
 
 use crate::{MemberName, ServiceName, VaultName};

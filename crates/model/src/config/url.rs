@@ -27,6 +27,11 @@ pub fn without_password(url: &str) -> String {
     format!("{start}{front}{}", query.join("&"))
 }
 
+/// Whether a URL is one that [`without_password`] took a password from: it cannot be connected to.
+pub fn lacks_password(url: &str) -> bool {
+    url.contains('…') && without_password(url) == url
+}
+
 /// A URL up to its host: what follows may be a secret.
 pub fn without_path(url: &str) -> String {
     let shown = without_password(url);

@@ -1,6 +1,6 @@
 //! What a configuration file may say, and what is said about a wrong one.
 
-use mainstay_model::config::{Config, read, schema, without_password};
+use mainstay_model::config::{Config, lacks_password, read, schema, without_password};
 use mainstay_model::{Class, Classify};
 use proptest::prelude::*;
 
@@ -432,6 +432,8 @@ fn passwords_in_urls_are_not_shown() {
         ("/srv/vault", "/srv/vault"),
     ] {
         assert_eq!(without_password(url), shown);
+        assert_eq!(lacks_password(shown), url != shown, "{shown}");
+        assert!(!lacks_password(url), "{url}");
     }
 }
 

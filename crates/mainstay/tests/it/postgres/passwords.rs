@@ -194,3 +194,34 @@ fn a_password_that_is_changed_is_read_anew() {
     let copy = restored(&stage, a, "copy", &[]);
     assert_eq!(copy.newest(), wanted);
 }
+
+/// No point holds the password of a URL: a new host is not given a definition that cannot connect.
+#[test]
+fn a_password_in_the_url_is_not_made_up_on_a_new_host() {
+    let stage = demanding(PLAIN);
+    let (a, b) = (&stage.a, &stage.b);
+    let plain = fs::read_to_string(&a.config).unwrap();
+    let text = plain.replace("postgres://backup@", "postgres://backup:a%20plain%20one@");
+    assert_ne!(plain, text);
+    fs::write(&a.config, text).unwrap();
+    a.run(&["backup", "shop"]).code(0);
+
+    let text = fs::read_to_string(&b.config).unwrap();
+    let bare = text.split("[service.shop]").next().unwrap().to_owned();
+    fs::write(&b.config, &bare).unwrap();
+    let marker = stage.dir.path().join("provision.toml");
+    fs::write(&marker, "services = [\"shop\"]\n").unwrap();
+    give(&marker);
+    for words in [&["provision", "--dry-run"][..], &["provision"]] {
+        let said = b.run(words).code(1);
+        said.complains("the `url` of shop holds a password").complains("url-password-file");
+        assert_eq!(fs::read_to_string(&b.config).unwrap(), bare);
+        assert!(marker.exists());
+    }
+
+    fs::write(&a.config, plain).unwrap();
+    let file = write_password(&stage, PLAIN).display().to_string();
+    say(&stage, &format!("url-password-file = '{file}'"));
+    a.run(&["backup", "shop"]).code(0);
+    b.run(&["provision", "--dry-run"]).code(0).says("would be defined");
+}
