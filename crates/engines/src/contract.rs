@@ -287,6 +287,8 @@ pub struct Inspection {
     pub replayed: Option<Timestamp>,
     /// It follows a primary and refuses writes.
     pub following: bool,
+    /// The part of its log that it tried last to hand over by itself, and could not.
+    pub unarchived: Option<String>,
     /// One sentence for people.
     pub summary: String,
 }

@@ -211,6 +211,7 @@ impl Engine for External {
             position: answer.position.map(|text| Position::Other { text }),
             replayed: None,
             following: false,
+            unarchived: None,
             summary: answer.summary,
         })
     }

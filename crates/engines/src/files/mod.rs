@@ -243,6 +243,7 @@ impl Engine for Files {
             position: None,
             replayed: None,
             following: false,
+            unarchived: None,
             summary,
         })
     }

@@ -24,6 +24,7 @@ pub(super) fn inspect(engine: &Postgres, cx: &Context<'_>) -> Result<Inspection,
             position: None,
             replayed: None,
             following: false,
+            unarchived: None,
             summary: format!("{} holds no server", data_dir.display()),
         });
     };
@@ -37,6 +38,7 @@ pub(super) fn inspect(engine: &Postgres, cx: &Context<'_>) -> Result<Inspection,
         position: None,
         replayed: None,
         following: standby,
+        unarchived: None,
         summary: String::new(),
     };
     if running == Running::No && over::is_marked(data_dir) {
@@ -106,10 +108,8 @@ fn ask(data_dir: &Path, session: &mut Session, found: &mut Inspection) -> Result
     if let Some(position) = &found.position {
         found.summary.push_str(&format!(" at {position}"));
     }
-    if !found.following
-        && let Some(trouble) = archiver_trouble(session)
-    {
-        found.summary.push_str(&trouble);
+    if !found.following {
+        found.unarchived = fails_to_archive(session);
     }
     Ok(())
 }
@@ -133,8 +133,8 @@ fn timeline_of(data_dir: &Path, replayed: Lsn) -> Option<u32> {
         .max()
 }
 
-/// What keeps the log from reaching the vault, if the server knows of something.
-fn archiver_trouble(session: &mut Session) -> Option<String> {
+/// What the server failed to archive, if it has archived nothing since.
+fn fails_to_archive(session: &mut Session) -> Option<String> {
     let row = session
         .row(
             "tell of its archiver",
@@ -143,8 +143,7 @@ fn archiver_trouble(session: &mut Session) -> Option<String> {
             &[],
         )
         .ok()?;
-    let segment: Option<String> = row.get(0);
-    Some(format!("; it FAILS to archive its log since {}", segment?))
+    row.get(0)
 }
 
 /// Where a primary that was stopped cleanly has ended.

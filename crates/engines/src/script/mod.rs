@@ -245,6 +245,7 @@ impl Engine for Script {
             position: None,
             replayed: None,
             following: false,
+            unarchived: None,
             summary: format!("{} {what}", self.path.display()),
         })
     }

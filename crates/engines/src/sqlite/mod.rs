@@ -136,6 +136,7 @@ impl Engine for Sqlite {
             position: None,
             replayed: None,
             following: false,
+            unarchived: None,
             summary,
         })
     }

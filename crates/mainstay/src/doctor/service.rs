@@ -125,7 +125,7 @@ fn the_engine(
         Err(error) => chain.broke("engine", error)?,
     }
     if engine.abilities().log && my_role == Role::Primary {
-        the_log(chain, service, state)?;
+        the_log(chain, service, state, seen.unarchived.as_deref())?;
     }
     // Of a server that could not be asked nobody knows what it has.
     let is_empty = is_reached && !seen.has_data;
@@ -162,8 +162,22 @@ fn the_engine(
     }
 }
 
-/// Whether the server hands over its log.
-fn the_log(chain: &mut Chain<'_>, service: &ServiceSite, state: &ServiceState) -> Told {
+/// Whether the server hands over its log. `unarchived`: what it could not.
+fn the_log(
+    chain: &mut Chain<'_>,
+    service: &ServiceSite,
+    state: &ServiceState,
+    unarchived: Option<&str>,
+) -> Told {
+    if let Some(segment) = unarchived {
+        chain.fail(
+            "log",
+            format!("the server fails to archive it: {segment} does not leave its disk"),
+            "Look into the server's own log for why. What `archive_command` runs is run by the \
+             server's user, who must be able to read the configuration and the password file, and to \
+             write to the state directory and the vault.",
+        )?;
+    }
     match wal::last_push(service) {
         Some(stored) => {
             let how = match operations::wal::is_running(service) {
@@ -173,6 +187,7 @@ fn the_log(chain: &mut Chain<'_>, service: &ServiceSite, state: &ServiceState) -
             let when = units::ago(stored, Timestamp::now());
             chain.ok("log", format!("last stored {when}{how}"))?;
         }
+        None if unarchived.is_some() => {}
         None => chain.warn(
             "log",
             "nothing of it was ever stored, so only the points themselves can be reached",

@@ -317,6 +317,10 @@ fn a_stopped_primary_gives_its_word_only_for_what_is_in_the_vault() {
     stage.a.server.sql("SELECT pg_reload_conf()");
     stage.a.server.eventually("SELECT current_setting('archive_command') = 'false'");
     let last = stage.a.write();
+    // Nobody needs a takeover to hear of it.
+    stage.a.server.sql("SELECT pg_switch_wal()");
+    stage.a.server.eventually("SELECT last_failed_wal IS NOT NULL FROM pg_stat_archiver");
+    stage.a.run(&["doctor"]).code(1).says("FAIL  shop log: the server fails to archive it");
     stage.a.run(&["offline", "shop"]).code(0);
     stage.b.run(&["takeover", "shop", "--planned", "--yes"]).code(0);
     assert_eq!(stage.b.newest(), last);

@@ -151,6 +151,7 @@ impl Engine for Logical {
             position: None,
             replayed: None,
             following: false,
+            unarchived: None,
             summary: String::new(),
         };
         let asked = catalog::anywhere(&self.address).and_then(|(mut session, _)| {
