@@ -51,18 +51,31 @@ pub fn ask(site: &ServiceSite) -> Result<Answer, Error> {
             snapshot.short()
         )));
     }
-    if record.offline.is_some() {
-        return Ok(Answer::no("this member was taken offline; `mainstay online` brings it back"));
-    }
     let follows = site.engine()?.refresh() == Refresh::Follow;
-    match site.load_state() {
+    let state = site.load_state();
+    if record.offline.is_some() {
+        // Only one that nobody took over meanwhile is brought back by that.
+        return Ok(match state {
+            Ok(versioned) if is_broken(site, &versioned.state) => {
+                judge(site, &versioned.state, follows, record.applied.is_some())
+            }
+            _ => Answer::no("this member was taken offline; `mainstay online` brings it back"),
+        });
+    }
+    match state {
         Ok(versioned) if versioned.number == 0 => {
             Ok(Answer::no("the vault knows nothing of this service; run `mainstay init` first"))
         }
         Ok(versioned) => Ok(judge(site, &versioned.state, follows, record.applied.is_some())),
-        Err(error) if unreachable(&error) => without_vault(site, &error),
+        Err(error) if unreachable(&error) => {
+            without_vault(site, &error, !follows && record.applied.is_some())
+        }
         Err(error) => Err(error),
     }
+}
+
+fn is_broken(site: &ServiceSite, state: &ServiceState) -> bool {
+    state.members.get(site.member()).is_some_and(|member| member.role == Role::Broken)
 }
 
 /// Why what an operation had stopped for a while must not be started again: somebody took over
@@ -112,9 +125,7 @@ fn judge(site: &ServiceSite, state: &ServiceState, follows: bool, seeded: bool) 
         ),
         // Promotion is what makes it forget that it is a copy. Before that its import may not be done.
         // A server that follows is promoted while it runs.
-        Role::Primary if seeded && !follows => Answer::no(format!(
-            "{me} has taken over, but its copy is not promoted yet; any mainstay operation on it finishes that"
-        )),
+        Role::Primary if seeded && !follows => Answer::no(not_promoted(site)),
         Role::Primary => match &state.intent {
             // Somebody is taking over from us and has proof that we do not run.
             Some(intent)
@@ -141,6 +152,13 @@ fn judge(site: &ServiceSite, state: &ServiceState, follows: bool, seeded: bool) 
     }
 }
 
+fn not_promoted(site: &ServiceSite) -> String {
+    format!(
+        "{} has taken over, but its copy is not promoted yet; any mainstay operation on it finishes that",
+        site.member()
+    )
+}
+
 fn fenced(proof: &Option<FenceProof>) -> bool {
     matches!(
         proof,
@@ -160,13 +178,17 @@ fn unreachable(error: &Error) -> bool {
     }
 }
 
-fn without_vault(site: &ServiceSite, error: &Error) -> Result<Answer, Error> {
+/// `copy`: what is here is a standby's copy, or that of a takeover that is not promoted yet.
+fn without_vault(site: &ServiceSite, error: &Error, copy: bool) -> Result<Answer, Error> {
     let cannot = format!("the vault cannot be asked ({})", error.chain());
     match site.site().config().vault.when_unreachable {
         WhenUnreachable::Refuse => Ok(Answer::no(format!(
             "{cannot}, and `when-unreachable` in [vault] is \"refuse\": two primaries are worse than none"
         ))),
         WhenUnreachable::LastKnown => Ok(match site.witness().remembered()? {
+            Some(seen) if seen.primary.as_ref() == Some(site.member()) && copy => {
+                Answer::no(format!("{cannot}; {}", not_promoted(site)))
+            }
             Some(seen) if seen.primary.as_ref() == Some(site.member()) => Answer::yes(format!(
                 "{cannot}; {} was the primary at generation {} when it was last seen",
                 site.member(),

@@ -234,7 +234,12 @@ fn wait_for_stop(
 ) -> Result<FenceProof, Error> {
     let report = operation.report();
     report.phase("waiting for the old primary to stop");
-    report.note(&format!("run on {from}: mainstay offline {}", site.name()));
+    // Whoever has not done that yet would look at nothing until the patience ends.
+    report.warn(&format!(
+        "waiting up to {} s for {from} to stop: run `mainstay offline {}` there",
+        params.patience_seconds,
+        site.name()
+    ));
     let deadline = Instant::now() + Duration::from_secs(params.patience_seconds);
     loop {
         operation.check_cancel()?;

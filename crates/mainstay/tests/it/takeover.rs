@@ -174,18 +174,45 @@ fn without_the_vault_the_declared_policy_holds() {
     gate(&world, "b", true);
 }
 
+/// Whoever is the primary since just now has to promote its copy first, vault or not.
+#[test]
+fn without_the_vault_a_copy_that_is_not_promoted_does_not_serve() {
+    let world = ready("");
+    let file = world.path("b/mainstay.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("[vault]", "[vault]\nwhen-unreachable = \"last-known\""))
+        .unwrap();
+    die(world.command("b", FORCED), "raise:done");
+    fs::rename(world.path("vault"), world.path("gone")).unwrap();
+    gate(&world, "b", false).says("not promoted");
+    fs::rename(world.path("gone"), world.path("vault")).unwrap();
+    gate(&world, "b", false).says("not promoted");
+    world.run("b", &["recover", "docs"]).code(0);
+    fs::rename(world.path("vault"), world.path("gone")).unwrap();
+    gate(&world, "b", true);
+}
+
 #[test]
 fn a_planned_takeover_loses_nothing_and_goes_back() {
     let world = ready("");
     fill(&world.path("a/data"), 2);
     let words = ["takeover", "docs", "--planned", "--yes"];
     // It waits for the old primary, which hands everything over.
-    let mut waits = world.command("b", &words).stdout(Stdio::null()).spawn().unwrap();
+    let mut command = world.command("b", &words);
+    let waits = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     wait_for("the takeover is claimed", || !world.status("a")["takeover"].is_null());
+    let log = || world.run("b", &["logs", "docs"]).out;
+    wait_for("it waits", || log().contains("for a to stop"));
     world.run("a", &["offline", "docs"]).code(0);
-    assert_eq!(waits.wait().unwrap().code(), Some(0));
+    let output = waits.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    // Nobody has to guess what it waits for.
+    assert!(said.contains("for a to stop: run `mainstay offline docs` there"), "{said}");
     assert!(content(&world.path("b/data")) == content(&world.path("a/data")));
     assert!(world.serves("b") && !world.serves("a"));
+    // Nothing that was taken over is brought back by `online`, and nobody is told so.
+    gate(&world, "a", false).says("was taken over by b").says("mainstay rejoin");
 
     fs::write(world.path("b/data/changed"), "written to b").unwrap();
     world.run("b", &["backup", "docs"]).code(0);
