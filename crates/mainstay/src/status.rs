@@ -69,7 +69,7 @@ pub(crate) struct Status {
     pub(crate) running: Option<Operation>,
     /// The newest operation of this host that is over.
     pub(crate) last: Option<Operation>,
-    /// The newest one that failed, if nothing of its kind went well since.
+    /// The newest one that failed, if nothing made up for it since.
     pub(crate) last_failure: Option<Operation>,
 }
 
@@ -239,7 +239,7 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
         takeover: state.intent.clone(),
         running: operations.iter().rev().find(|one| one.running).cloned(),
         last: operations.iter().rev().find(|one| !one.running).cloned(),
-        last_failure: last_failure(&operations),
+        last_failure: last_failure(&operations, me.map(|me| me.role)),
     })
 }
 
@@ -356,16 +356,40 @@ pub(crate) fn declared_rpo(service: &ServiceSite) -> Option<Duration> {
     service.spec().rpo.as_deref().and_then(|rpo| units::parse_duration(rpo).ok())
 }
 
-/// The newest failure that no success of the same kind came after.
-fn last_failure(operations: &[Operation]) -> Option<Operation> {
+/// The newest failure that still says something: nothing made up for it since, and it is not merely
+/// that this member was asked for what only another role does.
+fn last_failure(operations: &[Operation], role: Option<Role>) -> Option<Operation> {
     use operations::Outcome::{Cancelled, Done, Incomplete};
     let over = operations.iter().rev().filter(|one| !one.running);
-    let failed = |one: &&Operation| !matches!(one.outcome, Some(Done | Incomplete | Cancelled));
+    let failed = |one: &&Operation| {
+        !matches!(one.outcome, Some(Done | Incomplete | Cancelled)) && concerns(role, one.kind)
+    };
     let failure = over.clone().find(failed)?;
     let redeemed = over
         .take_while(|one| one.id != failure.id)
-        .any(|one| one.kind == failure.kind && matches!(one.outcome, Some(Done | Incomplete)));
+        .filter(|one| matches!(one.outcome, Some(Done | Incomplete)))
+        .any(|one| redeems(one.kind, failure.kind));
     (!redeemed).then(|| failure.clone())
+}
+
+/// Whether a member of this role does such things at all.
+fn concerns(role: Option<Role>, kind: Kind) -> bool {
+    match role {
+        Some(Role::Primary) => !matches!(kind, Kind::Refresh | Kind::Scrub | Kind::Rejoin),
+        Some(Role::Standby) => kind != Kind::Backup,
+        _ => true,
+    }
+}
+
+/// Whether a success makes up for a failure: it did the same, or what had failed is of no account since.
+fn redeems(success: Kind, failure: Kind) -> bool {
+    match success {
+        Kind::Takeover | Kind::Rejoin => true,
+        // The copy is the vault's again.
+        Kind::Refresh => matches!(failure, Kind::Refresh | Kind::Scrub),
+        Kind::Online | Kind::Offline => matches!(failure, Kind::Online | Kind::Offline),
+        same => same == failure,
+    }
 }
 
 /// An operation's id is enough to look further.

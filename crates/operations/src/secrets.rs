@@ -3,7 +3,7 @@
 use crate::Error;
 use model::config::{Alerts, Config, Service, Vault};
 use model::{Classify, Secret};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Where a password is.
@@ -125,12 +125,21 @@ pub fn served(vault: &Vault) -> Result<storage::rest::Options, Error> {
 /// Reads a password from its source.
 pub fn read(source: &Source) -> Result<Secret, Error> {
     read_what(source, "password").map_err(|error| match source {
+        Source::File(file) if is_denied(file) => error.hinting(
+            "Let the user that runs this read it, or run this as one who may. What a PostgreSQL \
+             server calls (`archive_command`) is run by the server's user.",
+        ),
         Source::File(_) => error.hinting(
             "Copy it from a host that has it, or correct `password-file`. For a new vault, \
              `mainstay init` makes it.",
         ),
         _ => error,
     })
+}
+
+/// Whether a file is there, and not for us.
+fn is_denied(file: &Path) -> bool {
+    std::fs::File::open(file).is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 /// Reads another secret from its source; `what` is its name in messages.

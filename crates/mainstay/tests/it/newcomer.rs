@@ -99,6 +99,49 @@ fn refusals_speak_plainly_and_say_what_to_do() {
     rig.run(&["status"]).code(10).complains("Hint:");
 }
 
+/// What somebody asked the wrong host for is no trouble of that host.
+#[test]
+fn a_refusal_for_the_role_does_not_stay_in_the_status() {
+    let rig = two_hosts();
+    let failure = |said: Said| said.code(0).json()["services"][0]["last-failure"].clone();
+    let null = serde_json::Value::Null;
+    rig.run(&["backup", "docs"]).code(0);
+    on_b(&rig, &["init"]).code(0);
+    on_b(&rig, &["refresh", "docs"]).code(0);
+    on_b(&rig, &["backup", "docs"]).code(1);
+    assert_eq!(failure(on_b(&rig, &["status", "docs", "--json"])), null);
+    rig.run(&["rejoin", "docs", "--yes"]).code(1);
+    assert_eq!(failure(rig.run(&["status", "docs", "--json"])), null);
+    // A scrub that found a copy that was written to is settled by the refresh that replaces it.
+    rig.write("b-docs/hello", "changed\n");
+    on_b(&rig, &["scrub", "docs"]).code(1);
+    assert_ne!(failure(on_b(&rig, &["status", "docs", "--json"])), null);
+    on_b(&rig, &["refresh", "docs", "--reseed"]).code(0);
+    assert_eq!(failure(on_b(&rig, &["status", "docs", "--json"])), null);
+}
+
+/// The password is there, and not for whoever runs this: another copy of it would be no help.
+#[test]
+fn a_password_file_of_somebody_else_is_told_from_one_that_is_missing() {
+    let rig = two_hosts();
+    let mut command = rig.command(&["status"]);
+    if rustix::process::geteuid().is_root() {
+        // By somebody who may read everything but the password.
+        let program = rig.path("mainstay");
+        std::fs::copy(command.get_program(), &program).unwrap();
+        std::fs::set_permissions(rig.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut other = std::process::Command::new("setpriv");
+        other.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(program);
+        other.args(command.get_args()).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+        other.env("MAINSTAY_CONFIG", rig.path("mainstay.toml"));
+        command = other;
+    } else {
+        let private = std::fs::Permissions::from_mode(0o000);
+        std::fs::set_permissions(rig.path("password"), private).unwrap();
+    }
+    run(&mut command).code(1).complains("Permission denied").complains("Hint: Let the user that");
+}
+
 #[test]
 fn the_first_export_finds_an_empty_directory() {
     let rig = Rig::new();
