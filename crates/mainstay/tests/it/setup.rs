@@ -102,6 +102,10 @@ fn without_a_configuration_one_is_proposed() {
     drop(connection);
     rig.write("data/notes/a.txt", "no database");
     rig.write("data/fake.db", "SQLite format 4 is none");
+    // What restores and refreshes have put aside is no service.
+    for left in ["replaced-20261121T010203Z", "diverged-20261121T010203Z-2"] {
+        std::fs::copy(&database, database.with_extension(format!("db.{left}"))).unwrap();
+    }
     let words = |rig: &Rig, more: &[&str]| {
         let mut command = rig.command(&["init"]);
         command.arg(rig.path("data/app")).arg(rig.path("data/notes"));
@@ -111,6 +115,7 @@ fn without_a_configuration_one_is_proposed() {
     words(&rig, &[]).code(1).complains("--print");
     assert!(!rig.path("mainstay.toml").exists());
     let printed = words(&rig, &["--print"]).code(0).says("[service.shop]").says("[service.notes]");
+    assert_eq!(printed.out.matches("[service.shop").count(), 1, "{printed:#?}");
     assert!(!rig.path("mainstay.toml").exists());
 
     words(&rig, &["--yes"]).code(0).says("Recovery key for notes, shop");

@@ -42,6 +42,18 @@ const SKIPPED: [&str; 18] = [
     "target",
 ];
 
+/// Whether something of this name is what an operation put aside, or has not put in place:
+/// `shop.db.replaced-20261121T010203Z`. It is no service, but what is left of one.
+fn is_left_over(name: &str) -> bool {
+    let left = |suffix: &str| {
+        let (what, rest) = suffix.split_once('-')?;
+        let (date, _) = rest.split_once('T')?;
+        let ours = ["replaced", "diverged", "left", "mainstay"].contains(&what);
+        Some(ours && date.len() == 8 && date.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    name.rsplit_once('.').and_then(|(_, suffix)| left(suffix)).unwrap_or(false)
+}
+
 /// Calls `visit` for every directory (with its metadata) and regular file below `dir`, near ones
 /// first, on one file system, without following links. A directory is not entered if `visit`
 /// returns false for it.
@@ -74,6 +86,9 @@ fn visit_one(
     metadata: &Metadata,
     visit: &mut dyn FnMut(&Path, &Metadata) -> bool,
 ) -> bool {
+    if path.file_name().and_then(|name| name.to_str()).is_some_and(is_left_over) {
+        return false;
+    }
     if metadata.is_file() {
         visit(path, metadata);
         return false;
