@@ -6,7 +6,7 @@ use crate::units;
 use engines::postgres::Lsn;
 use engines::{LogPlace, LogTarget, Part};
 use jiff::Timestamp;
-use model::ServiceName;
+use model::{Position, ServiceName};
 use operations::ServiceSite;
 use operations::restore::{self, Done, Params, part};
 use std::path::PathBuf;
@@ -196,16 +196,20 @@ fn tell(
 ) -> Result<(), Failure> {
     let out = &app.out;
     let name = as_name.unwrap_or(&args.service);
-    let time = match done.until {
-        Some(until) => {
-            format!("{} and its log up to {}", done.snapshot.short(), units::local(until))
+    let point = done.snapshot.short();
+    let (at, ago) =
+        (units::local(done.source_time), units::ago(done.source_time, Timestamp::now()));
+    let named = args.place.target(args.target_exclusive).is_some();
+    let time = match (done.until, &done.position) {
+        (Some(until), _) => format!("{point} and its log up to {}", units::local(until)),
+        // The server replays it by itself when it is started.
+        (None, Some(Position::Lsn { .. })) if named => {
+            format!("{point}, of {at} ({ago}), and its log up to the place that was named")
         }
-        None => format!(
-            "{}, as it was at {} ({})",
-            done.snapshot.short(),
-            units::local(done.source_time),
-            units::ago(done.source_time, Timestamp::now())
-        ),
+        (None, Some(Position::Lsn { .. })) => {
+            format!("{point}, of {at} ({ago}), and what the vault has of its log")
+        }
+        _ => format!("{point}, as it was at {at} ({ago})"),
     };
     if args.dry_run {
         out.say(format_args!("{name}: would be restored from {time}"))?;
