@@ -184,9 +184,9 @@ fn without_the_vault_a_copy_that_is_not_promoted_does_not_serve() {
         .unwrap();
     die(world.command("b", FORCED), "raise:done");
     fs::rename(world.path("vault"), world.path("gone")).unwrap();
-    gate(&world, "b", false).says("not promoted");
+    gate(&world, "b", false).complains("not promoted");
     fs::rename(world.path("gone"), world.path("vault")).unwrap();
-    gate(&world, "b", false).says("not promoted");
+    gate(&world, "b", false).complains("not promoted");
     world.run("b", &["recover", "docs"]).code(0);
     fs::rename(world.path("vault"), world.path("gone")).unwrap();
     gate(&world, "b", true);
@@ -212,7 +212,7 @@ fn a_planned_takeover_loses_nothing_and_goes_back() {
     assert!(content(&world.path("b/data")) == content(&world.path("a/data")));
     assert!(world.serves("b") && !world.serves("a"));
     // Nothing that was taken over is brought back by `online`, and nobody is told so.
-    gate(&world, "a", false).says("was taken over by b").says("mainstay rejoin");
+    gate(&world, "a", false).complains("was taken over by b").complains("mainstay rejoin");
 
     fs::write(world.path("b/data/changed"), "written to b").unwrap();
     world.run("b", &["backup", "docs"]).code(0);
