@@ -144,6 +144,8 @@ pub(crate) struct MemberStatus {
     pub(crate) stopped: bool,
     /// What the copy of a broken member is called.
     pub(crate) label: Option<String>,
+    /// Why a standby that follows the log cannot go on, as far as this host can tell.
+    pub(crate) stuck: Option<String>,
 }
 
 /// Gathers it.
@@ -171,7 +173,16 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
     let kept = |from: Timestamp| rpo.map(|rpo| units::age(from, now).is_none_or(|age| age <= rpo));
     let rpo_kept = kept(newest.or(me.map(|me| me.since)).unwrap_or(now));
     let drills = drills(service, &state, &operations)?;
+    let log_gap = operations::wal::open_gap(service, &state)?;
+    let stuck = stuck(service, &state);
+    // Where the log alone is followed, nobody gets over a gap in it.
+    let all_stuck = log_gap.as_ref().filter(|_| follows(service));
+    let all_stuck = all_stuck.filter(|_| service.spec().stream_from.is_none());
     let members = state.members.iter().map(|(name, member)| {
+        let stuck = match name == service.member() {
+            true => stuck.clone(),
+            false => all_stuck.filter(|_| member.role == Role::Standby).map(|gap| gap.told()),
+        };
         let applied = member.applied.as_ref().filter(|_| member.role == Role::Standby);
         let behind = applied.zip(head_time).map(|(applied, head)| {
             units::age(applied.source_time, head).map_or(0, |behind| behind.as_secs())
@@ -190,6 +201,7 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
             importing: member.importing,
             stopped: member.stopped.is_some(),
             label: member.label.clone(),
+            stuck,
         }
     });
     let members: Vec<MemberStatus> = members.collect();
@@ -198,6 +210,7 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
     let scrub_overdue = scrubs.overdue(now);
     let copies = crate::copies::status(service, &state, now)?;
     let promises_kept = rpo_kept != Some(false)
+        && stuck.is_none()
         && members.iter().all(|member| member.rpo_kept != Some(false))
         && drills.rto_kept() != Some(false)
         && drill_overdue.is_none()
@@ -215,7 +228,7 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
         head,
         log_stored,
         log_received: operations::wal::is_running(service),
-        log_gap: operations::wal::open_gap(service, &state)?,
+        log_gap,
         age_seconds: age.map(|age| age.as_secs()),
         rpo_seconds: rpo.map(|rpo| rpo.as_secs()),
         rpo_kept,
@@ -241,6 +254,13 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
         last: operations.iter().rev().find(|one| !one.running).cloned(),
         last_failure: last_failure(&operations, me.map(|me| me.role)),
     })
+}
+
+/// Why this host's standby cannot go on. That it could not be asked is no reason to show nothing of all
+/// the rest; `doctor` tells that.
+fn stuck(service: &ServiceSite, state: &ServiceState) -> Option<String> {
+    let found = operations::standing::stuck(service, state, &operations::Run::default());
+    found.ok().flatten().map(|stuck| stuck.told())
 }
 
 /// When a primary that keeps a log last stored some of it.

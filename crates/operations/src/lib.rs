@@ -39,6 +39,7 @@ pub mod restore;
 pub mod scrub;
 pub mod secrets;
 mod site;
+pub mod standing;
 pub mod takeover;
 pub mod vault;
 pub mod wal;

@@ -74,6 +74,7 @@ pub(crate) fn examine(chain: &mut Chain<'_>, app: &App, service: &ServiceSite) -
     }
     history_of(chain, service, my_role)?;
     if my_role == Role::Standby {
+        following(chain, app, service, &state)?;
         scrubs(chain, service, &state)?;
     }
     freshness(chain, service, &state)?;
@@ -244,6 +245,20 @@ fn the_slot(chain: &mut Chain<'_>, service: &ServiceSite) -> Told {
         );
     }
     chain.ok("slot", found)
+}
+
+/// Whether this host's standby can follow the log any further.
+fn following(
+    chain: &mut Chain<'_>,
+    app: &App,
+    service: &ServiceSite,
+    state: &ServiceState,
+) -> Told {
+    let stuck = operations::standing::stuck(service, state, &app.run());
+    match chain.need("log", stuck)?.flatten() {
+        Some(stuck) => chain.fail("log", stuck.told(), stuck.advice(service)),
+        None => Ok(()),
+    }
 }
 
 fn refresh_hint(service: &ServiceSite) -> String {

@@ -72,6 +72,7 @@ fn proven(app: &App, status: &Status, now: Timestamp) -> String {
 fn standby(app: &App, member: &MemberStatus) -> String {
     let what = match member.behind_seconds {
         _ if member.importing => "refreshing".to_owned(),
+        _ if member.stuck.is_some() => app.out.paint.bad("in front of a gap in the log"),
         None if member.holds.is_none() => app.out.paint.warning("empty"),
         None | Some(0) => "up to date".to_owned(),
         Some(behind) => format!("{} behind", seconds(behind)),
@@ -284,6 +285,9 @@ fn of_member(app: &App, member: &MemberStatus) -> String {
         }
         if member.rpo_kept == Some(false) {
             text.push_str(&app.out.paint.bad(", older than the RPO"));
+        }
+        if let Some(stuck) = &member.stuck {
+            text.push_str(&format!("; {stuck}"));
         }
     }
     if member.stopped {

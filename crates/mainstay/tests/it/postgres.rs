@@ -9,6 +9,7 @@ mod adopting;
 mod checks;
 mod drilling;
 mod faults;
+mod gaps;
 mod incremental;
 mod kills;
 mod logical;
