@@ -10,7 +10,7 @@ mod deps;
 mod licences;
 mod links;
 mod packages;
-mod s3_servers;
+mod pypi;
 mod stages;
 
 use clap::{Parser, Subcommand};
@@ -68,7 +68,7 @@ impl Failure {
 fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Test { only_tests, filter } => stages::test(only_tests, &filter),
-        Command::Provide => packages::provide().and_then(|()| s3_servers::provide()),
+        Command::Provide => packages::provide().and_then(|()| pypi::provide()),
         Command::Deps => deps::run(),
         Command::Bench(args) => bench::run(&args),
         Command::Measure { report, command } => bench::measure::child(&report, &command),

@@ -38,7 +38,7 @@ const NEEDS: &[Need] = &[
     Need { program: "mkfs.btrfs", package: "btrfs-progs", also: SBIN },
     Need { program: "mkfs.ext4", package: "e2fsprogs", also: SBIN },
     Need { program: "setfattr", package: "attr", also: &[] },
-    // Runs the S3 servers; see s3_servers.rs.
+    // Runs the S3 servers, and brings other versions of PostgreSQL; see pypi.rs.
     Need { program: "python3", package: "python3-venv", also: &[] },
     Need { program: "setpriv", package: "util-linux", also: SBIN },
 ];

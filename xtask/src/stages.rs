@@ -1,6 +1,6 @@
 //! `cargo xtask test`: one stage after the other, all of them even if one fails, and a summary.
 
-use crate::{Failure, cargo, deps, links, packages, s3_servers};
+use crate::{Failure, cargo, deps, links, packages, pypi};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,11 +21,9 @@ struct Done {
 /// Runs every stage. A failed one does not keep the later ones from telling what they found.
 pub(crate) fn test(only_tests: bool, filter: &[String]) -> Result<(), Failure> {
     let mut done = Vec::new();
-    stage(&mut done, "packages", || {
-        match packages::provide().and_then(|()| s3_servers::provide()) {
-            Ok(()) => Outcome::Passed,
-            Err(failure) => Outcome::Failed(failure.to_string()),
-        }
+    stage(&mut done, "packages", || match packages::provide().and_then(|()| pypi::provide()) {
+        Ok(()) => Outcome::Passed,
+        Err(failure) => Outcome::Failed(failure.to_string()),
     });
     // Without what they drive, the tests would fail one by one for the same reason.
     if done.iter().any(Done::failed) {

@@ -154,12 +154,8 @@ impl Stage<'_> {
         verdict.findings.push(format!("it opened {} databases", databases.len()));
         cx.progress.phase("comparing tables and indexes");
         let findings = &mut verdict.findings;
-        let agree = if self.programs.has("pg_amcheck") {
-            check::amcheck(cx, self.programs, home, superuser, findings)?
-        } else {
-            check::amcheck_by_hand(cx, home, superuser, &mut session, findings)?
-        };
-        verdict.sound &= agree;
+        verdict.sound &=
+            check::compare_tables(cx, self.programs, home, superuser, &mut session, findings)?;
         Ok(row.get(2))
     }
 }

@@ -175,6 +175,12 @@ impl PgServer {
         as_server_user(&bin_dir().join(name))
     }
 
+    /// Whether an extension can be made here: some servers come without those of PostgreSQL's own.
+    pub(crate) fn has_extension(&self, name: &str) -> bool {
+        let there = format!("SELECT count(*) FROM pg_available_extensions WHERE name = '{name}'");
+        self.sql(&there) == "1"
+    }
+
     fn must(&self, command: &mut Command) {
         let output = command.output().expect("run");
         assert!(

@@ -193,14 +193,10 @@ impl Trial<'_> {
         let mut answer = None;
         if answered_after.is_some() {
             cx.progress.phase("comparing tables and indexes");
-            let findings = &mut verdict.findings;
-            verdict.sound &= if programs.has("pg_amcheck") {
-                check::amcheck(cx, &programs, self.home, &manifest.superuser, findings)?
-            } else {
-                let mut session = address.connect()?;
-                let superuser = &manifest.superuser;
-                check::amcheck_by_hand(cx, self.home, superuser, &mut session, findings)?
-            };
+            let (findings, superuser) = (&mut verdict.findings, &manifest.superuser);
+            let mut session = address.connect()?;
+            verdict.sound &=
+                check::compare_tables(cx, &programs, self.home, superuser, &mut session, findings)?;
             if let Some(rehearsal) = self.rehearsal {
                 let address = address.clone().with_database(self.engine.address.database());
                 answer = ask(cx, rehearsal, &address, &mut verdict)?;

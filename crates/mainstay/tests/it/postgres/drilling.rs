@@ -63,7 +63,15 @@ fn a_drill_proves_a_server_and_reaches_nothing_of_production() {
     assert_eq!(connected(), connections, "somebody connected to the primary");
     // What was written after the base is there: the log was replayed.
     assert_eq!((&drill["sound"], &drill["answer"]), (&true.into(), &"4|4".into()));
-    finds(&drill, "pg_amcheck found no fault");
+    let compares = server.has_extension("amcheck");
+    finds(
+        &drill,
+        if compares {
+            "pg_amcheck found no fault"
+        } else {
+            "amcheck is not installed on this host"
+        },
+    );
     finds(&drill, "pg_checksums found every page");
     let (start, recovery) = (&drill["start-seconds"], &drill["recovery-seconds"]);
     assert!(start.as_f64() > Some(0.0) && start.as_f64() < recovery.as_f64(), "{drill}");
@@ -101,6 +109,9 @@ fn a_drill_proves_a_server_and_reaches_nothing_of_production() {
     }
 
     // An index that does not agree with its table is copied faithfully. No restore would notice.
+    if !compares {
+        return;
+    }
     server.sql("CREATE FUNCTION f(bigint) RETURNS bigint IMMUTABLE LANGUAGE sql AS 'SELECT $1'");
     server.sql("CREATE INDEX ON orders (f(n))");
     server.sql(

