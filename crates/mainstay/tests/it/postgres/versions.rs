@@ -11,7 +11,8 @@ const PROMISES: &[&str] = &[
     "adopting::a_new_host_becomes_a_standby_that_follows",
     "drilling::a_drill_proves_a_server_and_reaches_nothing_of_production",
     "incremental::a_page_that_was_written_to_is_in_the_next_base_whatever_its_file_looks_like",
-    "logical::single_databases_and_tables_are_restored",
+    "logical::a_standby_is_refreshed_guarded_and_takes_over",
+    "over::a_primary_and_a_standby_are_restored_over_where_they_stand",
     "over::what_stands_there_becomes_the_point_and_only_what_differs_travels",
     "receiving::parts_give_way_to_the_whole",
     "receiving::the_log_goes_on_after_a_record_that_a_crash_cut_off",
@@ -148,6 +149,8 @@ fn a_dump_of_an_older_server_is_loaded_into_a_newer_one() {
     let text = fs::read_to_string(&a.config).unwrap();
     let bin = newer.bin.display().to_string();
     fs::write(&a.config, text.replace(&bin_dir().display().to_string(), &bin)).unwrap();
+    // The application is started with its data.
+    fs::remove_file(home.join("app")).unwrap();
     a.run(&["restore", "shop"]).code(0);
     assert_eq!(a.newest("shop"), written);
     let found = a.server.sql_in(
