@@ -38,7 +38,7 @@ pub use record::{Cut, Record, Records, What};
 pub use wal::check_file as check_wal_file;
 
 use crate::control::Control;
-use crate::files::plain_path;
+use crate::files::{chunk_size, plain_path};
 use crate::{
     Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, LogTarget, Overwriting,
     Password, Promoted, Proof, Purpose, Refresh, Rehearsal, Rehearsed, Root, RootKind, Running,
@@ -90,9 +90,7 @@ impl Postgres {
             .data_dir
             .as_deref()
             .ok_or_else(|| missing(name, "data-dir", "/var/lib/postgresql/15/main"))?;
-        let chunk = definition.chunk_size.as_deref().map(model::size::parse).transpose();
-        let chunk = chunk
-            .map_err(|e| Error::invalid(format!("service {name}: bad `chunk-size`")).because(e))?;
+        let chunk = chunk_size(name, definition)?;
         let unit = definition.unit.is_some();
         Ok(Postgres {
             name: name.clone(),
@@ -104,7 +102,7 @@ impl Postgres {
                 .transpose()?,
             data_dir: plain_path(name, data_dir)?,
             bin_dir: definition.bin_dir.clone(),
-            chunk: NonZeroU64::new(chunk.unwrap_or(CHUNK)),
+            chunk: chunk.or(NonZeroU64::new(CHUNK)),
             control: Control::of(name, definition),
             own_start: definition.start.is_none() && !unit,
             own_stop: definition.stop.is_none() && !unit,
@@ -202,13 +200,8 @@ impl Engine for Postgres {
         rewind::rewind(self, cx, meta)
     }
 
-    fn may_adopt(
-        &self,
-        _cx: &Context<'_>,
-        meta: &SnapshotMeta,
-        copy: &Staged,
-    ) -> Result<(), Error> {
-        over::judge(meta, &copy.target, &self.data_dir)
+    fn may_adopt(&self, cx: &Context<'_>, meta: &SnapshotMeta, copy: &Staged) -> Result<(), Error> {
+        self.may_overwrite(cx, meta, copy)
     }
 
     fn may_overwrite(

@@ -1,6 +1,6 @@
 //! Backup, restore and rescue by the command line, with the real restic as the judge.
 
-use crate::rig::{Rig, mainstay, restic, run};
+use crate::rig::{Rig, copy_program, mainstay, restic, run};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -117,7 +117,7 @@ fn what_cannot_be_read_makes_the_point_incomplete() {
             run(Command::new("chown").args(["-R", &format!("{user}:{user}")]).arg(rig.path("")))
                 .code(0);
             let binary = rig.path("mainstay");
-            fs::copy(env!("CARGO_BIN_EXE_mainstay"), &binary).unwrap();
+            copy_program(&binary);
             let mut command = Command::new("setpriv");
             command.args([
                 &format!("--reuid={user}"),

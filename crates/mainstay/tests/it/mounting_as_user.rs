@@ -2,7 +2,7 @@
 //! a device that everybody may open, whatever this machine's is like. Where that cannot be had these
 //! say so and show nothing.
 
-use crate::rig::{Rig, Said, run};
+use crate::rig::{Rig, Said, copy_program, run};
 use crate::world::wait_for;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -55,7 +55,7 @@ impl Theirs {
         let docs = rig.path("docs");
         rig.write("docs/letter", "dear reader");
         fs::create_dir(rig.path("mnt")).unwrap();
-        fs::copy(env!("CARGO_BIN_EXE_mainstay"), rig.path("program")).unwrap();
+        copy_program(&rig.path("program"));
         let docs = docs.display();
         rig.configure(&format!("[service.docs]\nengine = \"files\"\npath = \"{docs}\"\n"));
         let home = rig.path("");

@@ -1,6 +1,6 @@
 //! What somebody meets who uses the program for the first time, and is not careful.
 
-use crate::rig::{Rig, Said, restic, run};
+use crate::rig::{Rig, Said, copy_program, restic, run};
 use std::os::unix::fs::PermissionsExt;
 
 /// The words of a second host, whose configuration is `b.toml`.
@@ -128,8 +128,7 @@ fn a_password_file_of_somebody_else_is_told_from_one_that_is_missing() {
     if rustix::process::geteuid().is_root() {
         // By somebody who may read everything but the password.
         let program = rig.path("mainstay");
-        // By another process: while this one writes to it, other tests start theirs.
-        run(std::process::Command::new("cp").arg(command.get_program()).arg(&program)).code(0);
+        copy_program(&program);
         std::fs::set_permissions(rig.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
         let mut other = std::process::Command::new("setpriv");
         other.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(program);

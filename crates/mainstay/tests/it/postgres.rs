@@ -20,7 +20,7 @@ mod receiving;
 mod targets;
 mod versions;
 
-use crate::rig::{Said, run};
+use crate::rig::{Said, copy_program, run};
 use pg_server::{PgServer, as_server_user, bin_dir, give};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -59,7 +59,7 @@ impl Stage {
         give(dir.path());
         // The servers' user may not reach the place where the binary was built.
         let program = dir.path().join("mainstay");
-        fs::copy(env!("CARGO_BIN_EXE_mainstay"), &program).unwrap();
+        copy_program(&program);
         let write = |name: &str, text: &str, mode: u32| {
             let path = dir.path().join(name);
             fs::write(&path, text).unwrap();

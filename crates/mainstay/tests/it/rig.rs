@@ -59,6 +59,14 @@ pub(crate) fn mainstay() -> Command {
     command
 }
 
+/// Puts a copy of the binary where users can reach it that cannot reach the place where it was built.
+/// Another process does: while this one wrote to it, whatever another test starts would hold it open,
+/// and a file that is open for writing cannot be run.
+#[track_caller]
+pub(crate) fn copy_program(to: &Path) {
+    run(Command::new("cp").arg(env!("CARGO_BIN_EXE_mainstay")).arg(to)).code(0);
+}
+
 /// Runs a command to its end.
 #[track_caller]
 pub(crate) fn run(command: &mut Command) -> Said {
