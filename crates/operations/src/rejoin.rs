@@ -3,7 +3,7 @@
 use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
 use crate::recover::Left;
-use crate::{AppliedHere, Error, MemberRecord, ServiceSite, Which, placing, refresh};
+use crate::{AppliedHere, Error, MemberRecord, ServiceSite, placing, refresh};
 use engines::Running;
 use jiff::Timestamp;
 use model::{Generation, OperationId, Role};
@@ -91,13 +91,7 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         Ok(())
     })?;
     let rewound = !params.reseed && rewind(site, operation)?;
-    let params = refresh::Params {
-        which: Which::Latest,
-        reseed: !rewound,
-        adopt: false,
-        verify: false,
-        dry_run: false,
-    };
+    let params = refresh::Params { reseed: !rewound, ..refresh::Params::default() };
     let refreshed = refresh::perform(site, operation, &params)?;
     Ok(Done {
         rewound,

@@ -15,7 +15,7 @@
 use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
 use crate::recover::Left;
-use crate::{Error, MemberRecord, ServiceSite, Which, hooks, refresh};
+use crate::{Error, MemberRecord, ServiceSite, hooks, refresh};
 use engines::{Purpose, Refresh, Running};
 use jiff::Timestamp;
 use model::state::{FenceProof, Intent, Stopped, TakeoverKind};
@@ -284,14 +284,8 @@ fn catch_up(
     // What was shipped of the log since the newest point is fetched, too.
     let shipped = crate::wal::sqlite::is_meant(site) && record.offline.is_none();
     if (behind || shipped || record.rotten) && !as_is {
-        let params = refresh::Params {
-            which: Which::Latest,
-            reseed: false,
-            adopt: false,
-            verify: false,
-            dry_run: false,
-        };
-        let done = refresh::perform(site, operation, &params).map_err(|error| {
+        let newest = refresh::Params::default();
+        let done = refresh::perform(site, operation, &newest).map_err(|error| {
             if !record.rotten {
                 return error;
             }

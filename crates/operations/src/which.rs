@@ -6,10 +6,11 @@ use model::{PointName, ServiceState, SnapshotId};
 use serde::Serialize;
 
 /// Which recovery point a command means.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Which {
     /// The head.
+    #[default]
     Latest,
     /// A point's name, a snapshot id, or a unique beginning of one.
     Named(String),

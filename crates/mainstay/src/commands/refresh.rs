@@ -5,7 +5,7 @@ use crate::units;
 use jiff::Timestamp;
 use model::Role;
 use operations::refresh::{self, Done, Params};
-use operations::{ServiceSite, Which};
+use operations::ServiceSite;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -76,8 +76,7 @@ pub(crate) fn first(
     service: &ServiceSite,
     adopt: bool,
 ) -> Result<(Exit, Value), Failure> {
-    let params =
-        Params { which: Which::Latest, reseed: false, adopt, verify: false, dry_run: false };
+    let params = Params { adopt, ..Params::default() };
     one(app, service, &params)
 }
 

@@ -10,7 +10,7 @@
 //! While that lasts it may belong to somebody who writes to it. So its manifest is taken before the
 //! first byte is read, and compared just before the exchange.
 
-use super::{NAMED, told};
+use super::untouched::{NAMED, told};
 use crate::operation::Operation;
 use crate::placing::{self, Destination};
 use crate::{Error, ServiceSite};

@@ -38,13 +38,7 @@ impl Bench {
         fs::create_dir(bench.tree("a")).expect("a tree");
         fs::write(bench.tree("a").join("letter"), "dear").expect("a file");
         bench.back_up();
-        let newest = refresh::Params {
-            which: Which::Latest,
-            reseed: false,
-            adopt: false,
-            verify: false,
-            dry_run: false,
-        };
+        let newest = refresh::Params::default();
         refresh::run(&bench.b, &newest, &Run::default()).expect("refresh");
         bench
     }

@@ -1,0 +1,279 @@
+//! Brings a copy to another point by a new one, which is built beside it from what has not changed and
+//! what the vault has.
+
+use super::adopt::Adopted;
+use super::untouched::{NAMED, untouched, written_to};
+use super::{Done, Params, applied_now, is_point};
+use crate::exchange::{Placement, aside, discard, redo_of};
+use crate::member::manifest;
+use crate::operation::Operation;
+use crate::placing::{self, Placing, Seed};
+use crate::wal::sqlite::{self, Course, Sound};
+use crate::{Error, MemberRecord, ServiceSite, Which};
+use engines::{Purpose, Running};
+use jiff::Timestamp;
+use model::state::Applied;
+use model::{Class, Classify, Progress, RecoveryPoint};
+use repository::Work;
+use repository::restore::{Times, differences_but_links};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Builds the new copy beside the old one and exchanges them.
+pub(super) fn replace(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    point: &RecoveryPoint,
+    params: &Params,
+    done: &mut Done,
+) -> Result<(), Error> {
+    let engine = site.engine()?;
+    let runs = operation.with_context(site, |cx| engine.running(cx))? == Running::Yes;
+    if runs && !params.reseed {
+        return Err(Error::refused(format!("{} runs on this standby", site.name()))
+            .hinting("Stop it: a standby of this engine is not running until it takes over."));
+    }
+    let meta = placing::meta(site, point.snapshot)?;
+    let targets = placing::own_targets(site, &meta)?;
+    let destinations = placing::destinations(&meta, targets, operation.id())?;
+    let record = MemberRecord::load(site)?;
+    let verify = params.verify || record.rotten;
+    let reuse = done.from.filter(|_| !params.reseed);
+    if !params.reseed
+        && let Some(what) =
+            operation.with_context(site, |cx| engine.occupied(cx, &meta, &Purpose::Standby))?
+    {
+        return Err(Error::refused(what)
+            .hinting("`mainstay refresh --reseed` puts aside what is there and begins anew."));
+    }
+    // Then nothing but the manifest knows what it held.
+    let known = match reuse {
+        Some(held) => is_point(site, held)?,
+        None => true,
+    };
+    let replayed_before = record.applied.as_ref().is_some_and(|held| held.replayed);
+    let adopts = params.adopt && !params.reseed && reuse.is_none();
+    let seed = match reuse {
+        Some(snapshot) if known => {
+            Some(Seed { snapshot, doubted: verify || replayed_before, adopted: false })
+        }
+        // No snapshot tells what it holds; the one that it is going to hold is as good as any.
+        None if !adopts => None,
+        _ => Some(Seed { snapshot: point.snapshot, doubted: true, adopted: adopts }),
+    };
+    let mut adopted = Adopted::default();
+    let mut put_aside = Vec::new();
+    let mut innocent = HashMap::new();
+    for (number, destination) in destinations.iter().enumerate() {
+        let occupied = placing::occupied(&destination.target)?;
+        match (occupied, reuse) {
+            (false, _) => put_aside.push(None),
+            (true, _) if params.reseed => {
+                put_aside.push(Some(aside(&destination.target, "diverged")?));
+            }
+            (true, None) if adopts => {
+                adopted.take(site, operation, (point.snapshot, &meta), number, destination)?;
+                put_aside.push(None);
+            }
+            (true, None) => {
+                return Err(Error::refused(format!(
+                    "{} holds data that no refresh put there",
+                    destination.target.display()
+                ))
+                .hinting(
+                    "If it is an old copy, adopt it with `mainstay refresh --adopt`; otherwise build \
+                     the copy anew with `--reseed`, which puts it aside.",
+                ));
+            }
+            (true, Some(held)) => {
+                let written =
+                    written_to(site, held, number, &destination.target, operation.cancel())?;
+                untouched(&destination.target, written.found)?;
+                innocent.insert(number, written.innocent);
+                put_aside.push(None);
+            }
+        }
+    }
+    let in_place = record.unloaded.is_none() && destinations.iter().all(|d| d.target.exists());
+    // Where the engine has nobody who would replay its log, we do. A snapshot that was named is meant.
+    let replays = sqlite::is_meant(site) && !matches!(params.which, Which::Named(_));
+    let until = match params.which {
+        Which::At(time) => Some(time),
+        _ => None,
+    };
+    let here = in_place && reuse.is_some() && !verify;
+    let course = match record.applied.as_ref().filter(|_| here && replays && until.is_none()) {
+        Some(held) => Course::look(site, held, point.snapshot, &meta)?,
+        None => Course::Anew,
+    };
+    if let Course::Stands(until) = course {
+        return stands(site, point, until, done);
+    }
+    if done.unchanged && here && !replays && !replayed_before {
+        site.state()?.update(|state| {
+            let entry = state.members.get(site.member()).and_then(|m| m.applied.clone());
+            match entry {
+                Some(applied) if applied.snapshot == point.snapshot => Ok(()),
+                _ => state.applied(site.member(), Some(applied_now(point, None))),
+            }
+        })?;
+        return Ok(());
+    }
+    done.unchanged = false;
+    (done.seeded, done.adopted) = (reuse.is_none(), adopted.is_any());
+    let repository = site.repository()?;
+    let _lock = repository.lock_for(Work::Refresh, Duration::from_secs(60), operation.cancel())?;
+    match seed {
+        Some(_) if matches!(course, Course::Ahead(_)) => {}
+        Some(seed) => {
+            let cancel = operation.cancel();
+            placing::check_space_beside(site, point, &destinations, seed, cancel)?;
+        }
+        None => {
+            for destination in &destinations {
+                placing::check_space(&destination.target, point.size_bytes)?;
+            }
+        }
+    }
+    operation.step("announce", (), |_| {
+        site.state()?.update(|state| state.importing(site.member()))?;
+        Ok(())
+    })?;
+    let mut along = matches!(course, Course::Ahead(_));
+    let built = match course {
+        Course::Ahead(ahead) => ahead.stage(operation, &destinations),
+        Course::Stands(_) | Course::Anew => {
+            let stage = placing::stage(site, operation, point.snapshot, &destinations, seed);
+            let replay = |op: &mut Operation| sqlite::replay(site, op, &meta, &destinations, until);
+            stage.and_then(|staging| match replays {
+                true => Ok((staging, Some(operation.step("replay", (), replay)?))),
+                false => Ok((staging, None)),
+            })
+        }
+    };
+    let (staging, replayed) = match built {
+        // One object of the log that is damaged keeps nobody from what is sound.
+        Err(e) if replays && e.class() == Class::Corrupt => {
+            operation.report().warn(&format!("{}: what is sound is looked for", e.chain()));
+            for destination in &destinations {
+                discard(&destination.staged)?;
+            }
+            let sound = Sound::look(site, operation, &meta, until)?;
+            let held = record.applied.as_ref().map(|held| held.source_time).filter(|_| along);
+            if let Some(held) = held.filter(|held| *held >= sound.reaches()) {
+                return stands(site, point, held, done);
+            }
+            along = false;
+            if let Some(seed) = seed {
+                let cancel = operation.cancel();
+                placing::check_space_beside(site, point, &destinations, seed, cancel)?;
+            }
+            let staging = placing::stage(site, operation, point.snapshot, &destinations, seed)?;
+            let replay = |op: &mut Operation| sound.replay(op, &destinations);
+            (staging, Some(operation.step("replay", (), replay)?))
+        }
+        built => built?,
+    };
+    done.source_time = replayed
+        .as_ref()
+        .and_then(|replayed| replayed.until)
+        .map_or(point.source_time, |until| until.max(point.source_time));
+    done.bytes = staging.sum(|root| root.bytes);
+    done.fetched_bytes = staging.sum(|root| root.fetched_bytes);
+    done.written_bytes = staging.sum(|root| root.written_bytes);
+    done.linked_files = staging.sum(|root| root.linked_files);
+    done.cloned_files = staging.sum(|root| root.cloned_files);
+    done.patched_files = staging.sum(|root| root.patched_files);
+    placing::prepare(site, operation, &meta, &destinations, &Purpose::Standby)?;
+    if runs {
+        operation
+            .step("stop", (), |operation| operation.with_context(site, |cx| engine.stop(cx)))?;
+    }
+    let placements = destinations
+        .iter()
+        .zip(&put_aside)
+        .zip(&staging.roots)
+        .map(|((d, aside), root)| {
+            let redo = root.journal.then(|| redo_of(&d.staged));
+            let placement = Placement::new(d.staged.clone(), d.target.clone(), aside.clone())?;
+            Ok(placement.with_redo(redo))
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    let placing = Placing {
+        placements,
+        snapshot: point.snapshot,
+        source_time: done.source_time,
+        position: point.position.clone(),
+        purpose: Purpose::Standby,
+        own: true,
+        log: match &replayed {
+            Some(replayed) => replayed.held.clone(),
+            None if sqlite::is_meant(site) => sqlite::held_by(&meta),
+            None => Vec::new(),
+        },
+        replayed: along && replayed_before || replayed.as_ref().is_some_and(|log| log.frames > 0),
+    };
+    done.log = replayed;
+    // Looked at again just before the exchange: building took time in which somebody may have
+    // written.
+    if reuse.is_some() {
+        let targets = destinations.iter().zip(&staging.roots).enumerate();
+        for (number, (destination, root)) in targets {
+            if placing::occupied(&destination.target)? {
+                // Files that the new copy shares with the old one have got a name more. Whoever wrote
+                // to them since, or before that, has written to both.
+                let innocent: Times = innocent.remove(&number).unwrap_or_default();
+                let (target, manifest) = (&destination.target, manifest(site, number));
+                let links = &root.links;
+                let found = differences_but_links(target, &manifest, &innocent, links, NAMED + 1)?;
+                untouched(target, found)?;
+            }
+        }
+    }
+    for (number, (destination, aside)) in destinations.iter().zip(&put_aside).enumerate() {
+        if let Some(root) = staging.roots.get(number)
+            && adopted.has(number)
+        {
+            adopted.require_unchanged(number, &destination.target, &root.links)?;
+        } else if reuse.is_none() && aside.is_none() && placing::occupied(&destination.target)? {
+            return Err(Error::refused(format!(
+                "somebody has put something at {} since this refresh began",
+                destination.target.display()
+            ))
+            .hinting("Move it away, or put it aside with `mainstay refresh --reseed`."));
+        }
+    }
+    placing::place(site, operation, &placing)?;
+    done.put_aside = put_aside.into_iter().flatten().collect();
+    Ok(())
+}
+
+/// What is held is all there is; what is known of it may be older.
+fn stands(
+    site: &ServiceSite,
+    point: &RecoveryPoint,
+    until: Timestamp,
+    done: &mut Done,
+) -> Result<(), Error> {
+    (done.unchanged, done.seeded, done.source_time) = (true, false, until);
+    let before = MemberRecord::load(site)?;
+    let after = MemberRecord::change(site, |record| {
+        if let Some(held) = &mut record.applied {
+            // The log has led to everything that is in this point.
+            held.replayed |= held.snapshot != point.snapshot;
+            (held.snapshot, held.source_time) = (point.snapshot, until);
+        }
+    })?;
+    let now = Applied { source_time: until, ..applied_now(point, None) };
+    site.state()?.update(|state| {
+        let member = state.members.get(site.member());
+        let known = member.and_then(|member| member.applied.as_ref()).is_some_and(|applied| {
+            (applied.snapshot, applied.source_time) == (now.snapshot, now.source_time)
+        });
+        if known && before == after && member.is_some_and(|member| !member.importing) {
+            return Ok(());
+        }
+        state.applied(site.member(), Some(now.clone()))
+    })?;
+    Ok(())
+}
