@@ -238,6 +238,9 @@ pub struct Service {
     /// How hard the history is compressed.
     #[serde(default)]
     pub compression: Compression,
+    /// How a standby's copy is brought to another point.
+    #[serde(default, skip_serializing_if = "Refreshing::is_auto")]
+    pub refresh: Refreshing,
 
     /// When a backup is due, in cron syntax.
     #[serde(default)]
@@ -337,6 +340,24 @@ pub enum Quiesce {
     Stop,
     /// The `freeze` hook runs before and the `thaw` hook after.
     Freeze,
+}
+
+/// How a standby's copy of files is brought to another point.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refreshing {
+    /// In its place where few of many files have changed, else by an exchange.
+    #[default]
+    Auto,
+    /// Always by one exchange: whoever reads the copy meanwhile finds the one point or the other.
+    Exchange,
+}
+
+impl Refreshing {
+    /// Whether it is what nobody has to ask for.
+    pub fn is_auto(&self) -> bool {
+        *self == Refreshing::Auto
+    }
 }
 
 /// How hard the history is compressed. Only what is new is; what the vault has stays as it is.

@@ -151,7 +151,13 @@ impl Plan {
             let name = root.in_snapshot.rsplit('/').find(|part| !part.is_empty());
             let staged = dir.join(format!("copy-{number}")).join(name.unwrap_or("data"));
             let target = staged.clone();
-            Destination { root: root.clone(), staged, target, without: Lacking::default() }
+            Destination {
+                root: root.clone(),
+                staged,
+                target,
+                without: Lacking::default(),
+                amends: None,
+            }
         };
         let destinations = meta.roots.iter().enumerate().map(destination).collect();
         let name = PointName::of(meta.source_time, &meta.definition.engine, snapshot).to_string();

@@ -2,9 +2,10 @@
 
 use crate::Error;
 use crate::journal::kill_at;
-use repository::restore::redo;
+use repository::restore::redo::{self, Touched};
 use rustix::fs::{CWD, RenameFlags};
 use serde::{Deserialize, Serialize};
+use std::fs::{File, FileTimes};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,14 @@ pub(crate) struct Placement {
     /// What is to be written into files of the old content that are files of the new one, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) redo: Option<PathBuf>,
+    /// Nothing is exchanged: the redo journal says what of the target changes, and what is staged
+    /// for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) amends: bool,
+    /// What that is, if all else of the target is what its manifest says, and as long as the process
+    /// lives that staged it.
+    #[serde(skip)]
+    pub(crate) touched: Option<Vec<Touched>>,
 }
 
 /// The redo journal of what is staged here.
@@ -77,7 +86,19 @@ impl Placement {
         let inode = inode(&staged)?.ok_or_else(|| {
             Error::new(model::Class::Failed, format!("{} is not there", staged.display()))
         })?;
-        Ok(Placement { staged, target, inode, keep_old_at, redo: None })
+        let (redo, touched) = (None, None);
+        Ok(Placement { staged, target, inode, keep_old_at, redo, amends: false, touched })
+    }
+
+    /// What is staged for a target that stays where it is.
+    pub(crate) fn amending(
+        staged: PathBuf,
+        target: PathBuf,
+        touched: Option<Vec<Touched>>,
+    ) -> Result<Self, Error> {
+        let redo = Some(redo_of(&staged));
+        let placement = Placement::new(staged, target, None)?;
+        Ok(Placement { redo, amends: true, touched, ..placement })
     }
 
     /// With a redo journal beside what is staged.
@@ -90,9 +111,10 @@ impl Placement {
         self.redo.as_ref().is_some_and(|redo| redo.exists())
     }
 
-    /// Whether the new content is in place already.
+    /// Whether the new content is in place already. Of a target that stays where it is some may be,
+    /// which nobody can tell: there is only forward.
     pub(crate) fn is_placed(&self) -> Result<bool, Error> {
-        Ok(inode(&self.target)? == Some(self.inode))
+        Ok(self.amends || inode(&self.target)? == Some(self.inode))
     }
 
     /// Whether the new content is gone: what is staged is something else, which can only be what
@@ -131,6 +153,15 @@ impl Placement {
             let what = format!("the new content of {} is gone", self.target.display());
             return Err(Error::new(model::Class::Corrupt, what));
         }
+        if self.amends {
+            kill_at("place:moved");
+            if let Some(redo) = &self.redo {
+                let mut applied = |records| kill_at(&format!("redo:{records}"));
+                redo::apply_staged(redo, &self.staged, &self.target, &mut applied)?;
+            }
+            kill_at("redo:done");
+            return Ok(());
+        }
         if !self.is_placed()? {
             if inode(&self.target)?.is_some() {
                 // One step even where the old content is kept: a crash in between must not leave
@@ -163,7 +194,20 @@ impl Placement {
     /// Removes what is left at the staging place: the old content after an exchange, or new
     /// content that was never placed.
     pub(crate) fn drop_staged(&self) -> Result<(), Error> {
-        discard(&self.staged)
+        if !self.amends || self.staged.parent() != Some(&self.target) {
+            return discard(&self.staged);
+        }
+        // It lies in the copy. That keeps its times, and must not be found written to after a crash.
+        let failed = |e: std::io::Error| Error::io("finish", &self.target, e);
+        let dir = File::open(&self.target).map_err(failed)?;
+        let before = dir.metadata().map_err(failed)?;
+        discard(&self.staged)?;
+        let put_back = || {
+            let times = FileTimes::new().set_accessed(before.accessed()?);
+            dir.set_times(times.set_modified(before.modified()?))?;
+            dir.sync_all()
+        };
+        put_back().map_err(failed)
     }
 }
 

@@ -17,7 +17,7 @@ use model::state::Applied;
 use model::{
     CancelToken, Class, Classify, OperationId, Position, Progress, RecoveryPoint, Role, SnapshotId,
 };
-use repository::restore::{Lacking, Options, Restored, Reuse};
+use repository::restore::{Amend, Holds, Lacking, Options, Restored, Reuse};
 use repository::{Node, NodeKind, SnapshotReader};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -38,6 +38,18 @@ pub(crate) struct Destination {
     /// What is left out because it lacks bytes. What cleans up needs not know.
     #[serde(skip)]
     pub(crate) without: Lacking,
+    /// The target stays where it is, and is changed there.
+    #[serde(skip)]
+    pub(crate) amends: Option<Amends>,
+}
+
+/// How a target is changed in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Amends {
+    /// What it holds; nothing, if it is empty.
+    pub(crate) holds: Option<Holds>,
+    /// Bytes that must be free for that, if it is known.
+    pub(crate) need: Option<u64>,
 }
 
 /// Everything that the rest of a placing needs to know after a crash.
@@ -194,13 +206,18 @@ pub(crate) fn destinations(
     id: &OperationId,
 ) -> Result<Vec<Destination>, Error> {
     let pairs = meta.roots.iter().cloned().zip(targets);
-    pairs
-        .map(|(root, target)| {
-            let staged = beside(&target, &format!("mainstay-{id}"))?;
-            no_mount_point(&target)?;
-            Ok(Destination { root, staged, target, without: Lacking::default() })
-        })
-        .collect()
+    pairs.map(|(root, target)| destination(root, target, id)).collect()
+}
+
+/// One of these pairs.
+pub(crate) fn destination(
+    root: Root,
+    target: PathBuf,
+    id: &OperationId,
+) -> Result<Destination, Error> {
+    let staged = beside(&target, &format!("mainstay-{id}"))?;
+    no_mount_point(&target)?;
+    Ok(Destination { root, staged, target, without: Lacking::default(), amends: None })
 }
 
 /// Pairs roots with targets that are written to where they stand.
@@ -212,6 +229,7 @@ pub(crate) fn in_place(meta: &SnapshotMeta, targets: Vec<PathBuf>) -> Vec<Destin
             staged: target.clone(),
             target,
             without: Lacking::default(),
+            amends: None,
         })
         .collect()
 }
@@ -219,22 +237,44 @@ pub(crate) fn in_place(meta: &SnapshotMeta, targets: Vec<PathBuf>) -> Vec<Destin
 /// What is in place is exchanged by renaming it, and a mount point cannot be renamed. Better said
 /// before hours of restoring than after.
 fn no_mount_point(target: &Path) -> Result<(), Error> {
-    use std::os::unix::fs::MetadataExt;
-    let (Ok(meta), Some(parent)) = (std::fs::symlink_metadata(target), target.parent()) else {
-        return Ok(());
-    };
-    match std::fs::metadata(parent) {
-        Ok(above) if meta.is_dir() && above.dev() != meta.dev() => Err(Error::refused(format!(
+    match is_mount_point(target) {
+        true => Err(Error::refused(format!(
             "{} is a mount point, and its content cannot be exchanged in one step",
             target.display()
         ))
         .hinting(format!("Use a directory below {} instead.", target.display()))),
-        _ => Ok(()),
+        false => Ok(()),
     }
 }
 
-/// Whether something stands at a path that a restore must not overwrite.
+/// Whether something is mounted at a path, or it is on another file system than the directory that it
+/// is in.
+pub(crate) fn is_mount_point(path: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
+    use std::os::unix::fs::MetadataExt;
+    let (Ok(meta), Some(parent)) = (std::fs::symlink_metadata(path), path.parent()) else {
+        return false;
+    };
+    // A mount of the same file system, too, where the kernel tells (Linux 5.8).
+    let asked = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS);
+    let told = asked.is_ok_and(|told| told.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
+    let above = std::fs::metadata(parent);
+    meta.is_dir() && (told || above.is_ok_and(|above| above.dev() != meta.dev()))
+}
+
+/// Whether something stands at a path that a restore must not overwrite. What a file system has of its
+/// own at its top is nothing.
 pub(crate) fn occupied(path: &Path) -> Result<bool, Error> {
+    occupied_but_for(path, None)
+}
+
+/// The same, but that what is staged in it, under names that begin with this one, is nothing either.
+pub(crate) fn occupied_but_for(path: &Path, staged: Option<&Path>) -> Result<bool, Error> {
+    use std::os::unix::ffi::OsStrExt;
+    let staged = staged.filter(|staged| staged.parent() == Some(path)).and_then(Path::file_name);
+    let is_staged = |name: &std::ffi::OsStr| {
+        staged.is_some_and(|staged| name.as_bytes().starts_with(staged.as_bytes()))
+    };
     let meta = match std::fs::symlink_metadata(path) {
         Ok(meta) => meta,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
@@ -243,8 +283,14 @@ pub(crate) fn occupied(path: &Path) -> Result<bool, Error> {
     if !meta.is_dir() {
         return Ok(true);
     }
-    let mut items = std::fs::read_dir(path).map_err(|e| Error::io("list", path, e))?;
-    Ok(items.next().is_some())
+    let own = repository::restore::OF_THE_FILE_SYSTEM;
+    for item in std::fs::read_dir(path).map_err(|e| Error::io("list", path, e))? {
+        let name = item.map_err(|e| Error::io("list", path, e))?.file_name();
+        if !is_staged(&name) && (name != own || !is_mount_point(path)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Refuses to begin what cannot end for want of space.
@@ -319,6 +365,10 @@ pub(crate) fn check_space_beside(
     cancel: &CancelToken,
 ) -> Result<(), Error> {
     for destination in destinations {
+        if let Some(need) = destination.amends.and_then(|amends| amends.need) {
+            check_space(&destination.target, need)?;
+            continue;
+        }
         let redo = redo_of(&destination.staged);
         let Some(reuse) = seed.reuse(site, destination, &redo)? else {
             check_space(&destination.target, point.size_bytes)?;
@@ -350,6 +400,21 @@ pub(crate) fn stage(
                 std::fs::create_dir_all(parent).map_err(|e| Error::io("make", parent, e))?;
             }
             let redo = redo_of(&destination.staged);
+            let root = destination.root.in_snapshot.as_bytes();
+            if let Some(amends) = &destination.amends {
+                let amend = Amend {
+                    tree: &destination.target,
+                    staged: &destination.staged,
+                    journal: &redo,
+                    holds: amends.holds,
+                };
+                let (report, cancel) = (operation.report(), operation.cancel());
+                let done = repository::restore::amend(
+                    repository, snapshot, root, &amend, &*report, cancel,
+                );
+                staging.roots.push(done?);
+                continue;
+            }
             let reuse = match reuse {
                 Some(seed) => seed.reuse(site, destination, &redo)?,
                 None => None,
@@ -358,7 +423,7 @@ pub(crate) fn stage(
             let done = repository::restore::restore_without(
                 repository,
                 snapshot,
-                destination.root.in_snapshot.as_bytes(),
+                root,
                 &destination.staged,
                 Options { reuse, durable: true },
                 &destination.without,
@@ -414,7 +479,12 @@ pub(crate) fn aim(
 pub(crate) fn staged(destinations: &[Destination]) -> Vec<Staged> {
     let one = |d: &Destination| Staged {
         root: d.root.clone(),
-        staged: d.staged.clone(),
+        staged: match d.amends {
+            // What is staged for a copy that stays where it is, is no copy. Only engines that change
+            // nothing of it look there.
+            Some(Amends { holds: Some(_), .. }) => d.target.clone(),
+            _ => d.staged.clone(),
+        },
         target: d.target.clone(),
     };
     destinations.iter().map(one).collect()
@@ -651,7 +721,14 @@ pub(crate) fn record(site: &ServiceSite, placing: &Placing, loaded: bool) -> Res
     let follows = engine.refresh() == Refresh::Follow;
     if standby && !follows {
         for (number, placement) in placing.placements.iter().enumerate() {
-            repository::restore::record_manifest(&placement.target, &manifest(site, number))?;
+            let (target, manifest) = (&placement.target, manifest(site, number));
+            match placement.touched.as_ref().filter(|_| engine.refresh() == Refresh::Exchange) {
+                // What somebody has written elsewhere in it still shows.
+                Some(touched) if manifest.exists() => {
+                    repository::restore::update_manifest(target, &manifest, touched)?;
+                }
+                _ => repository::restore::record_manifest(target, &manifest)?,
+            }
         }
     }
     MemberRecord::change(site, |record| {

@@ -12,13 +12,15 @@
 //! | no reflinks, and the engine writes to what is staged | copies | copies |
 //!
 //! A redo journal is applied past the commit marker, with the start gate closed; whoever comes after
-//! a crash applies it again. An engine that follows a log by itself is only seeded by a copy; after
-//! that a refresh makes sure that it follows, and waits.
+//! a crash applies it again. Where few of many files changed, and where a copy cannot be exchanged, it
+//! stays where it is and all of its changes go that way (`refresh/way.rs`). An engine that follows a
+//! log by itself is only seeded by a copy; after that a refresh makes sure that it follows, and waits.
 
 mod adopt;
 mod follow;
 mod replace;
 mod untouched;
+mod way;
 
 pub(crate) use follow::reached;
 pub use untouched::modified;
@@ -76,6 +78,8 @@ pub struct Done {
     pub seeded: bool,
     /// It was built from what stood there and nobody knew.
     pub adopted: bool,
+    /// It, or one of its roots, was changed in its place, and not exchanged for a new one.
+    pub in_place: bool,
     /// Bytes of the copy.
     pub bytes: u64,
     /// Of these: bytes that came from the vault.
@@ -135,6 +139,7 @@ impl Done {
             unchanged: from == Some(point.snapshot),
             seeded: from.is_none(),
             adopted: false,
+            in_place: false,
             bytes: point.size_bytes,
             fetched_bytes: 0,
             written_bytes: 0,

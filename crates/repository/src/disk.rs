@@ -194,6 +194,15 @@ fn filled(call: &dyn Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::
 /// 10 ms), and as much again.
 pub(crate) const TICK: std::time::Duration = std::time::Duration::from_millis(20);
 
+/// Whether a file could be written to now and keep the time stamp that it has.
+pub(crate) fn is_fresh(ctime: (i64, u32)) -> bool {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let age = i128::from(now.tv_sec - ctime.0) * 1_000_000_000 + i128::from(now.tv_nsec)
+        - i128::from(ctime.1);
+    let tick = i128::try_from(TICK.as_nanos()).unwrap_or(0);
+    (-tick..tick).contains(&age)
+}
+
 /// A path as text for people.
 pub(crate) fn shown(path: &[u8]) -> String {
     crate::format::tree::quoted(path)

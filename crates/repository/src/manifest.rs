@@ -6,10 +6,12 @@
 //! unreadable manifest must never pass for "nothing has changed".
 
 use crate::disk::{self, Stat};
+use crate::restore::redo::Touched;
 use crate::{Error, NodeKind, Xattr};
 use sha2::{Digest, Sha256};
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
@@ -43,7 +45,9 @@ struct State {
     st_mode: u32,
     uid: u32,
     gid: u32,
-    xattrs: String,
+    /// None if they were not looked at: with the same time of the last change of the inode they are the
+    /// same, and to ask for them takes longer than for all the rest.
+    xattrs: Option<String>,
     /// For all but directories, whose times change with their entries, and these have lines.
     file: Option<FileState>,
 }
@@ -61,32 +65,147 @@ struct FileState {
 /// Records size, times, inode and attributes of everything below `root` (a tree or a file), so that
 /// [`differences`] can tell later whether anybody wrote to it. Durable on return.
 pub fn record_manifest(root: &Path, manifest: &Path) -> Result<(), Error> {
-    // What is written after this has another time stamp than what was written before.
-    std::thread::sleep(disk::TICK);
-    let failed = |e| Error::io("write", manifest, e);
-    let dir = match manifest.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    let mut temporary = manifest.as_os_str().to_owned();
-    temporary.push(".new");
-    let temporary = PathBuf::from(temporary);
-    let file = File::create(&temporary).map_err(failed)?;
-    let mut out = Summed { inner: BufWriter::new(file), hash: Sha256::new() };
-    writeln!(out, "{HEAD}").map_err(failed)?;
-    let mut count = 0u64;
+    if !is_settled(root)? {
+        // What is written after this has another time stamp than what was written before.
+        std::thread::sleep(disk::TICK);
+    }
+    let mut out = Recording::begin(manifest)?;
     let mut walk = Walk::new(root)?;
     while let Some(entry) = walk.next()? {
-        entry.write(&mut out).map_err(failed)?;
-        count += 1;
+        out.entry(&entry)?;
     }
-    let sum = hex::encode(out.hash.finalize());
-    let mut out = out.inner;
-    writeln!(out, "end {count} {sum}").map_err(failed)?;
-    let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
-    file.sync_all().map_err(failed)?;
-    std::fs::rename(&temporary, manifest).map_err(failed)?;
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+    out.finish()
+}
+
+/// Records anew what was touched of a tree since its manifest was, and leaves the rest of that as it is:
+/// what somebody else has written to meanwhile still shows. Durable on return.
+pub fn update_manifest(root: &Path, manifest: &Path, touched: &[Touched]) -> Result<(), Error> {
+    if touched.iter().any(|one| is_fresh(root, &one.path)) {
+        std::thread::sleep(disk::TICK);
+    }
+    let mut touched: Vec<&Touched> = touched.iter().collect();
+    // Of several of one path, that which goes deepest is the first.
+    touched.sort_by(|a, b| {
+        parts(&a.path).cmp(parts(&b.path)).then_with(|| b.all_below.cmp(&a.all_below))
+    });
+    let mut before = Recorded::open(manifest)?;
+    let mut out = Recording::begin(manifest)?;
+    let mut line = before.line()?;
+    let mut done: Option<&Touched> = None;
+    let is_done = |done: Option<&Touched>, path: &[u8]| {
+        done.is_some_and(|done| done.path == path || (done.all_below && below(path, &done.path)))
+    };
+    for one in touched {
+        if is_done(done, &one.path) {
+            continue;
+        }
+        while let Some((path, text)) = &line {
+            if parts(path).cmp(parts(&one.path)) != Ordering::Less {
+                break;
+            }
+            if !is_done(done, path) {
+                out.line(text)?;
+            }
+            line = before.line()?;
+        }
+        let mut walk = Walk::at(root, &one.path)?;
+        while let Some(entry) = walk.next()? {
+            out.entry(&entry)?;
+            if !one.all_below {
+                break;
+            }
+        }
+        done = Some(one);
+    }
+    while let Some((path, text)) = &line {
+        if !is_done(done, path) {
+            out.line(text)?;
+        }
+        line = before.line()?;
+    }
+    out.finish()
+}
+
+/// A tree with more entries is not looked through for that: waiting takes no longer.
+const FEW: usize = 1000;
+
+/// Whether nothing in a tree was written to so shortly ago that a later write could have the same time.
+fn is_settled(root: &Path) -> Result<bool, Error> {
+    let mut walk = Walk::new(root)?;
+    walk.lazy = true;
+    for _ in 0..FEW {
+        let Some(entry) = walk.next()? else { return Ok(true) };
+        if entry.state.file.is_some_and(|file| disk::is_fresh(file.ctime)) {
+            return Ok(false);
+        }
+    }
+    Ok(false)
+}
+
+/// The same for one path below a root. What cannot be told counts as fresh.
+fn is_fresh(root: &Path, path: &[u8]) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match std::fs::symlink_metadata(root.join(OsStr::from_bytes(path))) {
+        // A directory that is new was filled before it got its name, which has set its time.
+        Ok(meta) => u32::try_from(meta.ctime_nsec())
+            .map_or(true, |nanos| disk::is_fresh((meta.ctime(), nanos))),
+        Err(e) => e.kind() != io::ErrorKind::NotFound,
+    }
+}
+
+/// How many entries a manifest has, by its own word: all of it is judged when it is compared.
+pub fn recorded_entries(manifest: &Path) -> Result<u64, Error> {
+    let mut file = File::open(manifest).map_err(|e| Error::io("read", manifest, e))?;
+    Ok(End::of(&mut file, manifest)?.count)
+}
+
+/// A manifest that is being written.
+struct Recording<'a> {
+    manifest: &'a Path,
+    temporary: PathBuf,
+    out: Summed<BufWriter<File>>,
+    count: u64,
+}
+
+impl<'a> Recording<'a> {
+    fn begin(manifest: &'a Path) -> Result<Recording<'a>, Error> {
+        let failed = |e| Error::io("write", manifest, e);
+        let mut temporary = manifest.as_os_str().to_owned();
+        temporary.push(".new");
+        let temporary = PathBuf::from(temporary);
+        let file = File::create(&temporary).map_err(failed)?;
+        let inner = BufWriter::with_capacity(256 << 10, file);
+        let mut out = Summed { inner, hash: Sha256::new() };
+        writeln!(out, "{HEAD}").map_err(failed)?;
+        Ok(Recording { manifest, temporary, out, count: 0 })
+    }
+
+    fn entry(&mut self, entry: &Entry) -> Result<(), Error> {
+        self.count += 1;
+        entry.write(&mut self.out).map_err(|e| Error::io("write", self.manifest, e))
+    }
+
+    /// An entry as another manifest has it.
+    fn line(&mut self, line: &str) -> Result<(), Error> {
+        self.count += 1;
+        self.out.write_all(line.as_bytes()).map_err(|e| Error::io("write", self.manifest, e))
+    }
+
+    /// Puts it in the place of the one before, durably.
+    fn finish(self) -> Result<(), Error> {
+        let failed = |e| Error::io("write", self.manifest, e);
+        let dir = match self.manifest.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir,
+            _ => Path::new("."),
+        };
+        let sum = hex::encode(self.out.hash.finalize());
+        let mut out = self.out.inner;
+        writeln!(out, "end {} {sum}", self.count).map_err(failed)?;
+        let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
+        file.sync_all().map_err(failed)?;
+        std::fs::rename(&self.temporary, self.manifest).map_err(failed)?;
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+    }
 }
 
 /// Compares `root` with a recorded manifest; at most `limit` differences are named. A new or
@@ -119,12 +238,14 @@ pub struct Link {
 
 /// As [`differences`], but that these hard links were made is none, and neither are times of files
 /// that were looked at and found to be `innocent`: they count only if something has happened to them
-/// since, or between that look and the link.
+/// since, or between that look and the link. Nor are names at the top that begin as what is `staged`,
+/// if that is there.
 pub fn differences_but_links(
     root: &Path,
     manifest: &Path,
     innocent: &Times,
     links: &Links,
+    staged: &Path,
     limit: usize,
 ) -> Result<Vec<Difference>, Error> {
     let mut found = Vec::new();
@@ -135,7 +256,9 @@ pub fn differences_but_links(
             None => looked_at == is,
         }
     };
-    compare(root, manifest, &known, &mut |path, what, moved| {
+    let own = staged.file_name().filter(|_| staged.parent() == Some(root));
+    let own = own.map(|name| name.as_bytes());
+    compare(root, manifest, own, &known, &mut |path, what, moved| {
         found.push(Difference::new(path, what, moved.is_some()));
         Ok(found.len() < limit)
     })?;
@@ -153,7 +276,7 @@ pub(crate) fn compare_all(
     manifest: &Path,
     found: &mut Found<'_>,
 ) -> Result<(), Error> {
-    compare(root, manifest, &|_, _, _| false, found)
+    compare(root, manifest, None, &|_, _, _| false, found)
 }
 
 /// Told an inode of which nothing but the time of its last change differs, and what it was and is: says
@@ -163,6 +286,7 @@ type Known<'a> = dyn Fn(u64, (i64, u32), (i64, u32)) -> bool + 'a;
 fn compare(
     root: &Path,
     manifest: &Path,
+    own: Option<&[u8]>,
     known: &Known<'_>,
     found: &mut Found<'_>,
 ) -> Result<(), Error> {
@@ -174,6 +298,8 @@ fn compare(
         }
         walk => walk?,
     };
+    walk.lazy = true;
+    let own = |entry: &Entry| own.is_some_and(|own| entry.path.starts_with(own));
     let mut now = walk.next()?;
     let mut go_on = true;
     while go_on {
@@ -184,8 +310,11 @@ fn compare(
             (Some(before), Some(now)) => parts(&before.path).cmp(parts(&now.path)),
         };
         match (order, before.take(), now.take()) {
-            (Ordering::Equal, Some(old), Some(new)) => {
-                if old != new {
+            (Ordering::Equal, Some(old), Some(mut new)) => {
+                if !new.looks_like(&old) {
+                    walk.look_closer(&mut new)?;
+                }
+                if !new.looks_like(&old) {
                     let moved = only_ctime(&old, &new);
                     let is_known = moved.is_some_and(|(inode, is)| {
                         old.state.file.as_ref().is_some_and(|file| known(inode, file.ctime, is))
@@ -206,7 +335,7 @@ fn compare(
                 }
             }
             (_, kept, Some(new)) => {
-                go_on = found(&new.path, "new", None)?;
+                go_on = own(&new) || found(&new.path, "new", None)?;
                 before = kept;
                 if new.state.file.is_none() {
                     walk.skip_directory();
@@ -230,7 +359,8 @@ impl Difference {
 fn only_ctime(old: &Entry, new: &Entry) -> Option<(u64, (i64, u32))> {
     let (Some(old_file), Some(new_file)) = (&old.state.file, &new.state.file) else { return None };
     let aligned = FileState { ctime: new_file.ctime, ..old_file.clone() };
-    let same = State { file: Some(aligned), ..old.state.clone() } == new.state;
+    let same = State { file: Some(aligned), ..old.state.clone() } == new.state
+        && new.state.xattrs.is_some();
     same.then_some((new_file.inode, new_file.ctime))
 }
 
@@ -261,10 +391,20 @@ impl<W: Write> Write for Summed<W> {
 }
 
 impl Entry {
+    /// Whether it is as it was recorded, as far as it was looked at.
+    fn looks_like(&self, recorded: &Entry) -> bool {
+        let (now, before) = (&self.state, &recorded.state);
+        self.path == recorded.path
+            && (now.st_mode, now.uid, now.gid) == (before.st_mode, before.uid, before.gid)
+            && now.file == before.file
+            && (now.xattrs.is_none() || now.xattrs == before.xattrs)
+    }
+
     /// Tabs between the fields: quoted names have none.
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let state = &self.state;
-        write!(out, "{:o}\t{}\t{}\t{}\t", state.st_mode, state.uid, state.gid, state.xattrs)?;
+        let xattrs = state.xattrs.as_deref().unwrap_or_default();
+        write!(out, "{:o}\t{}\t{}\t{xattrs}\t", state.st_mode, state.uid, state.gid)?;
         if let Some(file) = &state.file {
             let ((ms, mn), (cs, cn)) = (file.mtime, file.ctime);
             let (size, inode, special) = (file.size, file.inode, file.special);
@@ -279,7 +419,7 @@ impl Entry {
         let st_mode = u32::from_str_radix(fields.next()?, 8).ok()?;
         let uid = fields.next()?.parse().ok()?;
         let gid = fields.next()?.parse().ok()?;
-        let xattrs = fields.next()?.to_owned();
+        let xattrs = Some(fields.next()?.to_owned());
         let file = if NodeKind::from_st_mode(st_mode) == NodeKind::Dir {
             None
         } else {
@@ -320,22 +460,7 @@ impl Recorded {
             }
             file => file.map_err(failed)?,
         };
-        let size = file.metadata().map_err(failed)?.len();
-        // The last line has at most 4 + 20 + 1 + 64 + 1 bytes.
-        let tail_bytes = size.min(90);
-        file.seek(SeekFrom::Start(size - tail_bytes)).map_err(failed)?;
-        let mut tail = Vec::new();
-        (&mut file).take(tail_bytes).read_to_end(&mut tail).map_err(failed)?;
-        let cut = || damaged("it was cut off");
-        let body = tail.strip_suffix(b"\n").ok_or_else(cut)?;
-        let start = body.iter().rposition(|byte| *byte == b'\n').ok_or_else(cut)? + 1;
-        let last = std::str::from_utf8(&body[start..]).map_err(|_| cut())?;
-        let (count, sum) = last
-            .strip_prefix("end ")
-            .and_then(|rest| rest.split_once(' '))
-            .and_then(|(count, sum)| Some((count.parse::<u64>().ok()?, sum)))
-            .ok_or_else(cut)?;
-        let end = size - tail_bytes + start as u64;
+        let End { count, sum, at: end } = End::of(&mut file, path)?;
         file.seek(SeekFrom::Start(0)).map_err(failed)?;
         let mut hash = Sha256::new();
         let mut rest = (&mut file).take(end);
@@ -359,18 +484,63 @@ impl Recorded {
         Ok(Recorded { lines, path: path.to_owned(), left: count })
     }
 
-    fn next(&mut self) -> Result<Option<Entry>, Error> {
-        let damaged = || {
-            let object = format!("the manifest {}", self.path.display());
-            Error::damaged(object, "it has a line that makes no sense")
-        };
+    fn damaged(&self) -> Error {
+        let object = format!("the manifest {}", self.path.display());
+        Error::damaged(object, "it has a line that makes no sense")
+    }
+
+    fn read(&mut self) -> Result<Option<String>, Error> {
         let mut line = String::new();
         self.lines.read_line(&mut line).map_err(|e| Error::io("read", &self.path, e))?;
         if line.is_empty() {
-            return if self.left == 0 { Ok(None) } else { Err(damaged()) };
+            return if self.left == 0 { Ok(None) } else { Err(self.damaged()) };
         }
-        self.left = self.left.checked_sub(1).ok_or_else(damaged)?;
-        Entry::parse(line.trim_end_matches('\n')).map(Some).ok_or_else(damaged)
+        self.left = self.left.checked_sub(1).ok_or_else(|| self.damaged())?;
+        Ok(Some(line))
+    }
+
+    /// The next entry.
+    fn next(&mut self) -> Result<Option<Entry>, Error> {
+        let Some(line) = self.read()? else { return Ok(None) };
+        Entry::parse(line.trim_end_matches('\n')).map(Some).ok_or_else(|| self.damaged())
+    }
+
+    /// The next entry as it is written, with its path.
+    fn line(&mut self) -> Result<Option<(Vec<u8>, String)>, Error> {
+        let Some(line) = self.read()? else { return Ok(None) };
+        let path = line.trim_end_matches('\n').rsplit('\t').next();
+        let path = path.and_then(crate::format::tree::unquoted).ok_or_else(|| self.damaged())?;
+        Ok(Some((path, line)))
+    }
+}
+
+/// The last line of a manifest.
+struct End {
+    count: u64,
+    sum: String,
+    /// Where it begins.
+    at: u64,
+}
+
+impl End {
+    fn of(file: &mut File, path: &Path) -> Result<End, Error> {
+        let failed = |e| Error::io("read", path, e);
+        let cut = || Error::damaged(format!("the manifest {}", path.display()), "it was cut off");
+        let size = file.metadata().map_err(failed)?.len();
+        // It has at most 4 + 20 + 1 + 64 + 1 bytes.
+        let tail_bytes = size.min(90);
+        file.seek(SeekFrom::Start(size - tail_bytes)).map_err(failed)?;
+        let mut tail = Vec::new();
+        file.take(tail_bytes).read_to_end(&mut tail).map_err(failed)?;
+        let body = tail.strip_suffix(b"\n").ok_or_else(cut)?;
+        let start = body.iter().rposition(|byte| *byte == b'\n').ok_or_else(cut)? + 1;
+        let last = std::str::from_utf8(&body[start..]).map_err(|_| cut())?;
+        let (count, sum) = last
+            .strip_prefix("end ")
+            .and_then(|rest| rest.split_once(' '))
+            .and_then(|(count, sum)| Some((count.parse::<u64>().ok()?, sum.to_owned())))
+            .ok_or_else(cut)?;
+        Ok(End { count, sum, at: size - tail_bytes + start as u64 })
     }
 }
 
@@ -381,6 +551,8 @@ struct Walk {
     open: Vec<OpenDir>,
     /// The root, until it is given out.
     first: Option<Entry>,
+    /// Extended attributes of what is no directory are not looked at.
+    lazy: bool,
 }
 
 struct OpenDir {
@@ -400,10 +572,53 @@ impl Walk {
             _ => (Path::new("/"), &b"."[..]),
         };
         let parent = disk::open_dir(parent).map_err(failed)?;
-        let found = look(&parent, name, Vec::new()).map_err(failed)?;
-        let mut walk = Walk { root: root.to_owned(), open: Vec::new(), first: None };
+        let found = look(&parent, name, Vec::new(), false).map_err(failed)?;
+        let (root, open) = (root.to_owned(), Vec::new());
+        let mut walk = Walk { root, open, first: None, lazy: false };
         walk.first = found.map(|found| walk.enter(found));
         Ok(walk)
+    }
+
+    /// Everything at a path below a root, and below that; nothing, if there is none.
+    fn at(root: &Path, path: &[u8]) -> Result<Walk, Error> {
+        if path.is_empty() {
+            return Walk::new(root);
+        }
+        let mut walk = Walk { root: root.to_owned(), open: Vec::new(), first: None, lazy: false };
+        let found = || {
+            let mut handle = disk::open_dir(root)?;
+            let mut parts: Vec<&[u8]> = parts(path).collect();
+            let name = parts.pop().unwrap_or_default();
+            for part in parts {
+                handle = disk::open_dir_at(&handle, part)?;
+            }
+            look(&handle, name, path.to_vec(), false)
+        };
+        let failed = |e| Error::io("look at", root.join(OsStr::from_bytes(path)), e);
+        walk.first = match found() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            found => found.map_err(failed)?.map(|found| walk.enter(found)),
+        };
+        Ok(walk)
+    }
+
+    /// Looks at the extended attributes of the entry that was given out last, if that was not done.
+    fn look_closer(&self, entry: &mut Entry) -> Result<(), Error> {
+        if entry.state.xattrs.is_some() {
+            return Ok(());
+        }
+        let Some(dir) = self.open.last() else { return Ok(()) };
+        let name = entry.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        entry.state.xattrs = match disk::xattrs_at(&dir.handle, name) {
+            Ok(xattrs) => Some(sum(xattrs)),
+            // It has vanished, which is a difference whatever it had.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => {
+                let path = self.root.join(OsStr::from_bytes(&entry.path));
+                return Err(Error::io("look at", path, e));
+            }
+        };
+        Ok(())
     }
 
     fn next(&mut self) -> Result<Option<Entry>, Error> {
@@ -420,13 +635,13 @@ impl Walk {
                 path.push(b'/');
             }
             path.extend_from_slice(&name);
-            match look(&dir.handle, &name, path) {
+            match look(&dir.handle, &name, path, self.lazy) {
                 Ok(Some(found)) => return Ok(Some(self.enter(found))),
                 Ok(None) => {}
                 Err(e) => {
                     let below = self.open.last().map_or(&[][..], |dir| &dir.path);
-                    let dir = self.root.join(std::ffi::OsStr::from_bytes(below));
-                    let path = dir.join(std::ffi::OsStr::from_bytes(&name));
+                    let dir = self.root.join(OsStr::from_bytes(below));
+                    let path = dir.join(OsStr::from_bytes(&name));
                     return Err(Error::io("look at", path, e));
                 }
             }
@@ -446,7 +661,12 @@ impl Walk {
 }
 
 /// Looks at one name, and opens it if it is a directory. None if it vanished.
-fn look(dir: &OwnedFd, name: &[u8], path: Vec<u8>) -> io::Result<Option<(Entry, Option<OpenDir>)>> {
+fn look(
+    dir: &OwnedFd,
+    name: &[u8],
+    path: Vec<u8>,
+    lazy: bool,
+) -> io::Result<Option<(Entry, Option<OpenDir>)>> {
     let stat = match disk::stat_at(dir, name) {
         Err(e) if e.kind() == io::ErrorKind::NotFound && !path.is_empty() => return Ok(None),
         stat => stat?,
@@ -455,7 +675,8 @@ fn look(dir: &OwnedFd, name: &[u8], path: Vec<u8>) -> io::Result<Option<(Entry, 
     if stat.kind() == NodeKind::Dir {
         let handle = disk::open_dir_at(dir, name)?;
         let names = disk::names(&handle)?.into_iter();
-        let state = State { st_mode, uid, gid, xattrs: sum(disk::xattrs(&handle)?), file: None };
+        let xattrs = Some(sum(disk::xattrs(&handle)?));
+        let state = State { st_mode, uid, gid, xattrs, file: None };
         let open = OpenDir { handle, path: path.clone(), names };
         return Ok(Some((Entry { path, state }, Some(open))));
     }
@@ -463,7 +684,7 @@ fn look(dir: &OwnedFd, name: &[u8], path: Vec<u8>) -> io::Result<Option<(Entry, 
         NodeKind::Symlink => disk::link_target_at(dir, name)?,
         _ => Vec::new(),
     };
-    let xattrs = sum(disk::xattrs_at(dir, name)?);
+    let xattrs = if lazy { None } else { Some(sum(disk::xattrs_at(dir, name)?)) };
     let state = State { st_mode, uid, gid, xattrs, file: Some(FileState::new(&stat, link_target)) };
     Ok(Some((Entry { path, state }, None)))
 }

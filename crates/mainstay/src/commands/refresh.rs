@@ -4,8 +4,8 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::units;
 use jiff::Timestamp;
 use model::Role;
-use operations::refresh::{self, Done, Params};
 use operations::ServiceSite;
+use operations::refresh::{self, Done, Params};
 use serde_json::{Value, json};
 use std::time::Duration;
 

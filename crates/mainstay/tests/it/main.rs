@@ -18,6 +18,7 @@ mod forgetting;
 mod guides;
 mod history;
 mod images;
+mod in_place;
 mod keys;
 mod kills;
 mod locks;

@@ -142,6 +142,11 @@ pub(crate) fn never_between(world: &World, at: &str) {
 
 pub(crate) fn is_new(world: &World, at: &str) {
     assert!(content(&world.path("b/data")) == version(2), "{at}");
+    is_at_its_end(world, at);
+}
+
+/// The standby knows what it holds, and so does everybody.
+pub(crate) fn is_at_its_end(world: &World, at: &str) {
     world.run("b", &["refresh", "docs"]).code(0).says("already");
     let members = world.status("b")["members"].clone();
     assert_eq!(members[1]["importing"], false, "{at}: {members}");
@@ -184,7 +189,7 @@ fn a_refresh_through_a_redo_journal_is_killed_at_every_step() {
 }
 
 /// A refresh whose worker stands still at a place, and that worker's number.
-fn held_at(world: &World, place: &str) -> (Child, u32) {
+pub(crate) fn held_at(world: &World, place: &str) -> (Child, u32) {
     let mut command = world.command("b", &["refresh", "docs"]);
     command.env("MAINSTAY_TEST_STOP_AT", place);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -194,7 +199,7 @@ fn held_at(world: &World, place: &str) -> (Child, u32) {
 }
 
 #[track_caller]
-fn ended(child: Child, code: i32) -> Said {
+pub(crate) fn ended(child: Child, code: i32) -> Said {
     let output = child.wait_with_output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let code_was = output.status.code().unwrap_or(-1);

@@ -198,7 +198,7 @@ impl World {
     /// Names of staging places that are left anywhere.
     pub(crate) fn staging(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        for host in ["a", "b", "."] {
+        for host in ["a", "b", "b/data", "."] {
             let Ok(items) = fs::read_dir(self.path(host)) else { continue };
             found.extend(items.map(|item| item.expect("an entry").path()).filter(|path| {
                 path.file_name().is_some_and(|name| name.to_string_lossy().contains(".mainstay-"))
@@ -210,6 +210,10 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        if self.path("b/mounted").exists() {
+            // What was mounted for it; a copy of a world has only the mark.
+            let _ = Command::new("umount").arg("--lazy").arg(self.path("b/data")).output();
+        }
         for host in ["a", "b", "c"] {
             let _ = fs::remove_file(self.path(host).join("slow-stop"));
             self.service(host, "stop");

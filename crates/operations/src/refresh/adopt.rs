@@ -71,15 +71,17 @@ impl Adopted {
     }
 
     /// Refuses to go on if somebody wrote to it since it was taken. `links` are those that the new
-    /// copy made to its files.
+    /// copy made to its files, `staged` is where what comes new lies meanwhile.
     pub(super) fn require_unchanged(
         &self,
         number: usize,
         target: &Path,
         links: &Links,
+        staged: &Path,
     ) -> Result<(), Error> {
         let Some(manifest) = self.0.get(&number) else { return Ok(()) };
-        let found = differences_but_links(target, manifest, &Times::default(), links, NAMED)?;
+        let times = Times::default();
+        let found = differences_but_links(target, manifest, &times, links, staged, NAMED)?;
         if found.is_empty() {
             return Ok(());
         }

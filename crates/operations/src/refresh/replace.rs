@@ -3,7 +3,7 @@
 
 use super::adopt::Adopted;
 use super::untouched::{NAMED, untouched, written_to};
-use super::{Done, Params, applied_now, is_point};
+use super::{Done, Params, applied_now, is_point, way};
 use crate::exchange::{Placement, aside, discard, redo_of};
 use crate::member::manifest;
 use crate::operation::Operation;
@@ -35,7 +35,7 @@ pub(super) fn replace(
     }
     let meta = placing::meta(site, point.snapshot)?;
     let targets = placing::own_targets(site, &meta)?;
-    let destinations = placing::destinations(&meta, targets, operation.id())?;
+    let mut destinations = way::destinations(site, &meta, targets, operation.id())?;
     let record = MemberRecord::load(site)?;
     let verify = params.verify || record.rotten;
     let reuse = done.from.filter(|_| !params.reseed);
@@ -63,11 +63,20 @@ pub(super) fn replace(
     };
     let mut adopted = Adopted::default();
     let mut put_aside = Vec::new();
+    let mut filled = Vec::new();
     let mut innocent = HashMap::new();
     for (number, destination) in destinations.iter().enumerate() {
         let occupied = placing::occupied(&destination.target)?;
+        filled.push(occupied);
         match (occupied, reuse) {
             (false, _) => put_aside.push(None),
+            (true, _) if params.reseed && destination.amends.is_some() => {
+                return Err(Error::refused(format!(
+                    "{} is a mount point, and what it holds cannot be put aside",
+                    destination.target.display()
+                ))
+                .hinting("Copy elsewhere what you need of it, empty it, and give this again."));
+            }
             (true, _) if params.reseed => {
                 put_aside.push(Some(aside(&destination.target, "diverged")?));
             }
@@ -94,7 +103,10 @@ pub(super) fn replace(
             }
         }
     }
-    let in_place = record.unloaded.is_none() && destinations.iter().all(|d| d.target.exists());
+    // Where there was something, and nothing is, somebody has taken it away, or unmounted it.
+    let is_there = point.size_bytes == 0 || filled.iter().all(|filled| *filled);
+    let in_place =
+        is_there && record.unloaded.is_none() && destinations.iter().all(|d| d.target.exists());
     // Where the engine has nobody who would replay its log, we do. A snapshot that was named is meant.
     let replays = sqlite::is_meant(site) && !matches!(params.which, Which::Named(_));
     let until = match params.which {
@@ -123,6 +135,7 @@ pub(super) fn replace(
     (done.seeded, done.adopted) = (reuse.is_none(), adopted.is_any());
     let repository = site.repository()?;
     let _lock = repository.lock_for(Work::Refresh, Duration::from_secs(60), operation.cancel())?;
+    way::choose(site, operation, point, &mut destinations, seed, &filled)?;
     match seed {
         Some(_) if matches!(course, Course::Ahead(_)) => {}
         Some(seed) => {
@@ -178,7 +191,12 @@ pub(super) fn replace(
         .as_ref()
         .and_then(|replayed| replayed.until)
         .map_or(point.source_time, |until| until.max(point.source_time));
-    done.bytes = staging.sum(|root| root.bytes);
+    done.in_place =
+        destinations.iter().any(|d| d.amends.is_some_and(|amends| amends.holds.is_some()));
+    // Of a copy that stays where it is nothing is looked at that has not changed.
+    if !done.in_place {
+        done.bytes = staging.sum(|root| root.bytes);
+    }
     done.fetched_bytes = staging.sum(|root| root.fetched_bytes);
     done.written_bytes = staging.sum(|root| root.written_bytes);
     done.linked_files = staging.sum(|root| root.linked_files);
@@ -194,6 +212,12 @@ pub(super) fn replace(
         .zip(&put_aside)
         .zip(&staging.roots)
         .map(|((d, aside), root)| {
+            if let Some(amends) = d.amends {
+                // Of another copy the manifest says nothing.
+                let known = amends.holds.is_some_and(|holds| !holds.doubted);
+                let touched = known.then(|| root.touched.clone());
+                return Placement::amending(d.staged.clone(), d.target.clone(), touched);
+            }
             let redo = root.journal.then(|| redo_of(&d.staged));
             let placement = Placement::new(d.staged.clone(), d.target.clone(), aside.clone())?;
             Ok(placement.with_redo(redo))
@@ -219,13 +243,15 @@ pub(super) fn replace(
     if reuse.is_some() {
         let targets = destinations.iter().zip(&staging.roots).enumerate();
         for (number, (destination, root)) in targets {
-            if placing::occupied(&destination.target)? {
+            let staged = &destination.staged;
+            if placing::occupied_but_for(&destination.target, Some(staged))? {
                 // Files that the new copy shares with the old one have got a name more. Whoever wrote
                 // to them since, or before that, has written to both.
                 let innocent: Times = innocent.remove(&number).unwrap_or_default();
                 let (target, manifest) = (&destination.target, manifest(site, number));
                 let links = &root.links;
-                let found = differences_but_links(target, &manifest, &innocent, links, NAMED + 1)?;
+                let found =
+                    differences_but_links(target, &manifest, &innocent, links, staged, NAMED + 1)?;
                 untouched(target, found)?;
             }
         }
@@ -234,8 +260,12 @@ pub(super) fn replace(
         if let Some(root) = staging.roots.get(number)
             && adopted.has(number)
         {
-            adopted.require_unchanged(number, &destination.target, &root.links)?;
-        } else if reuse.is_none() && aside.is_none() && placing::occupied(&destination.target)? {
+            let (target, staged) = (&destination.target, &destination.staged);
+            adopted.require_unchanged(number, target, &root.links, staged)?;
+        } else if reuse.is_none()
+            && aside.is_none()
+            && placing::occupied_but_for(&destination.target, Some(&destination.staged))?
+        {
             return Err(Error::refused(format!(
                 "somebody has put something at {} since this refresh began",
                 destination.target.display()

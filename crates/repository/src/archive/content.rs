@@ -1,7 +1,6 @@
 //! Contents of files and streams, cut into blobs.
 
 use super::image::Image;
-use super::meta;
 use crate::disk::{self, Stat};
 use crate::{BlobId, BlobKind, BlobWriter, Error, Repository, Ticket};
 use model::CancelToken;
@@ -119,13 +118,13 @@ impl Intake<'_> {
         // Until a write that comes after our look shows, now or in the next run. More than once,
         // because a file system's clock may be a little ahead.
         for _ in 0..SETTLING {
-            if !meta::is_fresh(before.ctime) {
+            if !disk::is_fresh(before.ctime) {
                 break;
             }
             std::thread::sleep(disk::TICK);
             before = look()?;
         }
-        let settled = !meta::is_fresh(before.ctime);
+        let settled = !disk::is_fresh(before.ctime);
         let content = match image {
             Some(image) => self.image(&file, before.size, image)?,
             None if before.size <= ONE_BLOB_BYTES => self.small(&file, before.size)?,

@@ -1,6 +1,6 @@
 //! Nodes from what the system says of files.
 
-use crate::disk::{self, Stat};
+use crate::disk::Stat;
 use crate::{Node, NodeKind, Time};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -122,13 +122,4 @@ pub(super) fn is_replaced(error: &std::io::Error) -> bool {
         // A link where there was a file; no directory; no link; a socket.
         Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::INVAL | Errno::NXIO)
     )
-}
-
-/// Whether a file could be written to now and keep the time stamp that it has.
-pub(super) fn is_fresh(ctime: (i64, u32)) -> bool {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    let age = i128::from(now.tv_sec - ctime.0) * 1_000_000_000 + i128::from(now.tv_nsec)
-        - i128::from(ctime.1);
-    let tick = i128::try_from(disk::TICK.as_nanos()).unwrap_or(0);
-    (-tick..tick).contains(&age)
 }

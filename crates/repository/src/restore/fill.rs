@@ -1,10 +1,11 @@
 //! Writes the content of files, in the order in which it lies in the packs.
 
+use super::amend::Changes;
 use super::plan::{Batch, Job};
 use super::redo;
 use super::reuse::{Missing, Old, old_handles};
 use super::site::{self, Handles, Site};
-use crate::{BlobId, BlobKind, Error, Repository, parallel};
+use crate::{BlobId, BlobKind, Error, Node, Repository, parallel};
 use model::{CancelToken, Progress};
 use rustix::fs::AtFlags;
 use std::collections::HashMap;
@@ -16,6 +17,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Files that stay open between the parts that are written to them.
 const MAX_OPEN: usize = 200;
+/// Changed files of this size begin to go to the disk before the others are written.
+const EARLY: u64 = 1 << 20;
 /// Zeros are looked for in blocks of this size, aligned in the file.
 const BLOCK: usize = 4096;
 /// Shorter runs of zeros are written: a hole for each would only make the file slower to read.
@@ -25,6 +28,8 @@ pub(super) struct Filler<'a> {
     pub(super) repository: &'a Repository,
     pub(super) site: &'a Site,
     pub(super) old: Option<&'a Old>,
+    /// The changes of a copy that stays where it is.
+    pub(super) changes: Option<&'a Changes>,
     pub(super) progress: &'a dyn Progress,
     pub(super) cancel: &'a CancelToken,
     pub(super) fetched_bytes: AtomicU64,
@@ -50,6 +55,7 @@ impl<'a> Filler<'a> {
             repository,
             site,
             old,
+            changes: None,
             progress,
             cancel,
             fetched_bytes: AtomicU64::new(0),
@@ -59,6 +65,11 @@ impl<'a> Filler<'a> {
             patched_files: AtomicU64::new(0),
             open: AtomicUsize::new(0),
         }
+    }
+
+    /// Writes only what is new in a copy that stays where it is.
+    pub(super) fn amending(self, changes: &'a Changes) -> Filler<'a> {
+        Filler { changes: Some(changes), ..self }
     }
 
     /// Writes a batch's files and makes its links.
@@ -182,7 +193,10 @@ impl<'a> Filler<'a> {
         if let Some(file) = &opened.file {
             return Ok(file.clone());
         }
-        let file = if opened.exists {
+        let stays = self.changes.is_some() && job.patched.load(Ordering::Relaxed);
+        let file = if stays {
+            self.file_of_old(job).map_err(failed)?
+        } else if opened.exists {
             site::reopen_file(dir, &job.node.name).map_err(failed)?
         } else {
             let file = site::create_file(dir, &job.node.name).map_err(failed)?;
@@ -198,6 +212,12 @@ impl<'a> Filler<'a> {
             opened.file = Some(file.clone());
         }
         Ok(file)
+    }
+
+    /// The file of the older copy, which is to be changed where it is.
+    fn file_of_old(&self, job: &Job) -> io::Result<OwnedFd> {
+        let old = self.old.ok_or(io::ErrorKind::NotFound)?;
+        site::reopen_file(old_handles(self.site, old).get(job.dir)?, &job.node.name)
     }
 
     /// Writes bytes of a file, leaving long runs of zeros out; of one that began as a clone, or that
@@ -265,6 +285,12 @@ impl<'a> Filler<'a> {
                     site::remove_other_xattrs(file.as_fd(), &job.node).map_err(failed)?;
                 }
                 self.site.give_attributes(file.as_fd(), &job.node).map_err(failed)?;
+                if self.old.is_some() && job.node.size >= EARLY {
+                    // Begins to write it out, which whoever makes all of it durable would wait for
+                    // later. It is only advice.
+                    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+                }
+                self.takes(job.dir, &job.node)?;
             }
         }
         let mut opened = job.opened.lock().unwrap_or_else(PoisonError::into_inner);
@@ -275,8 +301,19 @@ impl<'a> Filler<'a> {
         Ok(())
     }
 
-    fn redo(&self) -> Option<&redo::Writer> {
-        self.old.and_then(|old| old.redo.as_ref())
+    /// Notes that what was staged belongs in its place in a copy that stays where it is.
+    fn takes(&self, dir: usize, node: &Node) -> Result<(), Error> {
+        match self.changes.filter(|_| !self.site.is_fresh(dir)) {
+            Some(changes) => changes.redo.take(&self.site.below(dir, &node.name), node),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn redo(&self) -> Option<&redo::Writer> {
+        match self.changes {
+            Some(changes) => Some(&changes.redo),
+            None => self.old.and_then(|old| old.redo.as_ref()),
+        }
     }
 
     fn links(&self, batch: &Batch) -> Result<(), Error> {
@@ -284,12 +321,14 @@ impl<'a> Filler<'a> {
         let mut from = Handles::new(self.site, &self.site.base);
         for link in &batch.links {
             self.check()?;
-            let failed = |e| self.site.error("make the link", link.dir, &link.name, e);
+            let name = link.node.name.as_slice();
+            let failed = |e| self.site.error("make the link", link.dir, name, e);
             let (to_dir, to_name) = &link.to;
             let to_dir = from.get(*to_dir).map_err(failed)?;
             let dir = handles.get(link.dir).map_err(failed)?;
-            rustix::fs::linkat(to_dir, to_name.as_slice(), dir, &*link.name, AtFlags::empty())
+            rustix::fs::linkat(to_dir, to_name.as_slice(), dir, name, AtFlags::empty())
                 .map_err(|e| failed(e.into()))?;
+            self.takes(link.dir, &link.node)?;
             self.done(1, 0);
         }
         Ok(())

@@ -4,6 +4,7 @@
 //! of a batch are written in the order in which their blobs lie in packs, each pack read once.
 //! Attributes of directories come last, the deepest first.
 
+mod amend;
 mod fill;
 mod lacking;
 mod need;
@@ -13,12 +14,14 @@ pub mod redo;
 mod reuse;
 mod site;
 
+pub use amend::{Amend, Holds, OF_THE_FILE_SYSTEM, amend};
 pub use lacking::{Lacking, lacking};
-pub use need::{Need, need};
+pub use need::{Extent, Need, extent, need};
 pub use over::{Over, Overwritten, Withheld, restore_over};
 
 pub use crate::manifest::{
     Difference, Link, Links, Times, differences, differences_but_links, record_manifest,
+    recorded_entries, update_manifest,
 };
 use crate::reader::SnapshotReader;
 use crate::{Error, Node, NodeKind, Repository, disk};
@@ -81,6 +84,8 @@ pub struct Restored {
     pub journal: bool,
     /// What hard links did to the times of the older copy's files.
     pub links: Links,
+    /// What the journal changes of a copy that stays where it is.
+    pub touched: Vec<redo::Touched>,
 }
 
 /// Restores what is at `path` in the snapshot (a directory or one file) to `target`, which must not
@@ -157,11 +162,7 @@ pub fn restore_without(
     if node.kind == NodeKind::Dir {
         finish_dirs(&site, &node, reader.is_root(path)?, cancel)?;
     }
-    if site.lost_xattrs.load(Ordering::Relaxed) {
-        progress.warn(
-            "the file system of the target has no extended attributes or ACLs: they are left out",
-        );
-    }
+    warn_of_lost_attributes(&site, progress);
     if let Some(redo) = old.as_ref().and_then(|old| old.redo.as_ref()) {
         restored.journal = redo.finish()?.is_some();
     }
@@ -177,6 +178,14 @@ pub fn restore_without(
         restored.links = std::mem::take(&mut *links);
     }
     Ok(restored)
+}
+
+fn warn_of_lost_attributes(site: &Site, progress: &dyn Progress) {
+    if site.lost_xattrs.load(Ordering::Relaxed) {
+        progress.warn(
+            "the file system of the target has no extended attributes or ACLs: they are left out",
+        );
+    }
 }
 
 /// Writes what is planned meanwhile in a thread of its own.

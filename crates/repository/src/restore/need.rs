@@ -1,6 +1,7 @@
 //! How much space bringing an older copy to another snapshot takes, from the two snapshots' trees.
 
 use super::Reuse;
+use super::amend::is_same;
 use super::reuse::{OldFile, REDO_MIN, can_clone, is_patched};
 use crate::reader::{SnapshotReader, blob_length, load_tree};
 use crate::{BlobId, Error, Node, NodeKind, Repository, TreeId, disk};
@@ -39,8 +40,7 @@ pub fn need(
         let path = disk::shown(path);
         return Err(Error::Missing(format!("there is no {path} in snapshot {}", snapshot.short())));
     };
-    let beside = reuse.tree.parent().unwrap_or(Path::new("/"));
-    let clones = can_clone(beside);
+    let clones = can_clone(beside(reuse.tree));
     let old = SnapshotReader::open(repository, reuse.snapshot)
         .and_then(|reader| reader.node(path))
         .ok()
@@ -62,6 +62,100 @@ pub fn need(
         }
     }
     Ok(Need { bytes: walk.bytes, clones })
+}
+
+/// How much of a copy differs from a snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Names that are new, gone, or of something else.
+    pub names: u64,
+    /// Some of them are of files with several names.
+    pub links: bool,
+    /// Bytes that must be free beside the copy to [bring it on](super::amend()).
+    pub bytes: u64,
+}
+
+/// Finds out how much of a copy, to which nobody wrote, differs from what is at `path` in the snapshot,
+/// from the two trees, of which only what differs is looked at. None if that are more names than `most`,
+/// or if it cannot be told.
+pub fn extent(
+    repository: &Repository,
+    snapshot: SnapshotId,
+    path: &[u8],
+    reuse: &Reuse<'_>,
+    most: u64,
+    cancel: &CancelToken,
+) -> Result<Option<Extent>, Error> {
+    let node = |snapshot| -> Result<Option<Node>, Error> {
+        let node = SnapshotReader::open(repository, snapshot)?.node(path)?;
+        Ok(node.filter(|node| node.kind == NodeKind::Dir))
+    };
+    let Some(now) = node(snapshot)? else { return Ok(None) };
+    // A snapshot that is damaged says nothing; what needs it will tell.
+    let Some(before) = node(reuse.snapshot).ok().flatten() else { return Ok(None) };
+    let clones = can_clone(beside(reuse.tree));
+    let mut walk = Walk { repository, reuse, clones, bytes: 0, names: HashMap::new() };
+    let mut extent = Extent::default();
+    let mut left = vec![(now, Some(before))];
+    while let Some((now, before)) = left.pop() {
+        if cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let (Some(id), before) = (now.subtree, before.and_then(|before| before.subtree)) else {
+            continue;
+        };
+        if before == Some(id) {
+            continue;
+        }
+        let before = match before.map(|id| load_tree(repository, id)) {
+            Some(Ok(tree)) => Some(tree),
+            // What it has and the new one has not is not known then.
+            Some(Err(_)) => return Ok(None),
+            None => None,
+        };
+        let now = load_tree(repository, id)?;
+        let gone = |old: &&Node| now.get(&old.name).is_none();
+        for old in before.iter().flat_map(|tree| &tree.nodes).filter(gone) {
+            extent.names += 1;
+            extent.links |= old.links > 1;
+        }
+        for node in now.nodes {
+            let old = before.as_ref().and_then(|tree| tree.get(&node.name));
+            extent.links |= !old.is_some_and(|old| is_same(old, &node))
+                && (node.links > 1 || old.is_some_and(|old| old.links > 1));
+            match old {
+                Some(old) if is_same(old, &node) && node.kind != NodeKind::Dir => {}
+                Some(old) if old.kind == NodeKind::Dir && node.kind == NodeKind::Dir => {
+                    let old = old.clone();
+                    left.push((node, Some(old)));
+                }
+                old => {
+                    extent.names += 1;
+                    match node.kind {
+                        NodeKind::File => walk.file(&node, old)?,
+                        NodeKind::Dir => left.push((node, None)),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        if extent.names > most {
+            return Ok(None);
+        }
+    }
+    extent.bytes = walk.bytes;
+    Ok(Some(extent))
+}
+
+/// A directory on the copy's file system: the one that it is in, unless it is mounted there.
+fn beside(tree: &Path) -> &Path {
+    let device = |path: &Path| fs::symlink_metadata(path).map(|meta| meta.dev()).ok();
+    let parent = tree.parent().filter(|parent| device(parent) == device(tree));
+    match parent {
+        Some(parent) => parent,
+        None if tree.is_dir() => tree,
+        None => tree.parent().unwrap_or(Path::new("/")),
+    }
 }
 
 struct Walk<'a> {

@@ -1,6 +1,7 @@
 //! Walks the tree that is restored: makes its directories, links and devices, and collects its
 //! files in batches, so that a tree of any size takes bounded memory.
 
+use super::amend::{Changes, Meets};
 use super::fill::Filler;
 use super::lacking::Lacking;
 use super::over::Overlay;
@@ -73,7 +74,8 @@ impl Job {
 /// One more name of something that is there, or will be when the batch's files are written.
 pub(super) struct Link {
     pub(super) dir: usize,
-    pub(super) name: Vec<u8>,
+    /// Its node, without the content.
+    pub(super) node: Node,
     pub(super) to: (usize, Vec<u8>),
 }
 
@@ -106,6 +108,8 @@ pub(super) struct Planner<'a> {
     without: Option<&'a Lacking>,
     /// What stands there already.
     over: Option<&'a Overlay<'a>>,
+    /// What is changed elsewhere, of which only what is new comes here.
+    changes: Option<&'a Changes>,
     batch: Batch,
     /// By device and inode.
     linked: HashMap<(u64, u64), First>,
@@ -117,6 +121,15 @@ struct Level {
     handle: OwnedFd,
     nodes: std::vec::IntoIter<Node>,
     old: Option<Tree>,
+    at: Place,
+}
+
+/// How a directory relates to what is changed elsewhere.
+struct Place {
+    /// It has no part in that: all that is in it is new.
+    fresh: bool,
+    /// Its counterpart, where that has to be looked at.
+    there: Option<OwnedFd>,
 }
 
 impl<'a> Planner<'a> {
@@ -131,6 +144,7 @@ impl<'a> Planner<'a> {
             batches,
             without: None,
             over: None,
+            changes: filler.changes,
             batch: Batch::default(),
             linked: HashMap::new(),
         }
@@ -152,7 +166,11 @@ impl<'a> Planner<'a> {
         let failed = |e| self.site.error("open", 0, b"", e);
         let handle = self.site.base.try_clone().map_err(failed)?;
         let old = self.old.and_then(|old| old.root.as_ref());
-        let first = self.level(0, handle, node, old)?;
+        let at = match self.changes {
+            Some(changes) => Place { fresh: false, there: changes.root().map_err(failed)? },
+            None => Place { fresh: true, there: None },
+        };
+        let first = self.level(0, handle, node, old, at)?;
         let mut open = vec![first];
         while let Some(level) = open.last_mut() {
             if self.cancel.is_cancelled() {
@@ -165,11 +183,26 @@ impl<'a> Planner<'a> {
             if self.without.is_some_and(|lacking| lacking.has(&node)) {
                 continue;
             }
+            let old = level.old.as_ref().and_then(|tree| tree.get(&node.name));
+            let changes = self.changes.filter(|_| !level.at.fresh);
             if node.kind != NodeKind::Dir {
-                let old = level.old.as_ref().and_then(|tree| tree.get(&node.name));
+                if changes.is_some_and(|changes| changes.leaves(&node, old)) {
+                    continue;
+                }
                 let old = old.and_then(|old| OldFile::of(old, &node, None));
                 self.entry(level.number, &level.handle, node, old)?;
                 continue;
+            }
+            let mut at = Place { fresh: true, there: None };
+            if let Some(changes) = changes {
+                let failed = |e| self.site.error("look at", level.number, &node.name, e);
+                match changes.dir(level.at.there.as_ref(), &node, old).map_err(failed)? {
+                    Meets::TheSame => continue,
+                    Meets::Another(there) => at = Place { fresh: false, there },
+                    Meets::Nothing => {
+                        changes.redo.take(&self.site.below(level.number, &node.name), &node)?;
+                    }
+                }
             }
             let made = match self.over {
                 Some(over) => over.dir(&level.handle, &node.name),
@@ -177,9 +210,9 @@ impl<'a> Planner<'a> {
             };
             let handle = made
                 .map_err(|e| self.site.error("make the directory", level.number, &node.name, e))?;
-            let old = level.old.as_ref().and_then(|tree| tree.get(&node.name)).cloned();
-            let number = self.site.add(level.number, node.clone());
-            let next = self.level(number, handle, &node, old.as_ref())?;
+            let old = old.cloned();
+            let number = self.site.add(level.number, node.clone(), at.fresh);
+            let next = self.level(number, handle, &node, old.as_ref(), at)?;
             open.push(next);
         }
         self.send()
@@ -198,6 +231,7 @@ impl<'a> Planner<'a> {
         handle: OwnedFd,
         node: &Node,
         old: Option<&Node>,
+        at: Place,
     ) -> Result<Level, Error> {
         let mut nodes = match node.subtree {
             Some(id) => load_tree(self.repository, id)?.nodes,
@@ -206,11 +240,18 @@ impl<'a> Planner<'a> {
         if let Some(over) = self.over {
             over.level(self.site, number, &handle, &mut nodes)?;
         }
-        // Without the old tree its files are fetched like all others.
-        let old = old
-            .filter(|old| old.kind == NodeKind::Dir)
-            .and_then(|old| load_tree(self.repository, old.subtree?).ok());
-        Ok(Level { number, handle, nodes: nodes.into_iter(), old })
+        let tree = old.filter(|old| old.kind == NodeKind::Dir).and_then(|old| old.subtree);
+        let old = match tree.map(|id| load_tree(self.repository, id)) {
+            Some(Ok(tree)) => Some(tree),
+            // What it has and the new one has not would stay.
+            Some(Err(e)) if !at.fresh && self.changes.is_some() => return Err(e),
+            // Without the old tree its files are fetched like all others.
+            _ => None,
+        };
+        if let Some(changes) = self.changes.filter(|_| !at.fresh) {
+            changes.level(self.site, number, &nodes, old.as_ref(), at.there.as_ref())?;
+        }
+        Ok(Level { number, handle, nodes: nodes.into_iter(), old, at })
     }
 
     fn entry(
@@ -236,9 +277,19 @@ impl<'a> Planner<'a> {
         } else if file {
             self.batch.blobs += node.content.len();
             self.batch.jobs.push(Job::new(dir, node, old).standing(stands));
-        } else if !self.special(dir, handle, &node)? {
-            // Nothing can be linked to it.
-            self.linked.remove(&(node.device_id, node.inode));
+        } else {
+            let made = self.special(dir, handle, &node)?;
+            if !made {
+                // Nothing can be linked to it.
+                self.linked.remove(&(node.device_id, node.inode));
+            }
+            if let Some(changes) = self.changes.filter(|_| !self.site.is_fresh(dir)) {
+                let path = self.site.below(dir, &node.name);
+                match made {
+                    true => changes.redo.take(&path, &node)?,
+                    false => changes.redo.remove(&path)?,
+                }
+            }
         }
         let batch = &self.batch;
         if batch.jobs.len() >= BATCH_FILES || batch.blobs >= BATCH_BLOBS {
@@ -270,7 +321,8 @@ impl<'a> Planner<'a> {
                 let same = first.kind == node.kind
                     && first.size == node.size
                     && first.content == node.content;
-                same.then(|| Link { dir, name: node.name.clone(), to: first.at.clone() })
+                let named = || Node { content: Vec::new(), ..node.clone() };
+                same.then(|| Link { dir, node: named(), to: first.at.clone() })
             }
         }
     }

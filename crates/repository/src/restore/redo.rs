@@ -7,10 +7,16 @@
 //! thrown away. Whoever has made it durable, and has noted that the new copy is the one that counts,
 //! applies it: writing a range twice is as good as once, so a crash in between costs nothing but
 //! time. The format is in `docs/formats/redo-journal.md`.
+//!
+//! A copy that is [amended](super::amend()) gets all of its changes so: its journal also tells which of
+//! the staged files take their places in it, and what goes.
+
+mod names;
 
 use super::site::{Site, chmod_at, remove_other_xattrs};
 use crate::format::tree::unquoted;
 use crate::{Error, Node, Tree, disk};
+use names::Names;
 use rustix::fs::{FallocateFlags, Mode};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -24,6 +30,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 const HEAD: &[u8] = b"mainstay redo 1\n";
+/// Of a journal that also moves names.
+const HEAD_OF_NAMES: &[u8] = b"mainstay redo 2\n";
 /// No record is longer; a longer one was not written by us.
 const MAX_PART: u32 = 16 << 20;
 
@@ -35,6 +43,14 @@ enum Head {
     Range { path: String, at: u64 },
     /// The file is as long as its node says, and has its attributes. Its last record.
     Attributes { path: String },
+    /// What is staged at this path goes to the same path of the copy, in the place of what is there.
+    /// The data is its node.
+    Take { path: String },
+    /// What the copy has at this path goes.
+    Drop { path: String },
+    /// A directory of the copy has the attributes of its node. Its last record, and after those of
+    /// all that is in it.
+    Directory { path: String },
     /// Nothing comes after this; the data is the SHA-256 of everything before.
     End { records: u64 },
 }
@@ -42,8 +58,21 @@ enum Head {
 /// Collects what is to be written. Its file is made when there is something to collect.
 pub(super) struct Writer {
     path: PathBuf,
+    head: &'static [u8],
     inner: Mutex<Inner>,
 }
+
+/// What a journal changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Touched {
+    /// The path below the root.
+    pub path: Vec<u8>,
+    /// Not only what has this path, but all below it.
+    pub all_below: bool,
+}
+
+/// What a name costs, at most, in the directory that it is new in.
+const NAME_BYTES: u64 = 512;
 
 #[derive(Default)]
 struct Inner {
@@ -53,12 +82,18 @@ struct Inner {
     /// Bytes that the file system must find when the journal is applied.
     grows: u64,
     bytes: u64,
+    touched: Vec<Touched>,
 }
 
 impl Writer {
     /// For a journal at this path, which must not exist.
     pub(super) fn new(path: &Path) -> Writer {
-        Writer { path: path.to_owned(), inner: Mutex::default() }
+        Writer { path: path.to_owned(), head: HEAD, inner: Mutex::default() }
+    }
+
+    /// The same for one that also moves names.
+    pub(super) fn of_names(path: &Path) -> Writer {
+        Writer { head: HEAD_OF_NAMES, ..Writer::new(path) }
     }
 
     /// Notes that applying will need so much new space.
@@ -74,12 +109,37 @@ impl Writer {
 
     /// What the file is in the end.
     pub(super) fn attributes(&self, path: &[u8], node: &Node) -> Result<(), Error> {
-        // Its content is in the ranges, and a list of it may be long.
-        let node = Node { content: Vec::new(), ..node.clone() };
-        let tree = Tree { nodes: vec![node] }
-            .encode()
-            .map_err(|e| Error::damaged(format!("the node of {}", disk::shown(path)), e))?;
-        self.write(&Head::Attributes { path: disk::shown(path) }, &tree)
+        self.touch(path, false);
+        self.write(&Head::Attributes { path: disk::shown(path) }, &encoded(path, node)?)
+    }
+
+    /// What is staged here takes its place.
+    pub(super) fn take(&self, path: &[u8], node: &Node) -> Result<(), Error> {
+        self.will_grow(NAME_BYTES);
+        self.touch(path, true);
+        self.write(&Head::Take { path: disk::shown(path) }, &encoded(path, node)?)
+    }
+
+    /// This goes, with all below it.
+    pub(super) fn remove(&self, path: &[u8]) -> Result<(), Error> {
+        self.touch(path, true);
+        self.write(&Head::Drop { path: disk::shown(path) }, &[])
+    }
+
+    /// What a directory is in the end.
+    pub(super) fn directory(&self, path: &[u8], node: &Node) -> Result<(), Error> {
+        self.touch(path, false);
+        self.write(&Head::Directory { path: disk::shown(path) }, &encoded(path, node)?)
+    }
+
+    fn touch(&self, path: &[u8], all_below: bool) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.touched.push(Touched { path: path.to_vec(), all_below });
+    }
+
+    /// What it changes, in no order.
+    pub(super) fn touched(&self) -> Vec<Touched> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).touched.clone()
     }
 
     fn write(&self, head: &Head, data: &[u8]) -> Result<(), Error> {
@@ -90,7 +150,7 @@ impl Writer {
             let file = new.write(true).create_new(true).mode(0o600).open(&self.path);
             let file = file.map_err(failed)?;
             inner.out = Some(BufWriter::with_capacity(1 << 20, file));
-            inner.put(HEAD).map_err(failed)?;
+            inner.put(self.head).map_err(failed)?;
         }
         inner.record(head, data).map_err(failed)?;
         inner.records += 1;
@@ -141,6 +201,15 @@ impl Inner {
     }
 }
 
+/// A node without its content: that is in the ranges, or in what is staged, and a list of it may be
+/// long.
+fn encoded(path: &[u8], node: &Node) -> Result<Vec<u8>, Error> {
+    let node = Node { content: Vec::new(), ..node.clone() };
+    Tree { nodes: vec![node] }
+        .encode()
+        .map_err(|e| Error::damaged(format!("the node of {}", disk::shown(path)), e))
+}
+
 /// Where the space for what grows is kept free: a disk that fills up between the decision and the
 /// writing would leave a copy that is neither old nor new until somebody makes room.
 fn reserve(journal: &Path) -> PathBuf {
@@ -177,6 +246,25 @@ pub fn discard(journal: &Path) -> Result<(), Error> {
 /// leaves it there: a second time changes nothing. `applied` is told after each record how many were.
 /// A journal that is not there was applied before. One that is damaged changes nothing.
 pub fn apply(journal: &Path, root: &Path, applied: &mut dyn FnMut(u64)) -> Result<(), Error> {
+    carry_out(journal, None, root, applied)
+}
+
+/// As [`apply`], for a journal that also moves what is staged.
+pub fn apply_staged(
+    journal: &Path,
+    staged: &Path,
+    root: &Path,
+    applied: &mut dyn FnMut(u64),
+) -> Result<(), Error> {
+    carry_out(journal, Some(staged), root, applied)
+}
+
+fn carry_out(
+    journal: &Path,
+    staged: Option<&Path>,
+    root: &Path,
+    applied: &mut dyn FnMut(u64),
+) -> Result<(), Error> {
     let mut records = match Records::open(journal) {
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
         records => records?,
@@ -191,28 +279,60 @@ pub fn apply(journal: &Path, root: &Path, applied: &mut dyn FnMut(u64)) -> Resul
         _ => {}
     }
     let place = Place::open(root)?;
+    let mut names = Names::new(&place.site, staged)?;
     let mut open: Option<(Vec<u8>, File)> = None;
     let mut count = 0;
     while let Some((head, data)) = records.next()? {
-        let (Head::Range { path, .. } | Head::Attributes { path }) = &head else { break };
+        let Some(path) = head.path() else { break };
         let path = records.path_of(path)?;
-        if open.as_ref().is_none_or(|(known, _)| *known != path) {
-            open = Some((path.clone(), place.file(&path)?));
-        }
-        let Some((_, file)) = &open else { break };
-        match head {
-            Head::Range { at, .. } => {
-                file.write_all_at(&data, at).map_err(|e| place.error("write", &path, e))?;
+        match &head {
+            Head::Range { .. } | Head::Attributes { .. } => {
+                if open.as_ref().is_none_or(|(known, _)| *known != path) {
+                    open = Some((path.clone(), place.file(&path)?));
+                }
+                let Some((_, file)) = &open else { break };
+                if let Head::Range { at, .. } = head {
+                    file.write_all_at(&data, at).map_err(|e| place.error("write", &path, e))?;
+                } else {
+                    let node = records.node_of(&data)?;
+                    place.finish(file, &node).map_err(|e| place.error("finish", &path, e))?;
+                }
+            }
+            _ if staged.is_none() => {
+                return Err(records.damaged("it moves names, and nothing was staged for it"));
+            }
+            Head::Take { .. } => {
+                let node = records.node_of(&data)?;
+                names.take(&path, &node).map_err(|e| place.error("put in place", &path, e))?;
+            }
+            Head::Drop { .. } => {
+                names.remove(&path).map_err(|e| place.error("remove", &path, e))?;
             }
             _ => {
                 let node = records.node_of(&data)?;
-                place.finish(file, &node).map_err(|e| place.error("finish", &path, e))?;
+                names.directory(&path, &node).map_err(|e| place.error("finish", &path, e))?;
             }
         }
         count += 1;
         applied(count);
     }
-    Ok(())
+    // One call for the whole file system, instead of one for each file; it also tells of writes that
+    // failed since the base was opened, before anything was written.
+    rustix::fs::syncfs(&place.site.base).map_err(|e| Error::io("sync", root, e.into()))
+}
+
+impl Head {
+    /// What it is about; nothing, at the end.
+    fn path(&self) -> Option<&str> {
+        match self {
+            Head::Range { path, .. }
+            | Head::Attributes { path }
+            | Head::Take { path }
+            | Head::Drop { path }
+            | Head::Directory { path } => Some(path),
+            Head::End { .. } => None,
+        }
+    }
 }
 
 /// The root that a journal is applied to.
@@ -231,7 +351,8 @@ impl Place {
             _ => (root, Vec::new()),
         };
         let base = disk::open_dir(dir).map_err(failed)?;
-        Ok(Place { site: Site::new(base, dir.to_owned(), Node::default(), !is_dir), name })
+        let site = Site::new(base, dir.to_owned(), Node::default(), !is_dir);
+        Ok(Place { site, name })
     }
 
     /// Opens a file for writing, through no link.
@@ -262,12 +383,11 @@ impl Place {
         }
     }
 
-    /// Gives a file its length and its attributes, and makes all of it durable.
+    /// Gives a file its length and its attributes. It is made durable with all others.
     fn finish(&self, file: &File, node: &Node) -> io::Result<()> {
         rustix::fs::ftruncate(file, node.size)?;
         remove_other_xattrs(file.as_fd(), node)?;
-        self.site.give_attributes(file.as_fd(), node)?;
-        file.sync_all()
+        self.site.give_attributes(file.as_fd(), node)
     }
 
     fn error(&self, what: &'static str, path: &[u8], e: io::Error) -> Error {
@@ -291,7 +411,7 @@ impl Records {
         let mut records = Records { from, journal: journal.to_owned(), hash, records: 0 };
         let mut head = vec![0; HEAD.len()];
         records.fill(&mut head)?;
-        if head != HEAD {
+        if head != HEAD && head != HEAD_OF_NAMES {
             return Err(records.damaged("it is none, or of a later version"));
         }
         Ok(records)

@@ -181,7 +181,7 @@ impl Filler<'_> {
         let cloned = job.cloned.load(Ordering::Relaxed);
         if shares
             && !cloned
-            && let Some(redo) = &old.redo
+            && let Some(redo) = self.redo()
             && is_patched(file, &job.node, kept_bytes)
             && self.patch(old, old_dir, name, dir, job)?
         {
@@ -236,7 +236,8 @@ impl Filler<'_> {
         dir: BorrowedFd<'_>,
         job: &Job,
     ) -> bool {
-        let linked = self.name_again(old, old_dir, name, dir, job);
+        // In a copy that stays where it is it is left as it is.
+        let linked = self.changes.is_some() || self.name_again(old, old_dir, name, dir, job);
         if linked {
             self.linked_files.fetch_add(1, Ordering::Relaxed);
             self.done(1, job.node.size);
@@ -295,11 +296,15 @@ impl Filler<'_> {
         }
         if !disk::stat_at(old_dir, name).is_ok_and(|stat| stat.links == 1)
             || site::reopen_file(old_dir, name).is_err()
-            || !self.name_again(old, old_dir, name, dir, job)
         {
             return Ok(false);
         }
-        opened.exists = true;
+        if self.changes.is_none() {
+            if !self.name_again(old, old_dir, name, dir, job) {
+                return Ok(false);
+            }
+            opened.exists = true;
+        }
         job.patched.store(true, Ordering::Relaxed);
         Ok(true)
     }

@@ -34,6 +34,8 @@ pub(super) struct Site {
 struct Dir {
     parent: usize,
     node: Node,
+    /// It is new, with all that is in it: it is not the skeleton of one that is changed elsewhere.
+    fresh: bool,
 }
 
 /// The parent directory and the name of a path that must not exist.
@@ -66,7 +68,7 @@ impl Site {
             shown,
             foreign,
             stood: false,
-            dirs: RwLock::new(vec![Dir { parent: 0, node }]),
+            dirs: RwLock::new(vec![Dir { parent: 0, node, fresh: true }]),
             root: rustix::process::geteuid().is_root(),
             lost_xattrs: AtomicBool::new(false),
         }
@@ -77,11 +79,32 @@ impl Site {
         Site { stood: true, ..self }
     }
 
+    /// The same for what is staged of a tree that is changed elsewhere.
+    pub(super) fn skeleton(self) -> Site {
+        let mut dirs = self.dirs.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for dir in &mut dirs {
+            dir.fresh = false;
+        }
+        Site { dirs: RwLock::new(dirs), ..self }
+    }
+
     /// Notes a directory that was made, and returns its number.
-    pub(super) fn add(&self, parent: usize, node: Node) -> usize {
+    pub(super) fn add(&self, parent: usize, node: Node, fresh: bool) -> usize {
         let mut dirs = self.dirs.write().unwrap_or_else(PoisonError::into_inner);
-        dirs.push(Dir { parent, node });
+        dirs.push(Dir { parent, node, fresh });
         dirs.len() - 1
+    }
+
+    /// Whether a directory is new, with all that is in it.
+    pub(super) fn is_fresh(&self, at: usize) -> bool {
+        let dirs = self.dirs.read().unwrap_or_else(PoisonError::into_inner);
+        dirs.get(at).is_none_or(|dir| dir.fresh)
+    }
+
+    /// The number of the directory that a directory is in, and its node.
+    pub(super) fn dir(&self, at: usize) -> Option<(usize, Node)> {
+        let dirs = self.dirs.read().unwrap_or_else(PoisonError::into_inner);
+        dirs.get(at).map(|dir| (dir.parent, dir.node.clone()))
     }
 
     /// How many directories there are. A directory's number is higher than its parent's.
@@ -127,11 +150,7 @@ impl Site {
 
     /// Gives a directory its attributes. After this, nothing is made in it.
     pub(super) fn finish_dir(&self, at: usize) -> Result<(), Error> {
-        let node = {
-            let dirs = self.dirs.read().unwrap_or_else(PoisonError::into_inner);
-            let Some(dir) = dirs.get(at) else { return Ok(()) };
-            dir.node.clone()
-        };
+        let Some((_, node)) = self.dir(at) else { return Ok(()) };
         let failed = |e| self.error("give its attributes to", at, b"", e);
         let mut handles = Handles::new(self, &self.base);
         let handle = handles.get(at).map_err(failed)?;
