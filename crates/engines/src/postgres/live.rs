@@ -38,7 +38,8 @@ impl Live {
         let failed = |e| Error::io("read the log", path.display(), e);
         let file = match File::open(&path) {
             Ok(file) => file,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+            // A directory that is not there at all is no answer.
+            Err(e) if e.kind() == ErrorKind::NotFound && self.dir.is_dir() => return Ok(false),
             Err(e) => return Err(failed(e)),
         };
         let meta = file.metadata().map_err(failed)?;
@@ -100,6 +101,8 @@ mod tests {
             let error = live.read(NAME, from, length, &mut bytes).expect_err("short");
             assert_eq!(error.class(), Class::Corrupt);
         }
+        let away = Live::at(&dir.path().join("away"));
+        assert!(away.read(NAME, 0, 1, &mut bytes).is_err(), "its directory is not there");
         std::fs::write(dir.path().join("pg_wal/00000002.history"), "1\t0/3000000\t\n").expect("w");
         let (name, text) = live.history(2).expect("read").expect("there");
         assert_eq!(

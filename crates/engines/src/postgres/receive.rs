@@ -4,7 +4,7 @@ use super::connect::Session;
 use super::inspect::stopped_at;
 use super::live::Live;
 use super::lsn::{Lsn, Segments};
-use super::pg_control::PgControl;
+use super::pg_control::{PgControl, State};
 use super::server::{branch, timeline_in};
 use super::{Postgres, facts};
 use crate::Error;
@@ -195,25 +195,33 @@ impl<'a> Source<'a> {
         moved.map(drop)
     }
 
-    /// Where the server writes its log. There must be a slot: that it lies beside the log proves that
-    /// the server works on these files, and on no copy of them.
+    /// Where the server writes its log. There must be a slot: that it lies beside the log, and that the
+    /// control file there is the one that the server writes, proves that the server works on these
+    /// files, and on no copy of them.
     pub fn live(&mut self) -> Result<Live, Error> {
-        let row = self.ask(|session| {
-            session.row(
-                "tell its system identifier",
-                "SELECT system_identifier, \
-                        (SELECT reset_val FROM pg_settings WHERE name = 'data_directory') \
-                   FROM pg_control_system()",
-                &[],
-            )
-        })?;
         let data_dir = &self.engine.data_dir;
-        let control = PgControl::read(data_dir)?;
-        let same = control.system == row.get::<_, i64>(0).cast_unsigned();
-        if same && data_dir.join("pg_replslot").join(&self.slot).is_dir() {
-            return Ok(Live::at(data_dir));
+        let slot = data_dir.join("pg_replslot").join(&self.slot);
+        let mut says = None;
+        // A checkpoint may fall between the two looks.
+        for _ in 0..3 {
+            let row = self.ask(|session| {
+                session.row(
+                    "tell what it works on",
+                    "SELECT system_identifier, checkpoint_lsn::text, \
+                            (SELECT reset_val FROM pg_settings WHERE name = 'data_directory') \
+                       FROM pg_control_system(), pg_control_checkpoint()",
+                    &[],
+                )
+            })?;
+            let control = PgControl::read(data_dir)?;
+            let same = control.system == row.get::<_, i64>(0).cast_unsigned()
+                && control.checkpoint == facts::lsn(row.get(1))?
+                && control.state == State::InProduction;
+            if same && slot.is_dir() {
+                return Ok(Live::at(data_dir));
+            }
+            says = row.get::<_, Option<String>>(2);
         }
-        let says: Option<String> = row.get(1);
         Err(Error::new(
             Class::Invalid,
             format!(

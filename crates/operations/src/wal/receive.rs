@@ -15,15 +15,16 @@ use model::{CancelToken, Class, Classify, Position, Progress};
 use repository::log::LogStore;
 use rustix::fs::FlockOperation;
 use serde::Serialize;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How much of the log may wait for the vault, if nobody says otherwise.
 const QUEUE: u64 = 4 << 30;
-/// How often the server is asked how far it is.
+/// How often a server is asked how far it is: one that goes on, and one that stands still.
 pub(super) const TICK: Duration = Duration::from_millis(100);
+const STILL: Duration = Duration::from_millis(250);
 /// How often it is looked whether there is something to ship.
 const STEP: Duration = Duration::from_millis(30);
 /// The pause after something failed, at first and at most.
@@ -244,6 +245,10 @@ struct Receiver<'a> {
     runs: u64,
     /// What comes next is not to be had any more: the log goes on where the slot begins.
     broken: bool,
+    /// What is shipped begins where the slot does, since what was before was not to be had.
+    at_slot: bool,
+    /// The server did not answer: what it writes is compared before it is shipped on.
+    compare: bool,
     /// Where it went on, last; what lies before waits for nobody.
     resumed: Lsn,
     retry: (Instant, Duration),
@@ -265,6 +270,8 @@ impl<'a> Receiver<'a> {
             goal: None,
             runs: 0,
             broken: false,
+            at_slot: false,
+            compare: false,
             resumed: Lsn(0),
             retry: (Instant::now(), PAUSE.0),
             samples: VecDeque::new(),
@@ -311,7 +318,10 @@ impl<'a> Receiver<'a> {
             if run.cancel.is_cancelled() {
                 return Ok(Done { position, bytes, slot: None });
             }
+            let flushed = |goal: &Option<Goal>| goal.as_ref().map(|goal| goal.flushed);
+            let before = flushed(&self.goal);
             let looked = self.look(seen, &*run.progress);
+            let goes_on = flushed(&self.goal) != before;
             self.publish(shared);
             let trouble = match looked {
                 Ok(()) => trouble,
@@ -332,7 +342,7 @@ impl<'a> Receiver<'a> {
                 }
             }
             told.tell(trouble);
-            pause(TICK, &run.cancel);
+            pause(if goes_on { TICK } else { STILL }, &run.cancel);
         }
     }
 
@@ -353,6 +363,7 @@ impl<'a> Receiver<'a> {
         let log = match self.source.look() {
             Ok(log) => log,
             Err(e) => {
+                self.compare = true;
                 self.end_of_a_stopped_server(before);
                 return Err(e.into());
             }
@@ -361,43 +372,50 @@ impl<'a> Receiver<'a> {
             return Err(Error::new(Class::Unavailable, "the server is a standby still"));
         }
         self.freshness(&log, seen, (now, before));
-        if self.over_cap(&log, seen.shipped) {
-            return self.let_go(&log, seen.shipped, progress);
-        }
         if let (Some(goal), Some(from)) = (&self.goal, seen.gone) {
             let why = "the server does not have it any more";
             gap::note(self.site, goal.timeline, from, why)?;
+            if self.at_slot && seen.shipped.is_none() {
+                // Only a new slot begins where something is.
+                self.source.drop_slot()?;
+            }
             self.broken = true;
             self.goal = None;
             self.wait();
         }
-        if seen.shipped.is_some_and(|shipped| shipped.end > log.flushed) {
-            // Its files went back to an earlier time: what it writes now is to be compared.
+        let went_back = seen.shipped.is_some_and(|shipped| shipped.end > log.flushed);
+        if std::mem::take(&mut self.compare) || went_back {
+            // Its files may be of an earlier time, or others.
             self.goal = None;
         }
         let kept = log.slot.filter(|slot| !slot.lost);
-        if let (Some(goal), Some(slot)) = (&mut self.goal, kept)
-            && goal.timeline == log.timeline
+        let goes_on = match (&mut self.goal, kept) {
+            (Some(goal), Some(_)) if goal.timeline == log.timeline => {
+                (goal.flushed, goal.asked) = (log.flushed, before);
+                true
+            }
+            _ => false,
+        };
+        let mut started = Ok(());
+        if !goes_on && Instant::now() >= self.retry.0 {
+            started = self.start(log.clone(), seen, before);
+            if started.is_err() {
+                self.wait();
+            }
+        }
+        if self.over_cap(&log, seen.shipped) {
+            return self.let_go(&log, seen.shipped, progress);
+        }
+        if goes_on && seen.covered.is_some() {
+            // It goes on: a gap that was open ends where it began.
+            self.retry.1 = PAUSE.0;
+            gap::ends(self.site, self.resumed)?;
+        }
+        if goes_on
+            && let (Some(slot), Some(shipped)) = (kept, seen.shipped)
+            && slot.from.is_none_or(|from| shipped.end > from)
         {
-            (goal.flushed, goal.asked) = (log.flushed, before);
-            if seen.covered.is_some() {
-                // It goes on: a gap that was open ends where it began.
-                self.retry.1 = PAUSE.0;
-                gap::ends(self.site, goal.from)?;
-            }
-            if let Some(shipped) = seen.shipped
-                && slot.from.is_none_or(|from| shipped.end > from)
-            {
-                self.source.advance(shipped.end)?;
-            }
-            return Ok(());
-        }
-        if Instant::now() < self.retry.0 {
-            return Ok(());
-        }
-        let started = self.start(log, seen, before);
-        if started.is_err() {
-            self.wait();
+            self.source.advance(shipped.end)?;
         }
         started
     }
@@ -438,6 +456,11 @@ impl<'a> Receiver<'a> {
             self.broken = true;
             log = self.source.look()?;
         }
+        if log.slot.is_some_and(|slot| slot.from.is_none()) {
+            // Somebody made it, and it keeps nothing.
+            self.source.drop_slot()?;
+            log.slot = None;
+        }
         if log.slot.is_none() {
             self.source.make_slot()?;
             log = self.source.look()?;
@@ -445,10 +468,8 @@ impl<'a> Receiver<'a> {
         let live = self.source.live()?;
         let first = self.first(&log)?;
         let from = log.segments.start(log.segments.number(first));
-        if self.broken {
-            self.resumed = from;
-        }
-        self.broken = false;
+        self.resumed = from;
+        self.at_slot = std::mem::take(&mut self.broken);
         self.runs += 1;
         self.goal = Some(Goal {
             run: self.runs,
@@ -478,21 +499,35 @@ impl<'a> Receiver<'a> {
             None => None,
         };
         let stored = LogStore::new(self.site.repository()?);
-        let names = stored.list()?.into_iter().map(|(name, _)| name);
-        let parts = stored.list_parts()?.into_iter().map(|(name, _)| name);
-        let ends = names.chain(parts).filter_map(|name| match WalFile::parse(&name) {
+        let start = |name: &str| match WalFile::parse(name) {
             Some(WalFile::Segment { timeline, place }) if timeline == log.timeline => {
                 Some(log.segments.start_of(place)?.0)
             }
             _ => None,
-        });
-        let from = match (ends.max(), base) {
-            (Some(end), Some(base)) => end.max(base),
-            (Some(end), None) => end,
-            (None, Some(base)) => base,
+        };
+        let whole: BTreeSet<u64> =
+            stored.list()?.iter().filter_map(|(name, _)| start(name)).collect();
+        let part = stored.list_parts()?.iter().filter_map(|(name, _)| start(name)).max();
+        let whole_end = whole.last().map(|last| last.saturating_add(log.segments.size()));
+        let from = match (part.max(whole_end), base) {
+            // The server is behind the vault: what both have is compared.
+            (Some(end), _) if end > log.flushed.0 => {
+                part.max(whole.last().copied()).map_or(kept.0, |last| last.min(kept.0))
+            }
+            (Some(end), _) if kept.0 <= end => {
+                let number = |at: u64| log.segments.number(Lsn(at));
+                let mut between = number(kept.0)..number(end);
+                let has = |n: u64| whole.contains(&log.segments.start(n).0);
+                // A slot goes back to its last checkpoint when its server crashes. What the vault
+                // has from there on need not be there any more.
+                if between.all(has) { end } else { kept.0 }
+            }
+            (Some(end), Some(base)) => end.max(base).min(kept.0),
+            (Some(end), None) => end.min(kept.0),
+            (None, Some(base)) => base.min(kept.0),
             (None, None) => kept.0,
         };
-        Ok(Lsn(from.min(kept.0).max(branched.0)))
+        Ok(Lsn(from.max(branched.0)))
     }
 
     /// Whether more waits for the vault than may.
@@ -574,21 +609,25 @@ fn ship(shipper: &mut Shipper<'_>, shared: &Mutex<Shared>, stop: &CancelToken, e
         let result = shipper.ship(goal.as_ref(), pass);
         let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.bytes = shipper.bytes;
+        let asked = goal.filter(|goal| shared.goal.as_ref().is_some_and(|now| now.run == goal.run));
+        if asked.is_some() {
+            // Also of a pass that failed later.
+            shared.shipped = shipper.shipped();
+        }
         match result {
             Ok(went) => {
                 shared.well_since = Some(began);
                 shared.trouble = None;
                 wait = PAUSE.0;
-                if let Some(goal) = goal
-                    && shared.goal.as_ref().is_some_and(|now| now.run == goal.run)
-                {
-                    shared.shipped = went.shipped;
+                if let Some(goal) = asked {
                     shared.gone = went.gone;
                     if went.covered {
                         shared.covered = Some(goal.asked);
                     }
                 }
-                continue;
+                if went.gone.is_none() {
+                    continue;
+                }
             }
             Err(e) if matches!(e.class(), Class::Refused | Class::Corrupt) => {
                 shared.ended = Some(e);

@@ -14,8 +14,10 @@ const PART_BYTES: u64 = 16 << 20;
 /// So many parts of a kind are put together into one, so that a slow server does not fill the vault
 /// with small objects.
 const TOGETHER: usize = 16;
-/// So much of it is looked at for new records at once.
+/// So much of it is looked at for new records at once, unless one is longer.
 const WINDOW: u64 = 32 << 20;
+/// A larger buffer is not kept.
+const BUFFER: usize = 64 << 20;
 
 /// How far the vault has the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +56,6 @@ pub(super) enum Pass {
 /// What came of a pass.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Went {
-    /// How far the vault has the log now.
-    pub(super) shipped: Option<Shipped>,
     /// Everything was taken in that the goal has.
     pub(super) covered: bool,
     /// From here on the server does not have it any more.
@@ -75,6 +75,8 @@ pub(super) struct Shipper<'a> {
     /// An append-only vault keeps every part until somebody else prunes.
     may_remove: bool,
     shipped: Option<Shipped>,
+    /// What is looked at for new records at once.
+    window: u64,
     lag: Lag,
     /// Bytes that went to the vault, as they were before compression.
     pub(super) bytes: u64,
@@ -138,6 +140,7 @@ impl<'a> Shipper<'a> {
             buffer: Vec::new(),
             may_remove: true,
             shipped: None,
+            window: WINDOW,
             lag: Lag::default(),
             bytes: 0,
         })
@@ -176,12 +179,11 @@ impl<'a> Shipper<'a> {
     /// Of the segment that is written to, whole records go, and each is sound: what somebody is just
     /// writing there, or never wrote, is not shipped.
     pub(super) fn ship(&mut self, goal: Option<&Goal>, pass: Pass) -> Result<Went, Error> {
-        if pass == Pass::All {
-            self.lag.last = Some(Instant::now());
-        }
         let generation = allowed(self.site)?;
-        let nothing = Went { shipped: None, covered: false, gone: None };
-        let Some(goal) = goal else { return Ok(nothing) };
+        let Some(goal) = goal else {
+            self.lag.last = Some(Instant::now());
+            return Ok(Went { covered: false, gone: None });
+        };
         // The first one after a takeover says where its timeline branched off.
         if self.shipped.is_none()
             && let Some((name, bytes)) = goal.live.history(goal.timeline)?
@@ -189,20 +191,32 @@ impl<'a> Shipper<'a> {
             check_wal_file(&name, &bytes).map_err(|what| corrupt(&name, &what))?;
             self.log.push(generation, &name, &bytes)?;
         }
-        let mut there = true;
-        while there && goal.flushed.0.saturating_sub(self.at.0) >= goal.segments.size() {
-            there = self.whole(generation, goal)?;
-        }
-        if there && pass == Pass::All {
-            there = self.rest(generation, goal)?;
-            if there {
-                self.lag.covered = goal.flushed;
-            }
+        let mut covered = false;
+        let there = if goal.flushed.0.saturating_sub(self.at.0) >= goal.segments.size() {
+            // One at a time: what is stored is told, and the state asked, before the next one.
+            self.whole(generation, goal)?
+        } else if pass == Pass::All {
+            self.lag.last = Some(Instant::now());
+            let rest = self.rest(generation, goal)?;
+            covered = rest == Rest::All;
+            rest != Rest::Gone
+        } else {
+            true
+        };
+        if covered {
+            self.lag.covered = goal.flushed;
         }
         self.lag.covered = self.lag.covered.max(self.at);
+        if self.buffer.capacity() > BUFFER {
+            self.buffer = Vec::new();
+        }
         gap::record(self.site, &self.log, goal.segments)?;
-        let gone = (!there).then_some(self.at);
-        Ok(Went { shipped: self.shipped, covered: there && pass == Pass::All, gone })
+        Ok(Went { covered, gone: (!there).then_some(self.at) })
+    }
+
+    /// How far the vault has the log of the present run.
+    pub(super) fn shipped(&self) -> Option<Shipped> {
+        self.shipped
     }
 
     /// Stores the next segment, which is whole. Says no if the server does not have it any more.
@@ -238,44 +252,50 @@ impl<'a> Shipper<'a> {
         }
     }
 
-    /// Stores what there is of the segment that is written to. Says no if the server does not have it.
-    fn rest(&mut self, generation: Generation, goal: &Goal) -> Result<bool, Error> {
+    /// Stores what there is of the segment that is written to.
+    fn rest(&mut self, generation: Generation, goal: &Goal) -> Result<Rest, Error> {
         let (segments, start) = (goal.segments, self.at);
         let there = goal.flushed.0.saturating_sub(start.0);
         if there == 0 {
             let nothing = Shipped { timeline: goal.timeline, end: start, reach: start };
             self.shipped.get_or_insert(nothing);
-            return Ok(true);
+            return Ok(Rest::All);
         }
         let name = segments.name(goal.timeline, segments.number(start));
         if self.tip.as_ref().is_none_or(|tip| tip.name != name) {
             match self.look(&name, goal, there)? {
-                Looked::Gone => return Ok(false),
-                Looked::TooLittle => return Ok(true),
+                Looked::Gone => return Ok(Rest::Gone),
+                Looked::TooLittle => return Ok(Rest::All),
                 Looked::Tip(tip) => self.tip = Some(tip),
             }
         }
-        let Some(mut tip) = self.tip.take() else { return Ok(true) };
+        let Some(mut tip) = self.tip.take() else { return Ok(Rest::All) };
         let begun = if tip.sent == 0 { self.begun(goal)? } else { None };
-        let from = tip.sent - tip.sent % tip.cut.page;
-        let length = WINDOW.min(there.saturating_sub(from));
+        let (before, from) = (tip.sent, tip.sent - tip.sent % tip.cut.page);
+        let length = self.window.min(there.saturating_sub(from));
         let mut bytes = std::mem::take(&mut self.buffer);
         if !goal.live.read(&name, from, length, &mut bytes)? {
-            return Ok(false);
+            return Ok(Rest::Gone);
         }
         let (end, reach) = whole_records(&bytes, from, start, &tip, begun.as_deref());
         let result = self.send(&mut tip, generation, goal, (&bytes, from), end);
         self.buffer = bytes;
         let sent = tip.sent;
         self.tip = Some(tip);
-        let there = result?;
         if sent > 0 {
             let end = Lsn(start.0 + sent);
             self.shipped = Some(Shipped { timeline: goal.timeline, end, reach });
         } else if let Some(shipped) = self.shipped.as_mut().filter(|shipped| shipped.end == start) {
             shipped.reach = reach;
         }
-        Ok(there)
+        let all = from + length >= there;
+        // A record may be longer than what is looked at.
+        self.window = if all || sent > before { WINDOW } else { self.window.saturating_mul(2) };
+        Ok(match (result?, all) {
+            (false, _) => Rest::Gone,
+            (true, true) => Rest::All,
+            (true, false) => Rest::Part,
+        })
     }
 
     /// What the vault has of a segment.
@@ -377,6 +397,17 @@ impl<'a> Shipper<'a> {
         }
         Ok(true)
     }
+}
+
+/// How much of the segment that is written to was taken in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// Everything that the server has.
+    All,
+    /// There is more.
+    Part,
+    /// The server does not have it any more.
+    Gone,
 }
 
 /// What the vault has of a segment.

@@ -264,10 +264,34 @@ fn what_was_written_last_before_a_stop_is_shipped() {
 fn a_part_of_another_server_is_refused() {
     let stage = Stage::with(NO_ARCHIVE, "");
     let a = &stage.a;
+    let again = written_once_more(&stage);
+    a.run(&["wal", "receive", "shop", "--once"]).code(0);
+    again();
+    a.run(&["wal", "receive", "shop", "--once"]).code(1).complains("another server has pushed");
+}
+
+/// The same of one that was looked after all the time, and that wrote on before anybody looked.
+#[test]
+fn a_server_that_goes_back_in_time_beside_its_receiver_is_noticed() {
+    let stage = Stage::with(NO_ARCHIVE, "");
+    let again = written_once_more(&stage);
+    let mut receive = receiver(&stage.a);
+    is_stored(&stage.a);
+    again();
+    let mut ended = None;
+    wait_for("it ends", || {
+        ended = receive.0.try_wait().unwrap();
+        ended.is_some()
+    });
+    assert!(!ended.unwrap().success());
+}
+
+/// A server whose files go back to an earlier time by other means, and that writes the same timeline
+/// once more, when that is called. What it wrote first waits to be shipped.
+fn written_once_more(stage: &Stage) -> impl Fn() + '_ {
+    let a = &stage.a;
     a.run(&["backup", "shop"]).code(0);
     a.run(&["wal", "receive", "shop", "--once"]).code(0);
-    // The files go back to an earlier time by other means, and the server writes the same timeline
-    // once more.
     a.server.stop("fast");
     let kept = stage.dir.path().join("kept");
     let copy = |from: &std::path::Path, to: &std::path::Path| {
@@ -278,16 +302,40 @@ fn a_part_of_another_server_is_refused() {
     copy(a.server.data(), &kept);
     a.server.start();
     a.write();
-    a.run(&["wal", "receive", "shop", "--once"]).code(0);
-    a.server.stop("fast");
-    fs::remove_dir_all(a.server.data()).unwrap();
-    copy(&kept, a.server.data());
-    a.server.start();
-    a.server.sql("CREATE TABLE another (t text)");
-    for _ in 0..5 {
-        a.write();
+    move || {
+        a.server.stop("fast");
+        fs::remove_dir_all(a.server.data()).unwrap();
+        copy(&kept, a.server.data());
+        a.server.start();
+        a.server.sql("CREATE TABLE another (t text)");
+        for _ in 0..5 {
+            a.write();
+        }
     }
-    a.run(&["wal", "receive", "shop", "--once"]).code(1).complains("another server has pushed");
+}
+
+/// A slot can point to what is not there: the log goes on with a new one, and the gap has an end.
+#[test]
+fn a_slot_that_keeps_nothing_any_more_gives_way_to_a_new_one() {
+    let stage = Stage::with(NO_ARCHIVE, "");
+    let a = &stage.a;
+    a.run(&["backup", "shop"]).code(0);
+    a.write();
+    a.run(&["wal", "receive", "shop", "--once"]).code(0);
+    a.write();
+    a.server.stop("fast");
+    let mut reset = a.server.program("pg_resetwal");
+    run(reset.arg("--force").arg("--pgdata").arg(a.server.data())).code(0);
+    a.server.start();
+    let _receive = receiver(a);
+    let gap =
+        || a.run(&["status", "shop", "--json"]).code(0).json()["services"][0]["log-gap"].clone();
+    wait_for("the gap has an end", || gap()["to"].is_u64());
+    a.run(&["backup", "shop"]).code(0);
+    let wanted = a.write();
+    is_stored(a);
+    let copy = restored(&stage, a, "copy", &[]);
+    assert_eq!(copy.newest(), wanted);
 }
 
 /// A vault that is gone does not fill the primary's disk: what is too much is let go, remembered, and
@@ -390,6 +438,17 @@ fn what_stands_in_the_way_of_receiving_is_told() {
     run(base.arg(a.server.socket_dir()).arg("-D").arg(&copy)).code(0);
     let (data, copy) = (a.server.data().display().to_string(), copy.display().to_string());
     other(&data, &copy).code(1).complains("not what the server at").complains("data-dir");
+    // Nor are those that it worked on before it was moved, slot and all.
+    a.run(&["wal", "receive", "shop", "--once"]).code(0);
+    a.server.stop("fast");
+    let moved = a.home().join("moved");
+    let mut cp = as_server_user(std::path::Path::new("/bin/cp"));
+    run(cp.arg("-a").arg(a.server.data()).arg(&moved)).code(0);
+    let elsewhere = PgServer::on(&a.home(), &moved);
+    elsewhere.start();
+    a.run(&["wal", "receive", "shop", "--once"]).code(1).complains("not what the server at");
+    elsewhere.stop("fast");
+    a.server.start();
     a.server.sql("SELECT pg_drop_replication_slot('mainstay_shop')");
     other("postgres://postgres@", "postgres://plain@").code(1).complains("make a replication slot");
     other("postgres://postgres@", "postgres://nobody@").code(1).complains("pg_hba.conf");
