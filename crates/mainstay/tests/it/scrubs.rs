@@ -149,16 +149,17 @@ fn rot_that_the_vault_cannot_replace_is_told() {
     world.run("a", &["backup", "docs"]).code(0);
     world.run("b", &["refresh", "docs"]).code(0);
     rot(&world, "sub/big");
-    let packs = world.path("vault/docs/data");
-    for dir in fs::read_dir(packs).unwrap().map(|item| item.unwrap().path()) {
-        for pack in fs::read_dir(dir).unwrap().map(|item| item.unwrap().path()) {
-            // The middle of the large one is the file's alone.
-            let length = fs::metadata(&pack).unwrap().len();
-            if length > 1 << 20 {
-                fs::set_permissions(&pack, fs::Permissions::from_mode(0o600)).unwrap();
-                let pack = File::options().write(true).open(pack).unwrap();
-                let zeros = vec![0; usize::try_from(length / 10 * 8).unwrap()];
-                pack.write_all_at(&zeros, length / 10).unwrap();
+    // Whatever lies between its blobs in their packs.
+    let packs = world.run("a", &["cat", "docs", "pack"]).code(0).out;
+    for id in packs.split_whitespace() {
+        let file = world.path("vault/docs/data").join(&id[..2]).join(id);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let pack = world.run("a", &["cat", "docs", "pack", id]).code(0).json();
+        for blob in pack["blobs"].as_array().unwrap() {
+            let (at, length) = (blob["offset"].as_u64().unwrap(), blob["length"].as_u64().unwrap());
+            if length > 100_000 {
+                let file = File::options().write(true).open(&file).unwrap();
+                file.write_all_at(&[0; 1000], at + length / 2).unwrap();
             }
         }
     }
