@@ -284,10 +284,12 @@ fn a_damaged_blob_keeps_its_pack() {
     forget(&rig.repository, &[history[0].0]).unwrap();
     let data = rig.path().join("data");
     let files = rig::files_below(&data).into_iter().map(|file| data.join(file));
-    // The first pack has what all share: it is used in part.
+    // The first pack has what all share: it is used in part. Which of its blobs are, the places of the
+    // cuts say: all are damaged, and its header is not.
     let victim = files.max_by_key(|file| fs::metadata(file).unwrap().len()).unwrap();
     let mut bytes = fs::read(&victim).unwrap();
-    bytes[1000] ^= 1;
+    let header = bytes.len() - 4096;
+    bytes[..header].iter_mut().step_by(1000).for_each(|byte| *byte ^= 1);
     fs::write(&victim, bytes).unwrap();
     let name = victim.file_name().unwrap().to_str().unwrap();
     let figures = prune(&rig.repository, &ALL).unwrap();
