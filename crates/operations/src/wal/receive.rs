@@ -602,11 +602,11 @@ fn ship(shipper: &mut Shipper<'_>, shared: &Mutex<Shared>, stop: &CancelToken, e
     while !stop.is_cancelled() {
         let goal = shared.lock().unwrap_or_else(PoisonError::into_inner).goal.clone();
         let began = Instant::now();
-        let Some(pass) = shipper.is_due(goal.as_ref(), began, every) else {
+        if !shipper.is_due(goal.as_ref(), began, every) {
             pause(STEP, stop);
             continue;
-        };
-        let result = shipper.ship(goal.as_ref(), pass);
+        }
+        let result = shipper.ship(goal.as_ref());
         let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.bytes = shipper.bytes;
         let asked = goal.filter(|goal| shared.goal.as_ref().is_some_and(|now| now.run == goal.run));

@@ -44,15 +44,6 @@ pub(super) struct Goal {
     pub(super) asked: Instant,
 }
 
-/// What is shipped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pass {
-    /// Segments that are whole.
-    Whole,
-    /// Everything.
-    All,
-}
-
 /// What came of a pass.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Went {
@@ -89,7 +80,7 @@ struct Lag {
     asked: VecDeque<(Instant, Lsn)>,
     /// Before this everything was taken in.
     covered: Lsn,
-    /// When the last pass over everything began.
+    /// When what the segment that is written to has was taken in last.
     last: Option<Instant>,
 }
 
@@ -146,25 +137,22 @@ impl<'a> Shipper<'a> {
         })
     }
 
-    /// What is to be shipped now. A segment is as soon as it is whole, and of the one that is written
-    /// to what has waited: a server that fills segments faster than that ships each byte once.
-    pub(super) fn is_due(
-        &mut self,
-        goal: Option<&Goal>,
-        now: Instant,
-        every: Duration,
-    ) -> Option<Pass> {
+    /// Whether something is to be shipped now. A segment is as soon as it is whole, and of the one that is
+    /// written to what has waited: a server that fills segments faster than that ships each byte once.
+    pub(super) fn is_due(&mut self, goal: Option<&Goal>, now: Instant, every: Duration) -> bool {
         let whole = goal.is_some_and(|goal| {
             if goal.run != self.run {
                 self.begin(goal);
             }
             self.lag.see(goal);
-            goal.flushed.0.saturating_sub(self.at.0) >= goal.segments.size()
+            self.has_whole(goal)
         });
-        match self.lag.is_due(goal, now, every) {
-            true => Some(Pass::All),
-            false => whole.then_some(Pass::Whole),
-        }
+        whole || self.lag.is_due(goal, now, every)
+    }
+
+    /// Whether the next segment is whole.
+    fn has_whole(&self, goal: &Goal) -> bool {
+        goal.flushed.0.saturating_sub(self.at.0) >= goal.segments.size()
     }
 
     fn begin(&mut self, goal: &Goal) {
@@ -178,7 +166,7 @@ impl<'a> Shipper<'a> {
     ///
     /// Of the segment that is written to, whole records go, and each is sound: what somebody is just
     /// writing there, or never wrote, is not shipped.
-    pub(super) fn ship(&mut self, goal: Option<&Goal>, pass: Pass) -> Result<Went, Error> {
+    pub(super) fn ship(&mut self, goal: Option<&Goal>) -> Result<Went, Error> {
         let generation = allowed(self.site)?;
         let Some(goal) = goal else {
             self.lag.last = Some(Instant::now());
@@ -192,16 +180,14 @@ impl<'a> Shipper<'a> {
             self.log.push(generation, &name, &bytes)?;
         }
         let mut covered = false;
-        let there = if goal.flushed.0.saturating_sub(self.at.0) >= goal.segments.size() {
+        let there = if self.has_whole(goal) {
             // One at a time: what is stored is told, and the state asked, before the next one.
             self.whole(generation, goal)?
-        } else if pass == Pass::All {
+        } else {
             self.lag.last = Some(Instant::now());
             let rest = self.rest(generation, goal)?;
             covered = rest == Rest::All;
             rest != Rest::Gone
-        } else {
-            true
         };
         if covered {
             self.lag.covered = goal.flushed;

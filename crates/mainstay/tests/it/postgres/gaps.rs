@@ -1,20 +1,11 @@
 //! A standby that follows the vault, when a part of the log is in no vault.
 
-use super::receiving::{is_stored, receiver};
+use super::receiving::{is_stored, receiver, wait_for};
 use super::*;
 use serde_json::Value;
 
 /// Nothing of the log comes from anywhere else.
 const NO_ARCHIVE: &str = "archive_mode = off\nmax_slot_wal_keep_size = 1GB";
-
-#[track_caller]
-fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while !there() {
-        assert!(Instant::now() < deadline, "not within 120 s: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
 
 fn status(host: &Host) -> (i32, Value) {
     let said = host.run(&["status", "shop", "--json"]);

@@ -25,7 +25,7 @@ pub(super) fn stored(host: &Host) -> Option<Timestamp> {
 }
 
 #[track_caller]
-fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
+pub(super) fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(120);
     while !there() {
         assert!(Instant::now() < deadline, "not within 120 s: {what}");
