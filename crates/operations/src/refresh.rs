@@ -26,7 +26,7 @@ pub(crate) use follow::reached;
 pub use untouched::modified;
 pub(crate) use untouched::require_untouched;
 
-use crate::journal::{Kind, Outcome};
+use crate::journal::{Kind, Outcome, kill_at};
 use crate::operation::{Operation, Run};
 use crate::placing;
 use crate::recover::Left;
@@ -38,6 +38,7 @@ use jiff::Timestamp;
 use model::state::Applied;
 use model::{OperationId, Position, Progress, RecoveryPoint, Role, ServiceState, SnapshotId};
 use replace::replace;
+use repository::Work;
 use serde::Serialize;
 use std::time::Instant;
 
@@ -209,7 +210,65 @@ pub(crate) fn perform(
     params: &Params,
 ) -> Result<Done, Error> {
     let began = Instant::now();
+    let held = MemberRecord::load(site)?.applied.is_some();
+    let goes_along = site.engine()?.refresh() == Refresh::Follow && held && !params.reseed;
+    let mut done = match goes_along {
+        true => go_along(site, operation, params, began)?,
+        false => build(site, operation, params, began)?,
+    };
+    if let Some(command) = &site.spec().hooks.after_refresh {
+        let variables = crate::hooks::variables(site, Some(operation.id()));
+        // The refresh itself is past its commit marker: a cancel comes too late.
+        let calm = model::CancelToken::new();
+        crate::hooks::run("after-refresh", command, &variables, &calm)?;
+    }
+    done.seconds = began.elapsed().as_secs_f64();
+    Ok(done)
+}
+
+/// A standby that follows the log by itself is looked after. Of the point nothing is read but where it
+/// stands, so that no lock has to keep it.
+fn go_along(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    params: &Params,
+    began: Instant,
+) -> Result<Done, Error> {
     operation.report().phase("opening the vault");
+    let (point, from) = choose(site, operation, params)?;
+    let mut done =
+        Done { operation: Some(operation.id().clone()), ..Done::to(&point, from, began) };
+    follow(site, operation, &point, &mut done)?;
+    Ok(done)
+}
+
+/// Brings the copy to the point by a new one.
+fn build(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    params: &Params,
+    began: Instant,
+) -> Result<Done, Error> {
+    // First: what is chosen below must not be removed before it is read.
+    let (_, lock) = operation.open_for(site, Work::Refresh)?;
+    let (point, from) = choose(site, operation, params)?;
+    kill_at("refresh:chosen");
+    let mut done =
+        Done { operation: Some(operation.id().clone()), ..Done::to(&point, from, began) };
+    replace(site, operation, &point, params, &mut done)?;
+    drop(lock);
+    if site.engine()?.refresh() == Refresh::Follow {
+        follow(site, operation, &point, &mut done)?;
+    }
+    Ok(done)
+}
+
+/// The point to go to, and what is held now.
+fn choose(
+    site: &ServiceSite,
+    operation: &Operation,
+    params: &Params,
+) -> Result<(RecoveryPoint, Option<SnapshotId>), Error> {
     let state = site.load_state()?.state;
     let point = target(site, &state, &params.which)?;
     let record = MemberRecord::load(site)?;
@@ -241,25 +300,7 @@ pub(crate) fn perform(
         ))
         .hinting("Build it anew with `mainstay refresh --reseed`; what is there is put aside."));
     }
-    let engine = site.engine()?;
-    let mut done =
-        Done { operation: Some(operation.id().clone()), ..Done::to(&point, from, began) };
-    if engine.refresh() == Refresh::Follow && from.is_some() && !params.reseed {
-        follow(site, operation, &point, &mut done)?;
-    } else {
-        replace(site, operation, &point, params, &mut done)?;
-        if engine.refresh() == Refresh::Follow {
-            follow(site, operation, &point, &mut done)?;
-        }
-    }
-    if let Some(command) = &site.spec().hooks.after_refresh {
-        let variables = crate::hooks::variables(site, Some(operation.id()));
-        // The refresh itself is past its commit marker: a cancel comes too late.
-        let calm = model::CancelToken::new();
-        crate::hooks::run("after-refresh", command, &variables, &calm)?;
-    }
-    done.seconds = began.elapsed().as_secs_f64();
-    Ok(done)
+    Ok((point, from))
 }
 
 /// Whether a snapshot is in the history still.
@@ -280,7 +321,8 @@ fn applied_now(point: &RecoveryPoint, position: Option<Position>) -> Applied {
     }
 }
 
-/// Replaces what has rotted in this host's standby, which stays at the point that it holds.
+/// Replaces what has rotted in this host's standby, which stays at the point that it holds. Whoever calls
+/// this has locked the repository before it chose the point.
 pub(crate) fn heal(
     site: &ServiceSite,
     operation: &mut Operation,

@@ -98,7 +98,6 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     let point = held(site)?;
     refresh::require_untouched(site, point.snapshot, operation.cancel())?;
     let judged = operation.step("compare", (), |operation| compare(site, operation, &point))?;
-    drop(lock);
     let mut done = Done {
         operation: operation.id().clone(),
         snapshot: point.snapshot,
@@ -125,6 +124,7 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
             (done.healed, done.fetched_bytes) = (true, healed.fetched_bytes);
         }
     }
+    drop(lock);
     done.seconds = began.elapsed().as_secs_f64();
     Ok(done)
 }

@@ -135,6 +135,8 @@ fn what_an_operation_needs_is_not_deleted_beside_it() {
         ),
         ("a", &["drill", "docs", "--snapshot", second], "stage:begin"),
         ("b", &["refresh", "docs", "--snapshot", second], "stage:begin"),
+        // From the instant on at which it is chosen.
+        ("b", &["refresh", "docs", "--snapshot", second], "refresh:chosen"),
         ("b", &["scrub", "docs"], "compare:begin"),
         ("a", &["backup", "docs"], "read:begin"),
         ("a", &["copy", "docs", "--to", "@/second"], "copy:snapshots"),
@@ -221,26 +223,33 @@ fn an_operation_that_was_killed_keeps_nobody_from_deleting() {
 #[test]
 fn a_point_that_goes_before_it_is_chosen_is_missed_and_nothing_else() {
     let past = past("");
-    let world = past.world();
-    let target = world.path("target").display().to_string();
     let second = past.names[1].as_str();
     let cases = [
-        &["restore", "docs", "--snapshot", second, "--target", &target][..],
-        &["drill", "docs", "--snapshot", second],
+        ("a", &["restore", "docs", "--snapshot", second, "--target", "@/target"][..]),
+        ("a", &["drill", "docs", "--snapshot", second]),
+        ("b", &["refresh", "docs", "--snapshot", second]),
     ];
-    for words in cases {
-        let held = Held::begin(&world, "a", words, "start");
-        if names(&world).len() == 3 {
-            let words = ["forget", "docs", second, "--yes", "--prune", "--max-unused", "0%"];
-            world.run("b", &words).code(0);
-        }
+    for (host, words) in cases {
+        let world = past.world();
+        let held_before = content(&world.path("b/data"));
+        let here = world.path("").display().to_string();
+        let words: Vec<String> = words.iter().map(|word| word.replace("@/", &here)).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let held = Held::begin(&world, host, &words, "start");
+        let other = if host == "a" { "b" } else { "a" };
+        let forget = ["forget", "docs", second, "--yes", "--prune", "--max-unused", "0%"];
+        world.run(other, &forget).code(0);
         let output = held.go_on();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(said.contains("no recovery point"), "{said}");
         assert!(!world.path("target").exists());
         assert_eq!(world.staging(), [] as [PathBuf; 0]);
+        assert!(content(&world.path("b/data")) == held_before, "{words:?}");
         assert!(world.points("a").iter().all(|point| point["drill"].is_null()));
+        // And nothing keeps the next one.
+        world.run("b", &["refresh", "docs"]).code(0);
+        assert!(content(&world.path("b/data")) == past.third, "{words:?}");
     }
 }
 

@@ -14,12 +14,11 @@ use engines::{Purpose, Running};
 use jiff::Timestamp;
 use model::state::Applied;
 use model::{Class, Classify, Progress, RecoveryPoint};
-use repository::Work;
 use repository::restore::{Times, differences_but_links};
 use std::collections::HashMap;
-use std::time::Duration;
 
-/// Builds the new copy beside the old one and exchanges them.
+/// Builds the new copy beside the old one and exchanges them. The repository is locked, and was before
+/// the point was chosen.
 pub(super) fn replace(
     site: &ServiceSite,
     operation: &mut Operation,
@@ -133,8 +132,6 @@ pub(super) fn replace(
     }
     done.unchanged = false;
     (done.seeded, done.adopted) = (reuse.is_none(), adopted.is_any());
-    let repository = site.repository()?;
-    let _lock = repository.lock_for(Work::Refresh, Duration::from_secs(60), operation.cancel())?;
     way::choose(site, operation, point, &mut destinations, seed, &filled)?;
     match seed {
         Some(_) if matches!(course, Course::Ahead(_)) => {}
