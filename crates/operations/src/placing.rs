@@ -578,6 +578,14 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Where a placing, by what the journal says of it, keeps what it puts aside.
+pub(crate) fn put_aside(place: serde_json::Value) -> Result<Vec<PathBuf>, Error> {
+    let placing: Placing = serde_json::from_value(place).map_err(|e| {
+        Error::new(Class::Corrupt, "the journal's entry `place` is not valid").because(e)
+    })?;
+    Ok(placing.placements.into_iter().filter_map(|placement| placement.keep_old_at).collect())
+}
+
 /// Lets the engine take back what it made elsewhere. Where that cannot be reached now, nothing waits
 /// for it: the engine does not mistake what it left for something whole, and removes it next time.
 pub(crate) fn abandon(left: &mut Left<'_>) -> Result<(), Error> {

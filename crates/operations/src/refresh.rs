@@ -30,17 +30,27 @@ use crate::journal::{Kind, Outcome, kill_at};
 use crate::operation::{Operation, Run};
 use crate::placing;
 use crate::recover::Left;
+use crate::standing::{self, Stuck, Way};
 use crate::wal::sqlite::Replayed;
-use crate::{Error, MemberRecord, ServiceSite, Which, which};
+use crate::{Error, MemberRecord, ServiceSite, Which, exchange, may_start, which};
 use engines::Refresh;
-use follow::follow;
+use follow::{Followed, follow};
 use jiff::Timestamp;
 use model::state::Applied;
-use model::{OperationId, Position, Progress, RecoveryPoint, Role, ServiceState, SnapshotId};
+use model::{
+    Class, OperationId, Position, Progress, RecoveryPoint, Role, ServiceState, SnapshotId,
+};
 use replace::replace;
 use repository::Work;
 use serde::Serialize;
+use std::path::PathBuf;
 use std::time::Instant;
+
+/// The step that says why a copy is built anew though nobody asked for that.
+const ANEW: &str = "anew";
+
+/// The step that removes the copy that was built anew.
+const DROP: &str = "drop";
 
 /// What is asked for.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -94,10 +104,20 @@ pub struct Done {
     /// Files that were changed in their place, through a redo journal.
     pub patched_files: u64,
     /// Where a copy that was put aside is.
-    pub put_aside: Vec<std::path::PathBuf>,
+    pub put_aside: Vec<PathBuf>,
     /// What was replayed of the log by ourselves, if anything could be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<Replayed>,
+    /// Why it was built anew though nobody asked for that, as a sentence: where it stood, and what it
+    /// could not get over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub built_anew: Option<String>,
+    /// It has all of the point, and cannot go on from there, for this reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stuck: Option<String>,
+    /// What to do about that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
     /// How long the run took.
     pub seconds: f64,
 }
@@ -117,6 +137,7 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
     operation.end(site, Kind::Refresh, result, |done| {
         let message = match (done.unchanged, done.seeded) {
             (true, _) => format!("it was at {} already", done.to.short()),
+            _ if done.built_anew.is_some() => format!("built anew at {}", done.to.short()),
             _ if done.adopted => format!("adopted, and now at {}", done.to.short()),
             (_, true) => format!("seeded at {}", done.to.short()),
             _ => format!("now at {}", done.to.short()),
@@ -124,6 +145,11 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
         let message = match &done.log {
             Some(log) if log.objects > 0 => format!("{message}, and at {}", done.source_time),
             _ => message,
+        };
+        let message = match (&done.built_anew, &done.stuck) {
+            (Some(why), _) => format!("{message}: {why}"),
+            (None, Some(why)) => format!("{message}; {why}"),
+            (None, None) => message,
         };
         (Outcome::Done, message)
     })
@@ -149,6 +175,9 @@ impl Done {
             patched_files: 0,
             put_aside: Vec::new(),
             log: None,
+            built_anew: None,
+            stuck: None,
+            advice: None,
             seconds: began.elapsed().as_secs_f64(),
         }
     }
@@ -214,7 +243,7 @@ pub(crate) fn perform(
     let goes_along = site.engine()?.refresh() == Refresh::Follow && held && !params.reseed;
     let mut done = match goes_along {
         true => go_along(site, operation, params, began)?,
-        false => build(site, operation, params, began)?,
+        false => build(site, operation, params, None, began)?,
     };
     if let Some(command) = &site.spec().hooks.after_refresh {
         let variables = crate::hooks::variables(site, Some(operation.id()));
@@ -227,7 +256,8 @@ pub(crate) fn perform(
 }
 
 /// A standby that follows the log by itself is looked after. Of the point nothing is read but where it
-/// stands, so that no lock has to keep it.
+/// stands, so that no lock has to keep it. If it can go no further, and there is a point that is past
+/// what it lacks, the copy is built anew from that.
 fn go_along(
     site: &ServiceSite,
     operation: &mut Operation,
@@ -238,27 +268,76 @@ fn go_along(
     let (point, from) = choose(site, operation, params)?;
     let mut done =
         Done { operation: Some(operation.id().clone()), ..Done::to(&point, from, began) };
-    follow(site, operation, &point, &mut done)?;
-    Ok(done)
+    let stuck = match follow(site, operation, &point, &mut done)? {
+        Followed::There => return Ok(done),
+        Followed::Stuck(stuck) => stuck,
+    };
+    if stuck.way != Way::Base {
+        return Err(cannot_go_on(site, &stuck));
+    }
+    let name = site.name();
+    let left_alone = |why: &str, hint: String| {
+        let what = format!("the standby of {name} does not get on: {}", stuck.told());
+        Error::refused(format!("{what}; its copy is left as it is, since {why}")).hinting(hint)
+    };
+    // A takeover counts on what standbys hold.
+    if site.load_state()?.state.intent.is_some() {
+        let hint = format!("Run `mainstay refresh {name}` when that is over.");
+        return Err(left_alone("somebody takes over", hint));
+    }
+    if MemberRecord::load(site)?.offline.is_some() {
+        let hint = format!("Run `mainstay online {name}` first.");
+        return Err(left_alone("it is offline", hint));
+    }
+    operation.report().warn(&format!(
+        "{}: the copy is built anew from {}, and stays as it is until that is whole",
+        stuck.told(),
+        point.name()
+    ));
+    build(site, operation, params, Some(&stuck), began)
 }
 
-/// Brings the copy to the point by a new one.
+fn cannot_go_on(site: &ServiceSite, stuck: &Stuck) -> Error {
+    let what = format!("the standby of {} does not get on: {}", site.name(), stuck.told());
+    Error::new(Class::Unavailable, what).hinting(stuck.advice(site))
+}
+
+/// Brings the copy to the point by a new one. With `stuck` it is one that stands in front of a gap, and
+/// is put aside until the new one follows in its place.
 fn build(
     site: &ServiceSite,
     operation: &mut Operation,
     params: &Params,
+    stuck: Option<&Stuck>,
     began: Instant,
 ) -> Result<Done, Error> {
     // First: what is chosen below must not be removed before it is read.
     let (_, lock) = operation.open_for(site, Work::Refresh)?;
+    let params = &Params { reseed: params.reseed || stuck.is_some(), ..params.clone() };
     let (point, from) = choose(site, operation, params)?;
     kill_at("refresh:chosen");
+    if let Some(stuck) = stuck {
+        // It may be another one than was judged.
+        let way = standing::way(site, &stuck.at, &stuck.gap, Some(&point))?;
+        if way != Way::Base {
+            return Err(cannot_go_on(site, &Stuck { way, ..stuck.clone() }));
+        }
+        operation.step(ANEW, stuck, |_| Ok(()))?;
+    }
     let mut done =
         Done { operation: Some(operation.id().clone()), ..Done::to(&point, from, began) };
-    replace(site, operation, &point, params, &mut done)?;
+    replace(site, operation, &point, params, stuck, &mut done)?;
     drop(lock);
-    if site.engine()?.refresh() == Refresh::Follow {
-        follow(site, operation, &point, &mut done)?;
+    if site.engine()?.refresh() == Refresh::Follow
+        && let Followed::Stuck(stuck) = follow(site, operation, &point, &mut done)?
+    {
+        return Err(cannot_go_on(site, &stuck));
+    }
+    if let Some(stuck) = stuck {
+        // It holds nothing that the history does not have, and would fill the disk in time.
+        let old = std::mem::take(&mut done.put_aside);
+        operation.forward(DROP, &old, |_| old.iter().try_for_each(|old| exchange::remove(old)))?;
+        done.built_anew = Some(stuck.told());
     }
     Ok(done)
 }
@@ -279,10 +358,14 @@ fn choose(
     }
     // Retention waits for a standby that lags, but not for ever. One that holds something newer than
     // the history does is for a person to decide.
+    let way = site.engine()?.refresh();
     let lagged = record.applied.as_ref().filter(|held| {
-        !params.reseed && state.point(held.snapshot).is_none() && engine_exchanges(site)
+        !params.reseed && state.point(held.snapshot).is_none() && way != Refresh::Import
     });
-    if let Some(held) = lagged.filter(|held| held.source_time <= point.source_time) {
+    let lagged = lagged.filter(|held| held.source_time <= point.source_time);
+    if lagged.is_some() && way == Refresh::Follow {
+        // It goes by its log, and not by what it was built from.
+    } else if let Some(held) = lagged {
         operation.report().warn(&format!(
             "what this standby holds, of {}, is too old for the history by now: it is built anew \
              from {}",
@@ -308,10 +391,6 @@ fn is_point(site: &ServiceSite, snapshot: SnapshotId) -> Result<bool, Error> {
     Ok(site.load_state()?.state.point(snapshot).is_some())
 }
 
-fn engine_exchanges(site: &ServiceSite) -> bool {
-    site.engine().is_ok_and(|engine| engine.refresh() == Refresh::Exchange)
-}
-
 fn applied_now(point: &RecoveryPoint, position: Option<Position>) -> Applied {
     Applied {
         snapshot: point.snapshot,
@@ -335,7 +414,7 @@ pub(crate) fn heal(
     let which = if replayed { Which::Latest } else { named };
     let params = Params { which, verify: true, ..Params::default() };
     let mut done = Done::to(point, Some(point.snapshot), began);
-    replace(site, operation, point, &params, &mut done)?;
+    replace(site, operation, point, &params, None, &mut done)?;
     Ok(done)
 }
 
@@ -355,6 +434,45 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
             state.applied(site.member(), before)
         })?;
         left.undone("announce", "the standby is where it was")?;
+    }
+    if left.begun(ANEW).is_some() { undo_anew(left) } else { Ok(()) }
+}
+
+/// A copy that was built anew though nobody asked for that serves on as it did before, whichever of the
+/// two it is now.
+fn undo_anew(left: &mut Left<'_>) -> Result<(), Error> {
+    if let Some(old) = left.begun(DROP).filter(|_| left.done(DROP).is_none()) {
+        let old: Vec<PathBuf> = serde_json::from_value(old).map_err(|e| {
+            Error::new(Class::Corrupt, "the journal of a refresh is not understood").because(e)
+        })?;
+        old.iter().try_for_each(|old| exchange::remove(old))?;
+        return left.finished(DROP, "the copy that could not go on is gone");
+    }
+    if left.begun("stop").is_none() {
+        return Ok(());
+    }
+    if left.run.booting {
+        left.found("the standby starts with its host");
+        return Ok(());
+    }
+    if let Some(why) = may_start::barred(left.site) {
+        left.found(format!("the standby is not started again: {why}"));
+        return Ok(());
+    }
+    let engine = left.site.engine()?;
+    // A server that does not start bars nobody from the next refresh, which starts it.
+    if let Err(error) = left.with_context(|cx| engine.start(cx)) {
+        left.found(format!("the standby does not start: {}", error.chain()));
+        return Ok(());
+    }
+    left.finished("start", "the standby was started again")?;
+    let Some(place) = left.begun("place") else { return Ok(()) };
+    let follows = left.with_context(|cx| engine.inspect(cx)).is_ok_and(|seen| seen.following);
+    for old in placing::put_aside(place)? {
+        match follows {
+            true => exchange::remove(&old)?,
+            false => left.found(format!("what stood there before is at {}", old.display())),
+        }
     }
     Ok(())
 }

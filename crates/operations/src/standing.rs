@@ -1,23 +1,40 @@
-//! Whether a standby that follows the log by itself can go on from where it stands. In front of a part of
-//! the log that is in no vault it waits for ever, and looks as if nothing had happened at its source.
+//! Whether a standby that follows the log by itself can go on from where it stands, and if not, how it
+//! gets past that. In front of a part of the log that is in no vault it waits for ever, and looks as if
+//! nothing had happened at its source.
 
 use crate::wal::Gap;
 use crate::{Error, Run, ServiceSite};
-use engines::postgres::{Lsn, segments_of};
+use engines::postgres::{Lsn, Segments, WalFile, left_at, segments_of};
 use engines::{Inspection, Refresh};
-use model::{Class, Position, Role, ServiceState};
+use jiff::Timestamp;
+use model::{Class, Position, RecoveryPoint, Role, ServiceState};
 use repository::log::LogStore;
+use serde::Serialize;
 use std::collections::BTreeSet;
 
 /// A standby that stands in front of a gap.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Stuck {
     /// How far it has come.
     pub at: Position,
     /// What it cannot get over.
     pub gap: Gap,
-    /// The newest point was taken after the gap: the standby can be built anew from that.
-    pub based: bool,
+    /// How it gets past that, given the newest point.
+    pub way: Way,
+}
+
+/// How a standby gets past a gap.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// The point was taken after the gap, and has all that the standby has: a refresh builds the copy
+    /// anew from it.
+    Base,
+    /// There is no such point yet.
+    Awaited,
+    /// The standby has what the point has not, or may have, for this reason: somebody has to decide.
+    ByHand(String),
 }
 
 impl Stuck {
@@ -29,12 +46,19 @@ impl Stuck {
     /// What to do about it.
     pub fn advice(&self, site: &ServiceSite) -> String {
         let name = site.name();
-        let reseed = format!("`mainstay refresh {name} --reseed`: the copy is built anew");
-        match self.based {
-            true => format!("Run {reseed}."),
-            false => {
-                format!("Run `mainstay backup {name}` on the primary, and then here {reseed}.")
-            }
+        match &self.way {
+            Way::Base => format!(
+                "Run `mainstay refresh {name}`: the copy is built anew from the newest point, which \
+                 was taken after that."
+            ),
+            Way::Awaited => format!(
+                "Run `mainstay backup {name}` on the primary; the next `mainstay refresh {name}` here \
+                 builds the copy anew from that."
+            ),
+            Way::ByHand(why) => format!(
+                "Look at what is in it, since {why}; `mainstay refresh {name} --reseed` puts it aside \
+                 and begins anew."
+            ),
         }
     }
 }
@@ -48,45 +72,242 @@ pub fn stuck(site: &ServiceSite, state: &ServiceState, run: &Run) -> Result<Opti
         return Ok(None);
     }
     let seen = crate::look(site, run, |cx| engine.inspect(cx))?;
-    let Some(gap) = in_front_of(site, &seen)? else { return Ok(None) };
-    let head = state.head_point().and_then(|point| point.position.as_ref());
-    let based = match (head, gap.to) {
-        (Some(Position::Lsn { timeline, lsn }), Some(to)) => *timeline > gap.timeline || *lsn >= to,
-        _ => false,
-    };
-    Ok(seen.position.map(|at| Stuck { at, gap, based }))
+    seen_stuck(site, state, &seen, state.head_point())
 }
 
-fn in_front_of(site: &ServiceSite, seen: &Inspection) -> Result<Option<Gap>, Error> {
-    let (true, Some(Position::Lsn { timeline, lsn })) = (seen.following, &seen.position) else {
-        return Ok(None);
+/// The same of a standby that was looked at, and how it gets to this point.
+pub(crate) fn seen_stuck(
+    site: &ServiceSite,
+    state: &ServiceState,
+    seen: &Inspection,
+    point: Option<&RecoveryPoint>,
+) -> Result<Option<Stuck>, Error> {
+    let (true, Some(at)) = (seen.following, &seen.position) else { return Ok(None) };
+    let Some(gap) = in_front_of(site, state, at)? else { return Ok(None) };
+    let way = way(site, at, &gap, point)?;
+    Ok(Some(Stuck { at: at.clone(), gap, way }))
+}
+
+/// Whether a standby that stands still has something to go on with all the same: what it received from
+/// its primary, or what somebody has told it not to replay.
+pub(crate) fn has_more(site: &ServiceSite, at: &Position) -> Result<bool, Error> {
+    let (Position::Lsn { lsn, .. }, Some(server)) = (at, site.log_server()?) else {
+        return Ok(true);
     };
+    let waiting = server.source().waiting()?;
+    Ok(waiting.paused || waiting.received.is_some_and(|received| received.0 > *lsn))
+}
+
+/// How a standby gets past a gap to this point.
+pub(crate) fn way(
+    site: &ServiceSite,
+    at: &Position,
+    gap: &Gap,
+    point: Option<&RecoveryPoint>,
+) -> Result<Way, Error> {
+    let place = |position: &Position| match position {
+        Position::Lsn { timeline, lsn } => Some((*timeline, *lsn)),
+        _ => None,
+    };
+    let base = point.and_then(|point| point.position.as_ref()).and_then(place);
+    let (Some(at), Some(base)) = (place(at), base) else { return Ok(Way::Awaited) };
+    // What tells how the point's timeline came about is in the vault as long as the log is.
+    let history = match base.0 > at.0 {
+        true => LogStore::new(site.repository()?).fetch(&format!("{:08X}.history", base.0))?,
+        false => None,
+    };
+    Ok(judge(at, gap.to, base, history.as_deref()))
+}
+
+/// Judges by timelines and places alone. `history` is that of the point's timeline.
+fn judge(
+    at: (u32, u64),
+    gap_to: Option<u64>,
+    base: (u32, u64),
+    history: Option<&[u8]>,
+) -> Way {
+    if base.0 < at.0 {
+        return Way::ByHand(format!(
+            "it is on timeline {}, and the newest point on timeline {}",
+            at.0, base.0
+        ));
+    }
+    if base.0 > at.0 {
+        match history.and_then(|history| left_at(history, at.0)) {
+            Some(left) if at.1 <= left.0 => {}
+            Some(left) => {
+                return Way::ByHand(format!(
+                    "it went on past {left}, where timeline {} left the one that it is on",
+                    base.0
+                ));
+            }
+            None => {
+                return Way::ByHand(format!(
+                    "nothing in the vault says where timeline {} left the one that it is on",
+                    base.0
+                ));
+            }
+        }
+    }
+    // Never back: what it holds may be all that there is of it.
+    match gap_to {
+        Some(to) if base.1 >= to && base.1 > at.1 => Way::Base,
+        _ => Way::Awaited,
+    }
+}
+
+/// The gap that a position is in front of.
+fn in_front_of(
+    site: &ServiceSite,
+    state: &ServiceState,
+    at: &Position,
+) -> Result<Option<Gap>, Error> {
+    let Position::Lsn { timeline, lsn } = at else { return Ok(None) };
     let roots = site.engine()?.roots();
     let Some(segments) = roots.first().and_then(|root| segments_of(&root.on_host)) else {
         return Ok(None);
     };
-    let log = LogStore::new(site.repository()?);
+    let shelf = Shelf { log: LogStore::new(site.repository()?), segments, timeline: *timeline };
     // It is in this one, or asks for it. A gap may have been noted from further back than where the log
     // turned out to end.
     let own = segments.number(Lsn(*lsn));
     let next = own.saturating_add(1);
-    let shard = (4 << 30) / segments.size().max(1);
-    let mut near = BTreeSet::new();
-    for number in BTreeSet::from([own.saturating_sub(shard), own, next]) {
-        let listed = log.list_near(&segments.name(*timeline, number))?;
-        near.extend(listed.into_iter().map(|(name, _)| name));
-    }
-    let missing = [own, next].into_iter().find(|n| !near.contains(&segments.name(*timeline, *n)));
+    let near = shelf.near(own)?;
+    let missing = [own, next].into_iter().find(|n| !near.contains(&shelf.name(*n)));
     let Some(missing) = missing else { return Ok(None) };
     for name in near.iter().filter(|name| name.ends_with(".gap")) {
-        let Some(bytes) = log.fetch(name)? else { continue };
+        let Some(bytes) = shelf.log.fetch(name)? else { continue };
         let gap: Gap = serde_json::from_slice(&bytes).map_err(|e| {
             Error::new(Class::Corrupt, format!("{name} in the vault is not valid")).because(e)
         })?;
         let is_in = gap.to.is_some_and(|to| *lsn < to && segments.start(missing).0 < to);
         if is_in && segments.number(Lsn(gap.from)) <= missing && gap.timeline >= *timeline {
-            return Ok(Some(gap));
+            return Ok(if shelf.goes_on(missing)? { None } else { Some(gap) });
         }
     }
-    Ok(None)
+    // In the midst of a segment it has that, and asks for the one after it.
+    let asked = segments.number(Lsn(lsn.saturating_add(segments.size() - 1)));
+    match near.contains(&shelf.name(asked)) {
+        true => Ok(None),
+        false => shelf.removed(state, asked, &near),
+    }
+}
+
+/// The log of one timeline in the vault.
+struct Shelf {
+    log: LogStore,
+    segments: Segments,
+    timeline: u32,
+}
+
+impl Shelf {
+    fn name(&self, number: u64) -> String {
+        self.segments.name(self.timeline, number)
+    }
+
+    /// What is there around a segment.
+    fn near(&self, number: u64) -> Result<BTreeSet<String>, Error> {
+        let shard = (4 << 30) / self.segments.size().max(1);
+        let mut near = BTreeSet::new();
+        for number in BTreeSet::from([number.saturating_sub(shard), number, number + 1]) {
+            let listed = self.log.list_near(&self.name(number))?;
+            near.extend(listed.into_iter().map(|(name, _)| name));
+        }
+        Ok(near)
+    }
+
+    /// What was removed with the points that needed it leaves no note: all that tells is that there is
+    /// more of the log after it.
+    fn removed(
+        &self,
+        state: &ServiceState,
+        missing: u64,
+        near: &BTreeSet<String>,
+    ) -> Result<Option<Gap>, Error> {
+        let mut later = self.after(missing, near);
+        let end = self.segments.start(missing.saturating_add(1));
+        if later.is_none() && lies_before_all_points(state, end) {
+            let all = self.log.list()?.into_iter().map(|(name, _)| name).collect();
+            later = self.after(missing, &all);
+        }
+        let Some(to) = later else { return Ok(None) };
+        // A listing is not of one instant: what is missing in it may have come with what is not.
+        let name = self.name(missing);
+        if self.has(&name)? || self.goes_on(missing)? || !self.log.parts(&name)?.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Gap {
+            timeline: self.timeline,
+            from: self.segments.start(missing).0,
+            to: Some(to.0),
+            noticed: Timestamp::now(),
+            why: "no point that is kept needs it, or it was never stored".to_owned(),
+            recorded: false,
+        }))
+    }
+
+    /// Whether the log goes on with this segment on the next timeline.
+    fn goes_on(&self, number: u64) -> Result<bool, Error> {
+        self.has(&self.segments.name(self.timeline.saturating_add(1), number))
+    }
+
+    fn has(&self, name: &str) -> Result<bool, Error> {
+        Ok(self.log.list_near(name)?.iter().any(|(there, _)| there == name))
+    }
+
+    /// Where the first segment after this one begins.
+    fn after(&self, number: u64, names: &BTreeSet<String>) -> Option<Lsn> {
+        let own = self.name(number);
+        let mut later = names.range(own.clone()..).filter(|name| **name != own);
+        later.find_map(|name| match WalFile::parse(name) {
+            Some(WalFile::Segment { timeline, place }) if timeline == self.timeline => {
+                self.segments.start_of(place)
+            }
+            _ => None,
+        })
+    }
+}
+
+/// Whether every point was taken after this place.
+fn lies_before_all_points(state: &ServiceState, place: Lsn) -> bool {
+    !state.points.is_empty()
+        && state.points.iter().all(
+            |point| matches!(point.position, Some(Position::Lsn { lsn, .. }) if lsn >= place.0),
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Timeline 3 left 2 at 0/400, which had left 1 at 0/200.
+    const HISTORY: &[u8] = b"1\t0/200\tno recovery target specified\n\n2\t0/400\tbefore 2000-01-01\n";
+
+    fn by_hand(way: Way) -> bool {
+        matches!(way, Way::ByHand(_))
+    }
+
+    #[test]
+    fn only_a_base_beyond_the_gap_is_a_way() {
+        assert_eq!(judge((1, 0x100), Some(0x300), (1, 0x300), None), Way::Base);
+        assert_eq!(judge((1, 0x100), Some(0x300), (1, 0x2ff), None), Way::Awaited);
+        assert_eq!(judge((1, 0x100), None, (1, 0x900), None), Way::Awaited, "it has no end yet");
+        // What it has may be all that there is of it.
+        assert_eq!(judge((1, 0x500), Some(0x300), (1, 0x400), None), Way::Awaited);
+        assert_eq!(judge((1, 0x500), Some(0x300), (1, 0x500), None), Way::Awaited);
+    }
+
+    #[test]
+    fn a_copy_that_is_no_ancestor_of_the_point_is_for_somebody_to_decide() {
+        let history = Some(HISTORY);
+        assert_eq!(judge((1, 0x200), Some(0x300), (3, 0x500), history), Way::Base);
+        assert_eq!(judge((2, 0x400), Some(0x450), (3, 0x500), history), Way::Base);
+        assert!(by_hand(judge((1, 0x201), Some(0x300), (3, 0x500), history)));
+        assert!(by_hand(judge((2, 0x401), Some(0x450), (3, 0x500), history)));
+        assert!(by_hand(judge((4, 0x100), Some(0x300), (3, 0x500), history)));
+        for unknown in [None, Some(&b"no history"[..]), Some(b"9\t0/200\t")] {
+            assert!(by_hand(judge((1, 0x100), Some(0x300), (3, 0x500), unknown)));
+        }
+        assert_eq!(judge((1, 0x100), Some(0x300), (3, 0x290), history), Way::Awaited);
+    }
 }

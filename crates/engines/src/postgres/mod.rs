@@ -33,8 +33,9 @@ pub use inspect::{segments_of, unarchived};
 pub use live::Live;
 pub use logical::Logical;
 pub use lsn::{Lsn, Segments, WalFile};
-pub use receive::{Log, Slot, Source};
+pub use receive::{Log, Slot, Source, Waiting};
 pub use record::{Cut, Record, Records, What};
+pub use server::left_at;
 pub use wal::check_file as check_wal_file;
 
 use crate::control::Control;

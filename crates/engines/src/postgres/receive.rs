@@ -40,6 +40,15 @@ pub struct Slot {
     pub lost: bool,
 }
 
+/// Why a standby may stand still although nothing is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Up to here it has the log from its primary; none if it has nothing from there.
+    pub received: Option<Lsn>,
+    /// Somebody has paused the replay.
+    pub paused: bool,
+}
+
 /// One server's log, looked at again and again.
 #[derive(Debug)]
 pub struct Source<'a> {
@@ -123,6 +132,19 @@ impl<'a> Source<'a> {
             slot,
             slot_limit: keep.and_then(|bytes| u64::try_from(bytes).ok()),
         })
+    }
+
+    /// What a standby waits with, which replays another server's log.
+    pub fn waiting(&mut self) -> Result<Waiting, Error> {
+        let row = self.ask(|session| {
+            session.row(
+                "tell what it has received",
+                "SELECT pg_last_wal_receive_lsn()::text, pg_is_wal_replay_paused()",
+                &[],
+            )
+        })?;
+        let received = row.get::<_, Option<String>>(0).map(|text| facts::lsn(&text)).transpose()?;
+        Ok(Waiting { received, paused: row.get(1) })
     }
 
     /// Where the log ends of a server that was stopped cleanly, and on which timeline: all of it is

@@ -363,6 +363,21 @@ pub(super) fn timeline_in(name: &str) -> Result<u32, Error> {
 pub(super) fn branch(data_dir: &Path, timeline: u32) -> Option<Lsn> {
     let file = data_dir.join(format!("pg_wal/{timeline:08X}.history"));
     let text = fs::read_to_string(file).ok()?;
-    let last = text.lines().rfind(|line| line.starts_with(|c: char| c.is_ascii_digit()))?;
-    last.split_whitespace().nth(1)?.parse().ok()
+    left(&text).last().map(|(_, at)| at)
+}
+
+/// Where on the way to a timeline another one was left, as the history of the former says; none if it is
+/// not on that way.
+pub fn left_at(history: &[u8], timeline: u32) -> Option<Lsn> {
+    let text = std::str::from_utf8(history).ok()?;
+    left(text).find(|(left, _)| *left == timeline).map(|(_, at)| at)
+}
+
+/// The timelines that a history names, oldest first, each with where it was left.
+fn left(history: &str) -> impl Iterator<Item = (u32, Lsn)> {
+    history.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let timeline = words.next()?.parse().ok()?;
+        Some((timeline, words.next()?.parse().ok()?))
+    })
 }

@@ -12,7 +12,9 @@ use std::time::Duration;
 /// Bring this host's standby to the newest recovery point.
 ///
 /// Only what changed is fetched. At every instant the standby is at the old point or at the new
-/// one. A standby that was written to is refused; --reseed puts its copy aside and begins anew.
+/// one. A standby that was written to is refused; --reseed puts its copy aside and begins anew. One
+/// that follows a log and stands in front of a gap in it is built anew by itself, as soon as there is
+/// a point that was taken after the gap.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RefreshArgs {
     #[command(flatten)]
@@ -86,6 +88,12 @@ fn one(app: &App, service: &ServiceSite, params: &Params) -> Result<(Exit, Value
         app.out.say(format_args!("{}: {}", service.name(), told(&done, params.dry_run)))?;
         for aside in &done.put_aside {
             app.out.say(format_args!("  what stood there: {}", aside.display()))?;
+        }
+        if let Some(why) = &done.built_anew {
+            app.out.say(format_args!("  the copy was built anew: {why}"))?;
+        }
+        for told in done.stuck.iter().chain(&done.advice) {
+            app.out.line(format_args!("  {told}"))?;
         }
     }
     Ok((Exit::DONE, serde_json::to_value(&done).unwrap_or_default()))

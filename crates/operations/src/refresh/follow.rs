@@ -2,8 +2,9 @@
 
 use super::Done;
 use crate::operation::Operation;
+use crate::standing::{self, Stuck};
 use crate::{Error, MemberRecord, ServiceSite};
-use engines::Running;
+use engines::{Inspection, Running};
 use jiff::Timestamp;
 use model::state::Applied;
 use model::{Class, Position, Progress, RecoveryPoint};
@@ -15,6 +16,17 @@ const REPLAY_PATIENCE: Duration = Duration::from_secs(600);
 /// After so long a standby has asked several times for the next part of the log.
 const STUCK: Duration = Duration::from_secs(10);
 
+/// How often it is looked then whether it stands in front of a gap.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// What came of following.
+pub(super) enum Followed {
+    /// It is at the point, or past it.
+    There,
+    /// It is not, and never will be: it stands in front of a gap.
+    Stuck(Stuck),
+}
+
 /// A running standby: start it if it is down, refuse it if it does not follow, wait until it has
 /// replayed what the vault has.
 pub(super) fn follow(
@@ -22,16 +34,18 @@ pub(super) fn follow(
     operation: &mut Operation,
     point: &RecoveryPoint,
     done: &mut Done,
-) -> Result<(), Error> {
-    let engine = site.engine()?;
+) -> Result<Followed, Error> {
+    let (engine, name) = (site.engine()?, site.name());
     if operation.with_context(site, |cx| engine.running(cx))? != Running::Yes {
         operation
             .step("start", (), |operation| operation.with_context(site, |cx| engine.start(cx)))?;
     }
     operation.report().phase("waiting for the standby to replay");
-    let goal = replay_goal(site, point)?;
+    // How far it can get with what the vault has.
+    let goal = point.position.clone();
     let deadline = Instant::now() + REPLAY_PATIENCE;
     let mut last: Option<(Option<Position>, Instant)> = None;
+    let mut looked: Option<Instant> = None;
     loop {
         operation.check_cancel()?;
         let seen = operation.with_context(site, |cx| engine.inspect(cx))?;
@@ -44,10 +58,11 @@ pub(super) fn follow(
         };
         if seen.running == Running::Yes && !seen.following {
             return Err(Error::refused(format!(
-                "the copy of {} on this host does not follow any more: it was promoted or written to",
-                site.name()
+                "the copy of {name} on this host does not follow any more: it was promoted or written to"
             ))
-            .hinting("Look at what is in it; `mainstay refresh --reseed` puts it aside and begins anew."));
+            .hinting(format!(
+                "Look at what is in it; `mainstay refresh {name} --reseed` puts it aside and begins anew."
+            )));
         }
         if reached(seen.position.as_ref(), goal.as_ref()) {
             let source_time = seen.replayed.unwrap_or(point.source_time).max(point.source_time);
@@ -66,32 +81,46 @@ pub(super) fn follow(
                     applied.source_time = source_time;
                 }
             })?;
-            return Ok(());
+            if let Some(stuck) = beyond(site, &seen)? {
+                (done.stuck, done.advice) = (Some(stuck.told()), Some(stuck.advice(site)));
+            }
+            return Ok(Followed::There);
         }
-        let lost = still >= STUCK && crate::wal::is_lost(site, seen.position.as_ref(), &goal)?;
+        let look = looked.is_none_or(|looked| looked.elapsed() >= LOOK);
+        let mut lost = false;
+        if still >= STUCK && look {
+            looked = Some(Instant::now());
+            let state = site.load_state()?.state;
+            if let Some(stuck) = standing::seen_stuck(site, &state, &seen, Some(point))?
+                && !standing::has_more(site, &stuck.at)?
+            {
+                return Ok(Followed::Stuck(stuck));
+            }
+            lost = crate::wal::is_lost(site, seen.position.as_ref(), &goal)?;
+        }
         if lost || Instant::now() >= deadline {
             let why = if lost { ": the vault does not have the log up to there" } else { "" };
-            return Err(Error::new(
-                Class::Unavailable,
-                format!(
-                    "the standby of {} does not get to {}{why}",
-                    site.name(),
-                    place(goal.as_ref())
-                ),
-            )
-            .hinting("Look at its log for a segment that it cannot get; `mainstay refresh --reseed` builds it anew."));
+            let place = goal.as_ref().map_or_else(|| "its goal".to_owned(), Position::to_string);
+            let what = format!("the standby of {name} does not get to {place}{why}");
+            let at = seen.position.map_or_else(|| "where it is".to_owned(), |at| at.to_string());
+            return Err(Error::new(Class::Unavailable, what).hinting(format!(
+                "Wait for the log from {at} on, or find out in its server's log what it lacks; if that \
+                 comes no more, `mainstay refresh {name} --reseed` builds the copy anew from the \
+                 newest point."
+            )));
         }
         std::thread::sleep(Duration::from_millis(100));
     }
 }
 
-/// How far a standby can get with what the vault has: the head's position.
-fn replay_goal(_site: &ServiceSite, point: &RecoveryPoint) -> Result<Option<Position>, Error> {
-    Ok(point.position.clone())
-}
-
-fn place(position: Option<&Position>) -> String {
-    position.map_or_else(|| "its goal".to_owned(), Position::to_string)
+/// Whether a standby that has all of its point stands in front of a gap beyond that. One that streams
+/// passes over it.
+fn beyond(site: &ServiceSite, seen: &Inspection) -> Result<Option<Stuck>, Error> {
+    if site.spec().stream_from.is_some() {
+        return Ok(None);
+    }
+    let state = site.load_state()?.state;
+    standing::seen_stuck(site, &state, seen, state.head_point())
 }
 
 /// Whether a position is at or past another in the same log. On an older timeline it is not, however

@@ -8,6 +8,7 @@ use crate::exchange::{Placement, aside, discard, redo_of};
 use crate::member::manifest;
 use crate::operation::Operation;
 use crate::placing::{self, Placing, Seed};
+use crate::standing::Stuck;
 use crate::wal::sqlite::{self, Course, Sound};
 use crate::{Error, MemberRecord, ServiceSite, Which};
 use engines::{Purpose, Running};
@@ -18,12 +19,13 @@ use repository::restore::{Times, differences_but_links};
 use std::collections::HashMap;
 
 /// Builds the new copy beside the old one and exchanges them. The repository is locked, and was before
-/// the point was chosen.
+/// the point was chosen. The old one may be `stuck` in front of a gap.
 pub(super) fn replace(
     site: &ServiceSite,
     operation: &mut Operation,
     point: &RecoveryPoint,
     params: &Params,
+    stuck: Option<&Stuck>,
     done: &mut Done,
 ) -> Result<(), Error> {
     let engine = site.engine()?;
@@ -77,7 +79,8 @@ pub(super) fn replace(
                 .hinting("Copy elsewhere what you need of it, empty it, and give this again."));
             }
             (true, _) if params.reseed => {
-                put_aside.push(Some(aside(&destination.target, "diverged")?));
+                let what = if stuck.is_some() { "left-behind" } else { "diverged" };
+                put_aside.push(Some(aside(&destination.target, what)?));
             }
             (true, None) if adopts => {
                 adopted.take(site, operation, (point.snapshot, &meta), number, destination)?;
@@ -200,6 +203,9 @@ pub(super) fn replace(
     done.cloned_files = staging.sum(|root| root.cloned_files);
     done.patched_files = staging.sum(|root| root.patched_files);
     placing::prepare(site, operation, &meta, &destinations, &Purpose::Standby)?;
+    if let Some(stuck) = stuck {
+        stands_still(site, operation, point, stuck)?;
+    }
     if runs {
         operation
             .step("stop", (), |operation| operation.with_context(site, |cx| engine.stop(cx)))?;
@@ -273,6 +279,27 @@ pub(super) fn replace(
     placing::place(site, operation, &placing)?;
     done.put_aside = put_aside.into_iter().flatten().collect();
     Ok(())
+}
+
+/// Refuses to put a standby aside that has gone on, or was promoted, while its copy was built anew.
+fn stands_still(
+    site: &ServiceSite,
+    operation: &Operation,
+    point: &RecoveryPoint,
+    stuck: &Stuck,
+) -> Result<(), Error> {
+    let engine = site.engine()?;
+    let seen = operation.with_context(site, |cx| engine.inspect(cx))?;
+    if seen.following && seen.position.as_ref() == Some(&stuck.at) {
+        return Ok(());
+    }
+    let what = format!(
+        "the standby of {} is not where it stood any more ({}), so it is not put aside for {}",
+        site.name(),
+        seen.summary,
+        point.name()
+    );
+    Err(Error::refused(what).hinting("Look at it with `mainstay status`, and give this again."))
 }
 
 /// What is held is all there is; what is known of it may be older.

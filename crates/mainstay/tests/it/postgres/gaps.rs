@@ -18,8 +18,27 @@ fn standby(status: &Value) -> Value {
     members.iter().find(|member| member["name"] == "b").unwrap().clone()
 }
 
+/// What a refresh of it came to.
+fn refreshed(host: &Host) -> Value {
+    let said = host.run(&["refresh", "shop", "--json"]).code(0);
+    said.json()["services"][0].clone()
+}
+
+/// When its server was started.
+fn started(host: &Host) -> String {
+    host.server.sql("SELECT pg_postmaster_start_time()")
+}
+
+/// What lies beside its data directory and is, or was, one.
+fn beside(host: &Host) -> Vec<String> {
+    let entries = fs::read_dir(host.home()).unwrap().flatten();
+    let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("data.")).collect()
+}
+
 /// It waits for what never comes, and looks as if its source had nothing new: that is told, on its own
-/// host and on the primary's, until it was built anew from a base that was taken after the gap.
+/// host and on the primary's. Nothing of it is touched until there is a base that was taken after the
+/// gap; the next refresh builds it anew from that.
 #[test]
 fn a_standby_in_front_of_a_gap_says_so_and_comes_back_with_the_next_base() {
     let stage = Stage::with(NO_ARCHIVE, "log-queue = '64 MiB'");
@@ -66,7 +85,14 @@ fn a_standby_in_front_of_a_gap_says_so_and_comes_back_with_the_next_base() {
         "{shown:?}"
     );
     // A server that could not ask its vault has stopped; this starts it.
-    b.run(&["refresh", "shop"]).code(0);
+    wait_for("a refresh says that it is stuck", || {
+        refreshed(b)["stuck"].as_str().is_some_and(|why| why.contains("cannot go on"))
+    });
+    let began = started(b);
+    let said = b.run(&["refresh", "shop"]).code(0).says("cannot go on");
+    said.says("Run `mainstay backup shop` on the primary");
+    assert!(refreshed(b)["built-anew"].is_null());
+    assert_eq!(started(b), began, "it was touched");
     let stands = |based: bool| {
         wait_for("the standby says that it is stuck", || {
             standby(&status(b).1)["stuck"].as_str().is_some_and(|why| why.contains("cannot go on"))
@@ -74,7 +100,7 @@ fn a_standby_in_front_of_a_gap_says_so_and_comes_back_with_the_next_base() {
         let (code, told) = status(b);
         assert_eq!((code, told["promises-kept"].as_bool()), (1, Some(false)), "{told}");
         let doctor = b.run(&["doctor", "shop"]).code(1).says("cannot go on");
-        let doctor = doctor.says("mainstay refresh shop --reseed");
+        let doctor = doctor.says("mainstay refresh shop");
         assert_eq!(doctor.out.contains("mainstay backup shop"), !based, "{doctor:?}");
         assert_eq!(b.newest(), last, "it has what was before the gap, and nothing else");
     };
@@ -82,14 +108,30 @@ fn a_standby_in_front_of_a_gap_says_so_and_comes_back_with_the_next_base() {
 
     a.run(&["backup", "shop"]).code(0);
     assert!(gap().is_null(), "{}", gap());
-    let said = b.run(&["refresh", "shop"]).code(1);
-    said.complains("does not have the log up to there").complains("--reseed");
     stands(true);
     let behind = standby(&status(a).1);
     assert!(behind["behind-seconds"].as_u64().is_some_and(|behind| behind > 0), "{behind}");
 
-    b.run(&["refresh", "shop", "--reseed"]).code(0);
+    // Who has paused its replay may have a reason.
+    b.server.sql("SELECT pg_wal_replay_pause()");
+    b.run(&["refresh", "shop"]).code(1).complains("does not get to").complains("--reseed");
+    assert_eq!((b.newest(), started(b)), (last, began));
+    b.server.sql("SELECT pg_wal_replay_resume()");
+
+    // Killed before the new copy is in place, it stands where it stood, and serves.
+    for at in ["prepare:done", "stop:done"] {
+        let mut command = b.command(&["refresh", "shop"]);
+        run(command.env("MAINSTAY_TEST_KILL_AT", at)).code(137);
+        b.run(&["recover", "shop"]).code(0);
+        b.server.eventually(&format!("SELECT max(n) = {last} FROM orders"));
+        assert_eq!(beside(b), [] as [String; 0], "{at}");
+    }
+    let done = refreshed(b);
+    let why = done["built-anew"].as_str().unwrap_or_default();
+    assert!(why.contains("cannot go on") && why.contains("not in the vault"), "{done}");
+    assert_eq!((&done["stuck"], &done["put-aside"]), (&Value::Null, &serde_json::json!([])));
     assert_eq!(b.newest(), lost);
+    assert_eq!(beside(b), [] as [String; 0], "what it stood on would fill the disk in time");
     let (code, after) = status(b);
     assert_eq!((code, &standby(&after)["stuck"]), (0, &Value::Null), "{after}");
     let doctor = b.run(&["doctor", "shop"]);
@@ -99,4 +141,81 @@ fn a_standby_in_front_of_a_gap_says_so_and_comes_back_with_the_next_base() {
     let newest = a.write();
     is_stored(a);
     b.server.eventually(&format!("SELECT max(n) = {newest} FROM orders"));
+    // Once is enough.
+    let began = started(b);
+    assert!(refreshed(b)["built-anew"].is_null());
+    assert_eq!(started(b), began);
+}
+
+/// A standby that was away until no point needed the log any more that it does.
+fn left_behind() -> (Stage, u64, u64) {
+    let lines = "keep = { last = 1 }\nkeep-for-standbys = '1s'\nschedule = '* * * * *'";
+    let stage = Stage::with("archive_mode = on", lines);
+    let (a, b) = (&stage.a, &stage.b);
+    let last = a.write();
+    a.run(&["backup", "shop"]).code(0);
+    a.archived();
+    b.run(&["refresh", "shop"]).code(0);
+    b.server.eventually(&format!("SELECT max(n) = {last} FROM orders"));
+    b.server.stop("fast");
+    for _ in 0..3 {
+        a.write();
+        a.archived();
+    }
+    a.run(&["backup", "shop"]).code(0);
+    wait_for("what it holds is nobody's any more", || {
+        a.run(&["forget", "shop", "--prune"]).code(0);
+        let points = a.run(&["snapshots", "shop", "--json"]).code(0).json();
+        points["services"][0]["snapshots"].as_array().unwrap().len() == 1
+    });
+    let newest = a.write();
+    a.archived();
+    (stage, last, newest)
+}
+
+/// What it needs went with the points that needed it: it is built anew, by what runs by itself, too, and
+/// whoever dies at it leaves the one copy or the other.
+#[test]
+fn a_standby_that_was_away_for_too_long_is_built_anew_by_itself() {
+    let (stage, last, newest) = left_behind();
+    let b = &stage.b;
+    // It dies when the new copy is in place, and the old one lies beside it still.
+    let mut command = b.command(&["refresh", "shop"]);
+    run(command.env("MAINSTAY_TEST_KILL_AT", "settle:done")).code(137);
+    assert_eq!(beside(b).len(), 1);
+    b.run(&["recover", "shop"]).code(0);
+    assert_eq!(beside(b), [] as [String; 0]);
+    b.server.eventually(&format!("SELECT max(n) = {newest} FROM orders"));
+    assert!(refreshed(b)["built-anew"].is_null());
+
+    let (stage, other, newest) = left_behind();
+    let b = &stage.b;
+    assert_eq!(other, last);
+    // As if it had never been refreshed here: then it is due at once.
+    fs::remove_dir_all(b.home().join("state/services/shop/operations")).unwrap();
+    let done = b.run(&["run-due", "--json"]).json()["services"][0].clone();
+    assert_eq!(done["ran"], "refresh", "{done}");
+    let why = done["result"]["built-anew"].as_str().unwrap_or_default();
+    assert!(why.contains("no point that is kept needs it"), "{done}");
+    assert_eq!(b.newest(), newest);
+    assert_eq!(beside(b), [] as [String; 0]);
+    assert_eq!(standby(&status(b).1)["stuck"], Value::Null);
+}
+
+/// A copy that went its own way is never put aside unasked, whatever it lacks.
+#[test]
+fn a_copy_that_was_promoted_is_never_built_anew_unasked() {
+    let (stage, last, newest) = left_behind();
+    let b = &stage.b;
+    b.server.start();
+    b.server.sql("SELECT pg_promote()");
+    b.server.sql("CREATE TABLE mine (x int)");
+    let began = started(b);
+    let said = b.run(&["refresh", "shop"]).code(1);
+    said.complains("does not follow any more").complains("mainstay refresh shop --reseed");
+    assert_eq!((b.newest(), started(b)), (last, began));
+    assert_eq!(b.server.sql("SELECT count(*) FROM mine"), "0");
+    b.run(&["refresh", "shop", "--reseed"]).code(0);
+    b.server.eventually(&format!("SELECT max(n) = {newest} FROM orders"));
+    assert_eq!(beside(b).len(), 1, "what somebody wrote is kept");
 }
