@@ -1,3 +1,4 @@
+use super::common::Looking;
 use super::ls::{absolute, open};
 use crate::app::App;
 use crate::failure::{Exit, Failure, Outcome};
@@ -23,6 +24,9 @@ Examples:
 pub(crate) struct CatArgs {
     /// The service.
     service: ServiceName,
+
+    #[command(flatten)]
+    looking: Looking,
 
     #[command(subcommand)]
     what: What,
@@ -55,9 +59,28 @@ enum What {
     State { number: Option<u64> },
 }
 
+impl What {
+    /// Whether a forget or a prune removes such a thing. Locks are looked at where there is something
+    /// wrong with them.
+    fn may_be_removed(&self) -> bool {
+        match self {
+            What::Config | What::Key { .. } | What::Lock { .. } | What::State { .. } => false,
+            What::Snapshot { .. }
+            | What::Index { .. }
+            | What::Pack { .. }
+            | What::Blob { .. }
+            | What::Tree { .. } => true,
+        }
+    }
+}
+
 pub(crate) fn run(app: &App, args: &CatArgs) -> Outcome {
     let service = app.service(&args.service)?;
     let repository = service.repository()?;
+    let _lock = match args.what.may_be_removed() {
+        true => args.looking.lock(app, &service)?,
+        false => None,
+    };
     let bytes = match &args.what {
         What::Config => pretty(&cat::config(repository)?)?,
         What::Snapshot { point } => {

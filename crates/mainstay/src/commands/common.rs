@@ -1,11 +1,13 @@
 //! Words that several commands share.
 
+use crate::app::App;
 use crate::failure::Failure;
 use crate::units;
 use jiff::Timestamp;
 use model::{PointName, ServiceName, ServiceState, SnapshotId};
-use operations::{ServiceSite, Site, Which, which};
-use repository::Snapshot;
+use operations::{ServiceSite, Site, Which, kill_at, which};
+use repository::{RepositoryLock, Snapshot, Work};
+use storage::ErrorKind;
 
 /// Which services.
 #[derive(Debug, clap::Args)]
@@ -53,6 +55,41 @@ impl Point {
             (_, Some(time)) => Which::At(time),
             _ => Which::Latest,
         }
+    }
+}
+
+/// Whether what is looked at is kept from being removed meanwhile.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Looking {
+    /// Lock nothing: for a vault that cannot be written to. What is removed meanwhile is then an
+    /// error.
+    #[arg(long)]
+    no_lock: bool,
+}
+
+impl Looking {
+    /// Keeps everything in a repository for as long as the answer is held, from before the first of it
+    /// is looked at. Signals are caught from here on: whoever is stopped gives the lock back.
+    pub(crate) fn lock(
+        &self,
+        app: &App,
+        service: &ServiceSite,
+    ) -> Result<Option<RepositoryLock>, Failure> {
+        if self.no_lock {
+            return Ok(None);
+        }
+        let wait = app.globals.wait.unwrap_or_default();
+        let lock = service.repository()?.lock_for(Work::Look, wait, app.cancel());
+        kill_at("look:locked");
+        lock.map(Some).map_err(|error| {
+            let read_only = matches!(&error, repository::Error::Storage(e)
+                if e.kind() == ErrorKind::Permission);
+            let failure = Failure::from(error);
+            match read_only {
+                true => failure.hint("Add `--no-lock` if the vault is only to be read."),
+                false => failure,
+            }
+        })
     }
 }
 

@@ -1,3 +1,4 @@
+use super::common::Looking;
 use super::ls::{absolute, open};
 use crate::app::App;
 use crate::failure::{Exit, Failure, Outcome};
@@ -46,10 +47,14 @@ pub(crate) struct DiffArgs {
     /// did not change. That reads every tree of both.
     #[arg(long)]
     exact: bool,
+
+    #[command(flatten)]
+    looking: Looking,
 }
 
 pub(crate) fn run(app: &App, args: &DiffArgs) -> Outcome {
     let service = app.service(&args.service)?;
+    let _lock = args.looking.lock(app, &service)?;
     let before = reader(&service, &args.before)?;
     let after = reader(&service, &args.after)?;
     let options = diff::Options { metadata: args.metadata, exact: args.exact };

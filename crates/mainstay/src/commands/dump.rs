@@ -1,4 +1,4 @@
-use super::common::Point;
+use super::common::{Looking, Point};
 use super::ls::{absolute, missing, open};
 use crate::app::App;
 use crate::failure::{Exit, Failure, Outcome};
@@ -34,6 +34,9 @@ pub(crate) struct DumpArgs {
     /// Replace the file that --output names.
     #[arg(long, requires = "output")]
     replace: bool,
+
+    #[command(flatten)]
+    looking: Looking,
 }
 
 pub(crate) fn run(app: &App, args: &DumpArgs) -> Outcome {
@@ -42,6 +45,7 @@ pub(crate) fn run(app: &App, args: &DumpArgs) -> Outcome {
             .hint("Name a file with `--output`."));
     }
     let service = app.service(&args.service)?;
+    let _lock = args.looking.lock(app, &service)?;
     let reader = open(&service, &args.point.which())?;
     let path = absolute(args.path.as_bytes());
     let Some(node) = reader.node(&path)? else {

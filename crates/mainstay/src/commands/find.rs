@@ -1,4 +1,4 @@
-use super::common::{NamedSnapshot, snapshots};
+use super::common::{Looking, NamedSnapshot, snapshots};
 use super::ls::{self, Line};
 use crate::app::App;
 use crate::failure::{Exit, Failure, Outcome};
@@ -64,6 +64,9 @@ pub(crate) struct FindArgs {
     /// Find what needs this pack, named by its id or the beginning of it.
     #[arg(long, value_name = "ID")]
     pack: Vec<String>,
+
+    #[command(flatten)]
+    looking: Looking,
 }
 
 /// One thing that was found.
@@ -79,6 +82,7 @@ struct Match {
 
 pub(crate) fn run(app: &App, args: &FindArgs) -> Outcome {
     let service = app.service(&args.service)?;
+    let _lock = args.looking.lock(app, &service)?;
     let criteria = criteria(&service, args)?;
     let points = snapshots(&service, &args.snapshot)?;
     let mut roots = Vec::new();

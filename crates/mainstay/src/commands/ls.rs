@@ -1,4 +1,4 @@
-use super::common::ServicePoint;
+use super::common::{Looking, ServicePoint};
 use crate::app::App;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::ui::words::shown;
@@ -25,6 +25,9 @@ pub(crate) struct LsArgs {
     /// List also what is in the directories below.
     #[arg(short, long)]
     recursive: bool,
+
+    #[command(flatten)]
+    looking: Looking,
 }
 
 /// One line.
@@ -49,6 +52,7 @@ pub(crate) struct Line {
 pub(crate) fn run(app: &App, args: &LsArgs) -> Outcome {
     let service = app.service(&args.service.service)?;
     let which = args.service.point.as_deref().map_or(Which::Latest, Which::of);
+    let _lock = args.looking.lock(app, &service)?;
     let reader = open(&service, &which)?;
     let path = absolute(args.path.as_bytes());
     let Some(node) = reader.node(&path)? else {
@@ -59,6 +63,9 @@ pub(crate) fn run(app: &App, args: &LsArgs) -> Outcome {
         lines.push(line(&path, &node));
     } else if args.recursive {
         reader.walk(&path, &mut |path, node| {
+            if app.cancel().is_cancelled() {
+                return Err(repository::Error::Cancelled);
+            }
             lines.push(line(path, node));
             Ok(())
         })?;

@@ -1,4 +1,4 @@
-use super::common::{NamedSnapshot, snapshots};
+use super::common::{Looking, NamedSnapshot, snapshots};
 use crate::app::App;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::ui::table::{Column, table};
@@ -30,10 +30,14 @@ pub(crate) struct StatsArgs {
     /// Show each point by itself too.
     #[arg(long)]
     each: bool,
+
+    #[command(flatten)]
+    looking: Looking,
 }
 
 pub(crate) fn run(app: &App, args: &StatsArgs) -> Outcome {
     let service = app.service(&args.service)?;
+    let _lock = args.looking.lock(app, &service)?;
     let points = snapshots(&service, &args.snapshot)?;
     let mut roots = Vec::new();
     for point in &points {

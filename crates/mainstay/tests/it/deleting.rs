@@ -1,10 +1,11 @@
 //! Deleting what an operation needs: it is refused or waits, and judges anew when its turn comes.
 
 use crate::cancel::cont;
-use crate::rig::run;
+use crate::rig::{Said, copy_program, run};
 use crate::sqlite_log::files_below;
 use crate::world::{CONTROLLED, Tree, World, content, fill, kill, state, wait_for};
 use std::fs;
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -67,9 +68,9 @@ impl Held {
         let mut command = world.command(host, words);
         command.env("MAINSTAY_TEST_STOP_AT", at).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().unwrap();
-        // A copy is no operation of a member, and has no worker.
+        // A copy is no operation of a member, and has no worker; nor has who only looks.
         let worker = match words[0] {
-            "copy" => child.id(),
+            "copy" | "ls" | "dump" | "find" | "diff" | "stats" | "cat" => child.id(),
             _ => world.worker(host),
         };
         let held = Held { child: Some(child), worker };
@@ -250,6 +251,147 @@ fn a_point_that_goes_before_it_is_chosen_is_missed_and_nothing_else() {
         // And nothing keeps the next one.
         world.run("b", &["refresh", "docs"]).code(0);
         assert!(content(&world.path("b/data")) == past.third, "{words:?}");
+    }
+}
+
+/// The locks that are in the repository.
+fn locks(world: &World) -> usize {
+    fs::read_dir(world.path("vault/docs/locks")).map_or(0, Iterator::count)
+}
+
+/// Who only looks is one who needs it, too: it stays until that was done.
+#[test]
+fn what_is_looked_at_is_not_deleted_beside_that() {
+    let past = past("");
+    let world = past.world();
+    let second = past.names[1].as_str();
+    let noise = world.path("a/data/noise").display().to_string();
+    // A copy of a world has the paths of the first one in its points.
+    let noise = noise.replace(
+        world.path("").to_str().unwrap(),
+        past.world.path("").to_str().unwrap(),
+    );
+    let (point, tree) = (format!("docs:{second}"), format!("{second}:/"));
+    let cases = [
+        &["ls", "-r", &point][..],
+        &["dump", "docs", &noise, "--snapshot", second],
+        &["find", "docs", "noise"],
+        &["diff", "docs", second, "latest"],
+        &["stats", "docs"],
+        &["cat", "docs", "tree", &tree],
+    ];
+    for words in cases {
+        let held = Held::begin(&world, "a", words, "look:locked");
+        is_refused(&world, "b", second, LOCKED);
+        is_refused(&world, "a", second, LOCKED);
+        // Adding goes on beside it, and so does looking.
+        world.run("b", words).code(0);
+        let output = held.go_on();
+        assert_eq!(output.status.code(), Some(0), "{words:?}: {output:?}");
+        assert_eq!(locks(&world), 0, "{words:?}");
+        // Whoever is dead needs nothing.
+        Held::begin(&world, "a", words, "look:locked").die();
+        assert_eq!(locks(&world), 1, "{words:?}");
+        world.run("b", &["prune", "docs", "--wait", "0s"]).code(0);
+        assert_eq!(locks(&world), 0, "{words:?}");
+        // And who asks for no lock is in nobody's way.
+        let unlocked = [words, &["--no-lock"]].concat();
+        let mut command = world.command("a", &unlocked);
+        run(command.env("MAINSTAY_TEST_KILL_AT", "look:locked")).code(0);
+    }
+    // What is never removed is looked at without.
+    let lock = ["cat", "docs", "lock"];
+    run(world.command("a", &lock).env("MAINSTAY_TEST_KILL_AT", "look:locked")).code(0);
+    world.run("b", &["forget", "docs", second, "--yes", "--prune", "--max-unused", "0%"]).code(0);
+    world.restic_check();
+}
+
+/// A dump that nobody reads on from has chosen, and has what it needs until it is through.
+#[test]
+fn a_dump_that_takes_long_is_waited_for() {
+    let past = past("");
+    let world = past.world();
+    let second = past.names[1].as_str();
+    // More than any pipe holds, and of this point alone.
+    let data = world.path("a/data");
+    let large: Vec<u8> = (0..2_000_000_u32).flat_map(|i| (i * 77).to_le_bytes()).collect();
+    fs::write(data.join("large"), &large).unwrap();
+    world.run("a", &["backup", "docs"]).code(0);
+    let with_it = names(&world).pop().unwrap();
+    fs::remove_file(data.join("large")).unwrap();
+    world.run("a", &["backup", "docs"]).code(0);
+    let path = data.join("large").display().to_string();
+    let mut dump = world.command("a", &["dump", "docs", &path, "--snapshot", &with_it]);
+    let mut dump = dump.stdout(Stdio::piped()).spawn().unwrap();
+    wait_for("the dump has begun", || locks(&world) > 0);
+
+    let forget = ["forget", "docs", &with_it, "--yes", "--prune", "--max-unused", "0%"];
+    run(world.command("b", &forget).args(["--wait", "0s"])).code(11).complains(LOCKED);
+    let mut waits = world.command("b", &forget);
+    let waits = waits.args(["--wait", "60s"]).stdout(Stdio::null()).stderr(Stdio::piped());
+    let waits = waits.spawn().unwrap();
+    wait_for("the forget has begun", || !world.unfinished("b").is_empty());
+    let mut dumped = Vec::new();
+    dump.stdout.take().unwrap().read_to_end(&mut dumped).unwrap();
+    assert!(dump.wait().unwrap().success());
+    assert!(dumped == large, "{} of {} bytes", dumped.len(), large.len());
+
+    let waits = waits.wait_with_output().unwrap();
+    assert!(waits.status.success(), "{waits:?}");
+    world.run("a", &["dump", "docs", &path, "--snapshot", &with_it]).code(1);
+    assert!(names(&world).iter().any(|name| name == second));
+    world.restic_check();
+}
+
+/// A vault that cannot be written to is looked at by who says so.
+#[test]
+fn a_vault_that_is_only_to_be_read_is_looked_at_without_a_lock() {
+    let past = past("");
+    let world = past.world();
+    let user = OnlyReads::of(&world);
+    let point = format!("docs:{}", past.names[1]);
+    let said = user.run(&["ls", &point]).code(1);
+    said.complains("Permission denied").complains("Hint: Add `--no-lock`");
+    user.run(&["ls", &point, "--no-lock"]).code(0).says("/data");
+    user.run(&["stats", "docs", "--no-lock"]).code(0);
+    assert_eq!(locks(&world), 0);
+}
+
+/// Somebody who may read everything of host `a`, and write to none of it but its state.
+struct OnlyReads<'w> {
+    world: &'w World,
+    program: PathBuf,
+}
+
+impl<'w> OnlyReads<'w> {
+    fn of(world: &'w World) -> OnlyReads<'w> {
+        let program = world.path("mainstay");
+        copy_program(&program);
+        let root = world.path("").display().to_string();
+        run(Command::new("chmod").args(["-R", "a+rX", &root])).code(0);
+        let (state, vault) = (world.path("a/state"), world.path("vault").display().to_string());
+        run(Command::new("chmod").args(["-R", "a+rwX"]).arg(state)).code(0);
+        run(Command::new("chmod").args(["-R", "a-w", &vault])).code(0);
+        OnlyReads { world, program }
+    }
+
+    fn run(&self, words: &[&str]) -> Said {
+        let mut command = self.world.command("a", words);
+        if rustix::process::geteuid().is_root() {
+            let mut other = Command::new("setpriv");
+            other.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&self.program);
+            other.args(words).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+            other.env("MAINSTAY_CONFIG", self.world.path("a/mainstay.toml"));
+            command = other;
+        }
+        run(&mut command)
+    }
+}
+
+impl Drop for OnlyReads<'_> {
+    fn drop(&mut self) {
+        let vault = self.world.path("vault").display().to_string();
+        let _ = Command::new("chmod").args(["-R", "u+w", &vault]).status();
     }
 }
 

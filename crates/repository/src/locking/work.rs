@@ -19,6 +19,8 @@ pub enum Work {
     Check,
     /// Shows snapshots as directories.
     Mount,
+    /// Looks into snapshots: lists, compares, searches, counts, reads single files.
+    Look,
     /// Reads snapshots for another repository.
     CopyFrom,
     /// Adds snapshots of another repository.
@@ -40,12 +42,13 @@ pub enum Work {
 }
 
 /// Each work, its lock, and why.
-pub const TABLE: [(Work, LockKind, &str); 14] = [
+pub const TABLE: [(Work, LockKind, &str); 15] = [
     (Work::Backup, LockKind::Shared, "adds; what it relies on must stay"),
     (Work::Restore, LockKind::Shared, "what it reads must stay"),
     (Work::Refresh, LockKind::Shared, "what it reads must stay"),
     (Work::Check, LockKind::Shared, "what is removed meanwhile would look like damage"),
     (Work::Mount, LockKind::Shared, "what it shows must stay"),
+    (Work::Look, LockKind::Shared, "what it reads must stay"),
     (Work::CopyFrom, LockKind::Shared, "what it reads must stay"),
     (Work::CopyTo, LockKind::Shared, "adds; what it relies on must stay"),
     (Work::AddKey, LockKind::Shared, "adds"),
@@ -83,15 +86,16 @@ mod tests {
             Work::Refresh => 2,
             Work::Check => 3,
             Work::Mount => 4,
-            Work::CopyFrom => 5,
-            Work::CopyTo => 6,
-            Work::AddKey => 7,
-            Work::RemoveKey => 8,
-            Work::Tag => 9,
-            Work::Forget => 10,
-            Work::Prune => 11,
-            Work::Repair => 12,
-            Work::Migrate => 13,
+            Work::Look => 5,
+            Work::CopyFrom => 6,
+            Work::CopyTo => 7,
+            Work::AddKey => 8,
+            Work::RemoveKey => 9,
+            Work::Tag => 10,
+            Work::Forget => 11,
+            Work::Prune => 12,
+            Work::Repair => 13,
+            Work::Migrate => 14,
         }
     }
 
