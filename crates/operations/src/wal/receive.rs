@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 
 /// How much of the log may wait for the vault, if nobody says otherwise.
 const QUEUE: u64 = 4 << 30;
+/// Where it is noted how far the log was shipped.
+const SHIPPED: &str = "log-shipped";
 /// How often a server is asked how far it is: one that goes on, and one that stands still.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 const STILL: Duration = Duration::from_millis(250);
@@ -128,9 +130,28 @@ fn spare_the_disk(
 ) -> Option<String> {
     let mut source = engine.source();
     let log = source.look().ok()?;
-    let from = log.slot.and_then(|slot| slot.from)?;
+    let kept = log.slot.and_then(|slot| slot.from)?;
     let cap = cap(site);
-    if log.in_recovery || log.flushed.0.saturating_sub(from.0) <= cap {
+    let is_too_much = |from: Lsn| log.flushed.0.saturating_sub(from.0) > cap;
+    if log.in_recovery || !is_too_much(kept) {
+        return None;
+    }
+    // A slot goes back to its server's last checkpoint when that crashes. What the vault has from there on
+    // waits for nobody, and would become a gap.
+    let begin = kept.max(source.branched(log.timeline).unwrap_or(kept));
+    let from = match stored_from(site, &log, begin) {
+        Ok(from) => {
+            if from > kept
+                && let Err(e) = source.advance(from)
+            {
+                progress.warn(&format!("the slot does not move on to {from}: {}", chain(e)));
+            }
+            from
+        }
+        // As far as is known here.
+        Err(_) => shipped_until(site, &log).map_or(kept, |until| until.max(kept)),
+    };
+    if !is_too_much(from) {
         return None;
     }
     let done = gap::note(site, log.timeline, from, &waited(cap)).and_then(|()| {
@@ -143,6 +164,49 @@ fn spare_the_disk(
     };
     progress.warn(&said);
     Some(said)
+}
+
+fn chain(error: engines::Error) -> String {
+    Error::from(error).chain()
+}
+
+/// How far the vault has the log without a break, from this position on.
+fn stored_from(site: &ServiceSite, log: &Log, from: Lsn) -> Result<Lsn, Error> {
+    let store = LogStore::new(site.repository()?);
+    let segments = log.segments;
+    let mut number = segments.number(from);
+    let mut near = BTreeSet::new();
+    loop {
+        let name = segments.name(log.timeline, number);
+        if !near.contains(&name) {
+            near = store.list_near(&name)?.into_iter().map(|(name, _)| name).collect();
+        }
+        if !near.contains(&name) {
+            // Of the last one there may be a beginning.
+            let begun = store.beginning(&name)?.map_or(0, |begun| begun.bytes.len() as u64);
+            let end = segments.start(number).0.saturating_add(begun);
+            return Ok(Lsn(end.min(log.flushed.0).max(from.0)));
+        }
+        number = number.saturating_add(1);
+        if segments.start(number) > log.flushed {
+            return Ok(log.flushed);
+        }
+    }
+}
+
+/// How far the log was shipped from this host, as far as it remembers; nothing that cannot be.
+fn shipped_until(site: &ServiceSite, log: &Log) -> Option<Lsn> {
+    let text = std::fs::read_to_string(site.dir().join(SHIPPED)).ok()?;
+    let (timeline, until) = text.trim().split_once(' ')?;
+    let until: Lsn = until.parse().ok()?;
+    (timeline.parse() == Ok(log.timeline) && until <= log.flushed).then_some(until)
+}
+
+/// Remembers that. Only a note: who can ask the vault does.
+fn note_shipped(site: &ServiceSite, shipped: Shipped) {
+    let (path, beside) = (site.dir().join(SHIPPED), site.dir().join("log-shipped.tmp"));
+    let written = std::fs::write(&beside, format!("{} {}\n", shipped.timeline, shipped.end));
+    let _ = written.and_then(|()| std::fs::rename(&beside, &path));
 }
 
 /// How much of the log may wait for the vault.
@@ -532,10 +596,19 @@ impl<'a> Receiver<'a> {
 
     /// Whether more waits for the vault than may.
     fn over_cap(&self, log: &Log, shipped: Option<Shipped>) -> bool {
-        let Some(slot) = log.slot else { return false };
-        let waits_from = shipped.map(|shipped| shipped.end).or(slot.from);
-        let Some(from) = waits_from.map(|from| from.max(self.resumed)) else { return false };
-        log.flushed.0.saturating_sub(from.0) > self.cap
+        let from = self.waits_from(log, shipped);
+        from.is_some_and(|from| log.flushed.0.saturating_sub(from.0) > self.cap)
+    }
+
+    /// From where on the log waits for the vault. A slot may be behind that: it goes back to its server's
+    /// last checkpoint when that crashes.
+    fn waits_from(&self, log: &Log, shipped: Option<Shipped>) -> Option<Lsn> {
+        let kept = log.slot?.from;
+        let from = match shipped {
+            Some(shipped) => shipped.end,
+            None => kept?.max(shipped_until(self.site, log).unwrap_or_default()),
+        };
+        Some(from.max(self.resumed))
     }
 
     /// Lets the log go, so that it fills no disk.
@@ -545,8 +618,7 @@ impl<'a> Receiver<'a> {
         shipped: Option<Shipped>,
         progress: &dyn Progress,
     ) -> Result<(), Error> {
-        let kept = log.slot.and_then(|slot| slot.from).unwrap_or(log.flushed);
-        let from = shipped.map_or(kept, |shipped| shipped.end);
+        let from = self.waits_from(log, shipped).unwrap_or(log.flushed);
         let why = waited(self.cap);
         // Before the slot goes: what is not remembered is not missed.
         gap::note(self.site, log.timeline, from, &why)?;
@@ -571,6 +643,9 @@ impl<'a> Receiver<'a> {
         if let Some(time) = stored {
             self.reached = true;
             note_stored(self.site, time);
+            if let Some(shipped) = seen.shipped {
+                note_shipped(self.site, shipped);
+            }
         }
         // One a second is enough, and nobody wants them all when nothing moves.
         if self.samples.back().is_none_or(|last| before - last.asked >= Duration::from_secs(1)) {

@@ -388,6 +388,67 @@ fn a_vault_that_is_gone_never_fills_the_disk() {
     assert_eq!(copy.newest(), wanted);
 }
 
+/// A slot goes back to its server's last checkpoint when that crashes. What the vault has by then waits for
+/// nobody: letting it go would make a gap of what is none.
+#[test]
+fn what_the_vault_has_is_no_gap_after_a_crash() {
+    let settings = "archive_mode = off\nmax_wal_size = 4GB\ncheckpoint_timeout = 1h";
+    let stage = Stage::with(settings, "log-queue = '64 MiB'");
+    let a = &stage.a;
+    let fill = || {
+        for _ in 0..4 {
+            a.server.sql(
+                "SELECT count(pg_logical_emit_message(false, 'fill', repeat('x', 1000000))) \
+                 FROM generate_series(1, 30)",
+            );
+        }
+        a.write();
+    };
+    let receive = || {
+        let done = a.run(&["wal", "receive", "shop", "--once", "--json"]).code(0).json();
+        done["position"]["lsn"].as_u64().unwrap()
+    };
+    let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'mainstay_shop'";
+    let kept = || {
+        let lsn = "SELECT restart_lsn - '0/0' FROM pg_replication_slots WHERE slot_name = 'mainstay_shop'";
+        a.server.sql(lsn).parse::<u64>().unwrap()
+    };
+    let gap =
+        || a.run(&["status", "shop", "--json"]).code(0).json()["services"][0]["log-gap"].clone();
+    a.run(&["backup", "shop"]).code(0);
+    receive();
+    a.server.sql("CHECKPOINT");
+    let before = kept();
+    fill();
+    let shipped = receive();
+    assert!(kept() > before);
+    a.server.kill();
+    a.server.start();
+    assert_eq!(kept(), before, "the slot did not go back");
+
+    // The vault cannot be asked: what is known of it here has to do.
+    let (vault, away) = (stage.dir.path().join("vault"), stage.dir.path().join("away"));
+    fs::rename(&vault, &away).unwrap();
+    a.run(&["run-due"]).code(1);
+    fs::rename(&away, &vault).unwrap();
+    assert_eq!((a.server.sql(slots).as_str(), gap()), ("1", serde_json::Value::Null));
+    // It can.
+    fs::remove_file(a.home().join("state/services/shop/log-shipped")).unwrap();
+    a.run(&["run-due"]).code(0);
+    assert_eq!((a.server.sql(slots).as_str(), gap()), ("1", serde_json::Value::Null));
+    a.run(&["run-due", "--dry-run"]).code(0).says("nothing is due");
+    assert!(kept() > before, "the server keeps what the vault has");
+
+    // What the vault does not have is let go all the same, and nothing that it has.
+    fill();
+    a.run(&["run-due"]).code(0).complains("is let go");
+    assert_eq!(a.server.sql(slots), "0");
+    let noted = fs::read(a.home().join("state/services/shop/log-gap.json")).unwrap();
+    let noted: serde_json::Value = serde_json::from_slice(&noted).unwrap();
+    let from = noted["from"].as_u64().unwrap();
+    assert!((shipped..shipped + (16 << 20)).contains(&from), "{noted}, and {shipped} was shipped");
+}
+
 /// Nobody received for a while, and nothing was kept: it goes on where the server still has the log,
 /// and the gap is remembered.
 #[test]
