@@ -38,7 +38,7 @@ use follow::{Followed, follow};
 use jiff::Timestamp;
 use model::state::Applied;
 use model::{
-    Class, OperationId, Position, Progress, RecoveryPoint, Role, ServiceState, SnapshotId,
+    Class, Classify, OperationId, Position, Progress, RecoveryPoint, Role, ServiceState, SnapshotId,
 };
 use replace::replace;
 use repository::Work;
@@ -268,7 +268,8 @@ fn go_along(
     let (point, from) = choose(site, operation, params)?;
     let mut done =
         Done { operation: Some(operation.id().clone()), ..Done::to(&point, from, began) };
-    let stuck = match follow(site, operation, &point, &mut done)? {
+    let followed = follow(site, operation, &point, &mut done);
+    let stuck = match followed.map_err(|error| refused_as_known(site, params, from, error))? {
         Followed::There => return Ok(done),
         Followed::Stuck(stuck) => stuck,
     };
@@ -376,14 +377,41 @@ fn choose(
         && !params.reseed
         && state.point(held).is_none()
     {
-        return Err(Error::refused(format!(
+        let error = Error::refused(format!(
             "the copy on this host is at {}, which is not in the history of {} (any more)",
             held.short(),
             site.name()
-        ))
-        .hinting("Build it anew with `mainstay refresh --reseed`; what is there is put aside."));
+        ));
+        let error = error.hinting(format!(
+            "Build it anew with `mainstay refresh {} --reseed`; what is there is put aside.",
+            site.name()
+        ));
+        return Err(refused_as_known(site, params, from, error));
     }
     Ok((point, from))
+}
+
+/// Says why `--adopt` changes nothing about the refusal of a copy that a refresh made.
+fn refused_as_known(
+    site: &ServiceSite,
+    params: &Params,
+    held: Option<SnapshotId>,
+    error: Error,
+) -> Error {
+    let Some(held) = held.filter(|_| params.adopt && error.class() == Class::Refused) else {
+        return error;
+    };
+    let name = site.name();
+    let point = site
+        .load_state()
+        .ok()
+        .and_then(|versioned| versioned.state.point(held).map(|point| point.name().to_string()));
+    let point = point.unwrap_or_else(|| held.short());
+    error.hinting(format!(
+        "Keep what you need of it, and build it anew with `mainstay refresh {name} --reseed`, which puts \
+         it aside. `--adopt` is for what no refresh put there; this copy is one that a refresh brought \
+         to {point}."
+    ))
 }
 
 /// Whether a snapshot is in the history still.
@@ -445,8 +473,8 @@ fn undo_anew(left: &mut Left<'_>) -> Result<(), Error> {
         let old: Vec<PathBuf> = serde_json::from_value(old).map_err(|e| {
             Error::new(Class::Corrupt, "the journal of a refresh is not understood").because(e)
         })?;
-        old.iter().try_for_each(|old| exchange::remove(old))?;
-        return left.finished(DROP, "the copy that could not go on is gone");
+        drop_old(left, &old);
+        return left.finished(DROP, "the copy that could not go on is not needed any more");
     }
     if left.begun("stop").is_none() {
         return Ok(());
@@ -468,11 +496,21 @@ fn undo_anew(left: &mut Left<'_>) -> Result<(), Error> {
     left.finished("start", "the standby was started again")?;
     let Some(place) = left.begun("place") else { return Ok(()) };
     let follows = left.with_context(|cx| engine.inspect(cx)).is_ok_and(|seen| seen.following);
-    for old in placing::put_aside(place)? {
-        match follows {
-            true => exchange::remove(&old)?,
-            false => left.found(format!("what stood there before is at {}", old.display())),
-        }
+    let old = placing::put_aside(place)?;
+    match follows {
+        true => drop_old(left, &old),
+        false => old.iter().for_each(|old| {
+            left.found(format!("what stood there before is at {}", old.display()));
+        }),
     }
     Ok(())
+}
+
+/// What cannot be removed is told, and bars nobody.
+fn drop_old(left: &mut Left<'_>, old: &[PathBuf]) {
+    for old in old {
+        if let Err(error) = exchange::remove(old) {
+            left.found(format!("what stood there before is not removed: {}", error.chain()));
+        }
+    }
 }

@@ -120,12 +120,7 @@ pub(crate) fn way(
 }
 
 /// Judges by timelines and places alone. `history` is that of the point's timeline.
-fn judge(
-    at: (u32, u64),
-    gap_to: Option<u64>,
-    base: (u32, u64),
-    history: Option<&[u8]>,
-) -> Way {
+fn judge(at: (u32, u64), gap_to: Option<u64>, base: (u32, u64), history: Option<&[u8]>) -> Way {
     if base.0 < at.0 {
         return Way::ByHand(format!(
             "it is on timeline {}, and the newest point on timeline {}",
@@ -281,7 +276,8 @@ mod tests {
     use super::*;
 
     /// Timeline 3 left 2 at 0/400, which had left 1 at 0/200.
-    const HISTORY: &[u8] = b"1\t0/200\tno recovery target specified\n\n2\t0/400\tbefore 2000-01-01\n";
+    const HISTORY: &[u8] =
+        b"1\t0/200\tno recovery target specified\n\n2\t0/400\tbefore 2000-01-01\n";
 
     fn by_hand(way: Way) -> bool {
         matches!(way, Way::ByHand(_))
@@ -305,7 +301,7 @@ mod tests {
         assert!(by_hand(judge((1, 0x201), Some(0x300), (3, 0x500), history)));
         assert!(by_hand(judge((2, 0x401), Some(0x450), (3, 0x500), history)));
         assert!(by_hand(judge((4, 0x100), Some(0x300), (3, 0x500), history)));
-        for unknown in [None, Some(&b"no history"[..]), Some(b"9\t0/200\t")] {
+        for unknown in [None, Some(&b"no history"[..]), Some(&b"9\t0/200\t"[..])] {
             assert!(by_hand(judge((1, 0x100), Some(0x300), (3, 0x500), unknown)));
         }
         assert_eq!(judge((1, 0x100), Some(0x300), (3, 0x290), history), Way::Awaited);

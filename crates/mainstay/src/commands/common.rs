@@ -63,7 +63,7 @@ impl Point {
 pub(crate) struct Looking {
     /// Lock nothing: for a vault that cannot be written to. What is removed meanwhile is then an
     /// error.
-    #[arg(long)]
+    #[arg(long, global = true)]
     no_lock: bool,
 }
 

@@ -267,10 +267,8 @@ fn what_is_looked_at_is_not_deleted_beside_that() {
     let second = past.names[1].as_str();
     let noise = world.path("a/data/noise").display().to_string();
     // A copy of a world has the paths of the first one in its points.
-    let noise = noise.replace(
-        world.path("").to_str().unwrap(),
-        past.world.path("").to_str().unwrap(),
-    );
+    let noise =
+        noise.replace(world.path("").to_str().unwrap(), past.world.path("").to_str().unwrap());
     let (point, tree) = (format!("docs:{second}"), format!("{second}:/"));
     let cases = [
         &["ls", "-r", &point][..],

@@ -73,7 +73,10 @@ fn only_what_differs_from_an_old_copy_travels() {
         let again = adopt(&world);
         assert_eq!((&again["unchanged"], &again["adopted"]), (&true.into(), &false.into()));
         fs::write(world.path("b/data/same"), "written to").unwrap();
-        world.run("b", ADOPT).code(1).complains("was written to since its last refresh");
+        let said = world.run("b", ADOPT).code(1).complains("was written to since its last refresh");
+        let head = world.points("a").pop().unwrap();
+        let said = said.complains("`--adopt` is for what no refresh put there");
+        said.complains(head["name"].as_str().unwrap()).complains("refresh docs --reseed");
         shown += 1;
     }
     assert!(shown > 0);

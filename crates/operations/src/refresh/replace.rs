@@ -3,7 +3,7 @@
 
 use super::adopt::Adopted;
 use super::untouched::{NAMED, untouched, written_to};
-use super::{Done, Params, applied_now, is_point, way};
+use super::{Done, Params, applied_now, is_point, refused_as_known, way};
 use crate::exchange::{Placement, aside, discard, redo_of};
 use crate::member::manifest;
 use crate::operation::Operation;
@@ -11,7 +11,7 @@ use crate::placing::{self, Placing, Seed};
 use crate::standing::Stuck;
 use crate::wal::sqlite::{self, Course, Sound};
 use crate::{Error, MemberRecord, ServiceSite, Which};
-use engines::{Purpose, Running};
+use engines::{Purpose, Refresh, Running};
 use jiff::Timestamp;
 use model::state::Applied;
 use model::{Class, Classify, Progress, RecoveryPoint};
@@ -31,8 +31,15 @@ pub(super) fn replace(
     let engine = site.engine()?;
     let runs = operation.with_context(site, |cx| engine.running(cx))? == Running::Yes;
     if runs && !params.reseed {
-        return Err(Error::refused(format!("{} runs on this standby", site.name()))
-            .hinting("Stop it: a standby of this engine is not running until it takes over."));
+        let hint = match engine.refresh() {
+            // Nobody knows this copy, or it would be left to its log.
+            Refresh::Follow => {
+                "Stop its server, and give this again: nobody may write to what is read. What becomes \
+                 of it is started, and follows by itself."
+            }
+            _ => "Stop it: a standby of this engine is not running until it takes over.",
+        };
+        return Err(Error::refused(format!("{} runs on this standby", site.name())).hinting(hint));
     }
     let meta = placing::meta(site, point.snapshot)?;
     let targets = placing::own_targets(site, &meta)?;
@@ -99,7 +106,8 @@ pub(super) fn replace(
             (true, Some(held)) => {
                 let written =
                     written_to(site, held, number, &destination.target, operation.cancel())?;
-                untouched(&destination.target, written.found)?;
+                untouched(&destination.target, written.found)
+                    .map_err(|error| refused_as_known(site, params, Some(held), error))?;
                 innocent.insert(number, written.innocent);
                 put_aside.push(None);
             }
@@ -255,7 +263,8 @@ pub(super) fn replace(
                 let links = &root.links;
                 let found =
                     differences_but_links(target, &manifest, &innocent, links, staged, NAMED + 1)?;
-                untouched(target, found)?;
+                untouched(target, found)
+                    .map_err(|error| refused_as_known(site, params, reuse, error))?;
             }
         }
     }

@@ -40,6 +40,17 @@ fn an_old_data_directory_becomes_a_standby_that_follows() {
     assert!(bytes("fetched-bytes") * 2 < bytes("bytes"), "{done}");
     assert_eq!(b.server.sql("SELECT pg_is_in_recovery()"), "t");
     b.server.eventually(&format!("SELECT max(n) = {last} FROM orders"));
+
+    // Its host has forgotten it, and it follows on: it is taken for what it is when it stands still.
+    fs::remove_file(b.home().join("state/services/shop/member.json")).unwrap();
+    for words in [&["refresh", "shop"][..], &["refresh", "shop", "--adopt"]] {
+        b.run(words).code(1).complains("runs on this standby").complains("Stop its server");
+    }
+    assert_eq!(b.server.sql("SELECT pg_is_in_recovery()"), "t");
+    b.server.stop("fast");
+    let said = b.run(&["--json", "refresh", "shop", "--adopt"]).code(0).json();
+    assert_eq!(said["services"][0]["adopted"], true, "{said}");
+    b.server.eventually(&format!("SELECT max(n) = {last} FROM orders"));
     // And takes over like any other.
     let last = a.write();
     a.run(&["offline", "shop"]).code(0);

@@ -429,7 +429,7 @@ fn what_the_vault_has_is_no_gap_after_a_crash() {
     // The vault cannot be asked: what is known of it here has to do.
     let (vault, away) = (stage.dir.path().join("vault"), stage.dir.path().join("away"));
     fs::rename(&vault, &away).unwrap();
-    a.run(&["run-due"]).code(1);
+    assert_ne!(a.run(&["run-due"]).code, 0);
     fs::rename(&away, &vault).unwrap();
     assert_eq!((a.server.sql(slots).as_str(), gap()), ("1", serde_json::Value::Null));
     // It can.
