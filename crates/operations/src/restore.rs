@@ -28,12 +28,14 @@ use engines::{LogTarget, Purpose, RootKind, Running, SnapshotMeta};
 use jiff::Timestamp;
 use model::config::{FirstRole, Quiesce, Service};
 use model::{
-    Class, Classify, OperationId, Position, Progress, Role, ServiceName, ServiceState, SnapshotId,
+    CancelToken, Class, Classify, OperationId, Position, Progress, Role, ServiceName, ServiceState,
+    SnapshotId,
 };
-use repository::{SnapshotReader, Work};
+use repository::{Repository, RepositoryLock, SnapshotReader, Work};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use storage::ErrorKind;
 
 /// What is asked for.
 #[derive(Clone, Debug, Serialize)]
@@ -57,6 +59,8 @@ pub struct Params {
     pub dry_run: bool,
     /// What lacks bytes is left out, and the rest restored; to a target of its own only.
     pub partial: bool,
+    /// Nothing keeps the point from being removed meanwhile: for a vault that cannot be written to.
+    pub no_lock: bool,
 }
 
 /// What came of it, or with a dry run would.
@@ -327,7 +331,10 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     let repository = site.repository()?;
     let engine = site.engine()?;
     // First: what is chosen below must not be removed before it is read.
-    let _lock = repository.lock_for(Work::Restore, Duration::from_secs(60), operation.cancel())?;
+    let _lock = match params.no_lock {
+        true => None,
+        false => Some(lock(repository, params, operation.cancel())?),
+    };
     let state = load(site, params, &*operation.report())?;
     let mut plan = Plan::make(site, &state, params, operation.id())?;
     if plan.over {
@@ -399,6 +406,24 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     let done = plan.done(Some(operation.id().clone()), files, bytes, starts, seconds);
     let source_time = log.as_ref().and_then(|log| log.until).unwrap_or(done.source_time);
     Ok(Done { source_time: source_time.max(done.source_time), log, ..done })
+}
+
+fn lock(
+    repository: &Repository,
+    params: &Params,
+    cancel: &CancelToken,
+) -> Result<RepositoryLock, Error> {
+    repository.lock_for(Work::Restore, Duration::from_secs(60), cancel).map_err(|e| {
+        let read_only =
+            matches!(&e, repository::Error::Storage(e) if e.kind() == ErrorKind::Permission);
+        let class = e.class();
+        match params.target {
+            Some(_) if read_only => Error::new(class, "the repository cannot be locked")
+                .because(e)
+                .hinting("Add `--no-lock` if the vault is only to be read."),
+            _ => e.into(),
+        }
+    })
 }
 
 /// Where the engine has nobody who would replay its log, we do. A standby holds what its snapshot

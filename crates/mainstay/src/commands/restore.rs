@@ -78,6 +78,10 @@ pub(crate) struct RestoreArgs {
     #[arg(long, requires = "target", conflicts_with = "as_name")]
     partial: bool,
 
+    /// Lock nothing: for a vault that cannot be written to; to a directory of its own.
+    #[arg(long, requires = "target")]
+    no_lock: bool,
+
     /// Say what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
@@ -136,6 +140,7 @@ pub(crate) fn run(app: &App, args: &RestoreArgs) -> Outcome {
         no_start: args.no_start,
         dry_run: args.dry_run,
         partial: args.partial,
+        no_lock: args.no_lock,
     };
     let done = restore::run(&service, &params, &app.run())?;
     if app.out.json {

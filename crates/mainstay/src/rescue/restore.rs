@@ -7,10 +7,12 @@ use crate::failure::Failure;
 use model::{ServiceName, SnapshotId};
 use operations::restore::Params;
 use operations::{ServiceSite, Which};
+use repository::{RepositoryLock, Work};
 use rustix::fs::{Gid, Uid};
 use serde::Serialize;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use storage::ErrorKind;
 use tempfile::TempDir;
 
 /// What came of it.
@@ -35,6 +37,7 @@ pub(crate) fn restore(
     target: &Path,
     plain: bool,
 ) -> Result<Rescued, Failure> {
+    let lock = lock(app, opened)?;
     if plain {
         return files(app, opened, which, target);
     }
@@ -54,7 +57,7 @@ pub(crate) fn restore(
                      for its history, newest first",
                 );
             }
-            by_engine(app, &service, which, target, work)
+            by_engine(app, &service, which, target, work, lock.is_none())
         }
         Err(failure) => {
             app.out.warn(format_args!(
@@ -66,12 +69,26 @@ pub(crate) fn restore(
     }
 }
 
+/// Keeps what is restored from being removed meanwhile. A vault that can only be read must be enough.
+fn lock(app: &App, opened: &Opened) -> Result<Option<RepositoryLock>, Failure> {
+    let wait = app.globals.wait.unwrap_or_default();
+    match opened.repository.lock_for(Work::Restore, wait, app.cancel()) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(repository::Error::Storage(e)) if e.kind() == ErrorKind::Permission => {
+            app.out.warn(format_args!("nothing keeps what is read from being removed: {e}"));
+            Ok(None)
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
 fn by_engine(
     app: &App,
     service: &ServiceSite,
     which: &Which,
     target: &Path,
     work: TempDir,
+    no_lock: bool,
 ) -> Result<Rescued, Failure> {
     let params = Params {
         which: which.clone(),
@@ -83,6 +100,7 @@ fn by_engine(
         dry_run: false,
         log_target: None,
         partial: false,
+        no_lock,
     };
     let done = operations::restore::run(service, &params, &app.run())?;
     // A server that replays its log calls the program back, with the configuration in there.

@@ -350,8 +350,26 @@ fn a_vault_that_is_only_to_be_read_is_looked_at_without_a_lock() {
     let point = format!("docs:{}", past.names[1]);
     let said = user.run(&["ls", &point]).code(1);
     said.complains("Permission denied").complains("Hint: Add `--no-lock`");
-    user.run(&["ls", &point, "--no-lock"]).code(0).says("/data");
+    user.run(&["ls", &point, "--no-lock"]).code(0).says("/.mainstay");
     user.run(&["stats", "docs", "--no-lock"]).code(0);
+    let out = world.path("out");
+    fs::create_dir(&out).unwrap();
+    run(Command::new("chmod").arg("a+rwx").arg(&out)).code(0);
+    let at = |name: &str| out.join(name).display().to_string();
+    let (restored, rescued) = (at("restored"), at("rescued"));
+    let restore = ["restore", "docs", "--target", &restored];
+    user.run(&restore).code(1).complains("cannot be locked").complains("Hint: Add `--no-lock`");
+    user.run(&[&restore[..], &["--no-lock"]].concat()).code(0);
+    let (vault, password) = (world.path("vault"), world.path("password"));
+    let (vault, password) = (vault.to_str().unwrap(), password.to_str().unwrap());
+    let rescue = ["rescue", "--vault", vault, "--password-file", password];
+    let said = user.run(&[&rescue[..], &["restore", "docs", "--target", &rescued]].concat());
+    said.code(0).complains("nothing keeps what is read from being removed");
+    for place in [restored, rescued] {
+        let place = PathBuf::from(place);
+        assert!(content(&place).unwrap().keys().eq(past.third.as_ref().unwrap().keys()));
+        assert_eq!(fs::read(place.join("changed")).unwrap(), b"version 3");
+    }
     assert_eq!(locks(&world), 0);
 }
 

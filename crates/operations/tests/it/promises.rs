@@ -226,6 +226,7 @@ fn what_somebody_puts_in_the_place_of_a_restore_meanwhile_survives() {
         dry_run: false,
         log_target: None,
         partial: false,
+        no_lock: false,
     };
     let file = target.join("new");
     let mine = file.clone();
