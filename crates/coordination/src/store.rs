@@ -87,35 +87,34 @@ impl StateStore {
     /// be repeated without harm.
     pub fn update<T>(
         &self,
-        mut transition: impl FnMut(&mut ServiceState) -> Result<T, Refusal>,
+        transition: impl FnMut(&mut ServiceState) -> Result<T, Refusal>,
     ) -> Result<(Versioned, T), Error> {
-        for attempt in 0..ATTEMPTS {
-            let current = self.load()?;
-            let mut state = current.state.clone();
-            let outcome = transition(&mut state)?;
-            if state == current.state {
-                return Ok((current, outcome));
-            }
-            let number = current.number + 1;
-            let bytes = envelope::close(self.seal.as_ref(), number, &state)?;
-            match self.register.create(number, &bytes)? {
-                Advance::Won => return Ok((Versioned { number, state }, outcome)),
-                Advance::Lost => back_off(attempt)?,
-            }
-        }
-        Err(Error::Contended(ATTEMPTS))
+        self.advance(transition, false)
     }
 
     /// The newest state, stored once more under a number of its own. An update whose answer was
     /// never heard may still be on its way to the storage: what it would create is taken after this,
     /// so it has been heard of now, or will never be.
     pub fn settle(&self) -> Result<Versioned, Error> {
+        self.advance(|_| Ok(()), true).map(|(settled, ())| settled)
+    }
+
+    fn advance<T>(
+        &self,
+        mut transition: impl FnMut(&mut ServiceState) -> Result<T, Refusal>,
+        even_unchanged: bool,
+    ) -> Result<(Versioned, T), Error> {
         for attempt in 0..ATTEMPTS {
-            let Versioned { number, state } = self.load()?;
-            let number = number + 1;
+            let current = self.load()?;
+            let mut state = current.state.clone();
+            let outcome = transition(&mut state)?;
+            if state == current.state && !even_unchanged {
+                return Ok((current, outcome));
+            }
+            let number = current.number + 1;
             let bytes = envelope::close(self.seal.as_ref(), number, &state)?;
             match self.register.create(number, &bytes)? {
-                Advance::Won => return Ok(Versioned { number, state }),
+                Advance::Won => return Ok((Versioned { number, state }, outcome)),
                 Advance::Lost => back_off(attempt)?,
             }
         }
