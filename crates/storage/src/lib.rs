@@ -15,6 +15,7 @@ mod protocol;
 pub mod rest;
 pub mod s3;
 pub mod serve;
+mod whereabouts;
 
 pub use error::{Error, ErrorKind};
 pub use key::{Key, KeyError};
@@ -22,6 +23,7 @@ pub use local::Local;
 pub use open::{Options, open};
 pub use prefixed::Prefixed;
 pub use rest::Rest;
+pub use whereabouts::Whereabouts;
 
 use std::fmt;
 

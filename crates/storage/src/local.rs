@@ -1,7 +1,7 @@
 //! A directory of this machine.
 
 use crate::key::check_prefix;
-use crate::{Entry, Error, ErrorKind, Key, Put, Storage};
+use crate::{Entry, Error, ErrorKind, Key, Put, Storage, Whereabouts};
 use rustix::fs::OFlags;
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File, Metadata};
@@ -15,20 +15,6 @@ pub(crate) const TEMPORARY: &str = ".mainstay-tmp-";
 
 /// A temporary file that was not written to for so long has lost its writer.
 const LEFTOVER_AGE_SECS: i64 = 24 * 60 * 60;
-
-/// File systems that only one kernel looks at, which therefore shows everybody the same names at
-/// every moment (magic numbers of statfs(2)). Others may keep what they listed before for a while.
-const OF_THIS_KERNEL: [i64; 9] = [
-    0xef53,      // ext2, ext3, ext4
-    0x5846_5342, // XFS
-    0x9123_683e, // btrfs
-    0x2fc1_2fc1, // ZFS
-    0xf2f5_2010, // F2FS
-    0xca45_1a4e, // bcachefs
-    0x0102_1994, // tmpfs
-    0x8584_58f6, // ramfs
-    0x794c_7630, // overlayfs
-];
 
 /// Objects as files below a root directory.
 ///
@@ -428,9 +414,7 @@ impl Storage for Local {
     }
 
     fn shows_at_once(&self, prefix: &str) -> bool {
-        rustix::fs::statfs(self.root.join(prefix)).is_ok_and(|found| {
-            OF_THIS_KERNEL.iter().any(|magic| i128::from(*magic) == i128::from(found.f_type))
-        })
+        Whereabouts::of(&self.root.join(prefix)) == Whereabouts::Here
     }
 
     /// Read from the root alone: a vault may hold many files.

@@ -15,18 +15,7 @@ use operations::{JudgedBy, ServiceSite, history, recover};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
-
-/// Magic numbers of file systems that live on another machine (statfs(2)).
-const NETWORK: [i64; 8] = [
-    0x6969,      // NFS
-    0x517b,      // SMB
-    0xff53_4d42, // CIFS
-    0xfe53_4d42, // SMB2
-    0x6573_5546, // FUSE: sshfs and the like
-    0x00c3_6400, // Ceph
-    0x0102_1997, // 9p
-    0x0bd0_0bd0, // Lustre
-];
+use storage::Whereabouts;
 
 /// Looks at the links of one service.
 pub(crate) fn examine(chain: &mut Chain<'_>, app: &App, service: &ServiceSite) -> Told {
@@ -285,10 +274,7 @@ fn same_disk(chain: &mut Chain<'_>, service: &ServiceSite, engine: &dyn Engine) 
         let found = "the vault is on the service's own disk, and is lost together with it";
         return chain.warn("vault", found, advice);
     }
-    let network = rustix::fs::statfs(vault).is_ok_and(|found| {
-        NETWORK.iter().any(|magic| i128::from(*magic) == i128::from(found.f_type))
-    });
-    if network {
+    if Whereabouts::of(vault) == Whereabouts::Elsewhere {
         return chain.ok("vault", "it is on another machine");
     }
     chain.warn("vault", "the vault is on a disk of this host, and is lost together with it", advice)
