@@ -4,6 +4,7 @@
 //! directories, journal, start gate), the engine owns *meaning* (what to read, how to make restored
 //! files a working service, how to start, stop, promote and judge it).
 
+use crate::control::Control;
 use crate::{Error, Proof, Rehearsal, Rehearsed};
 use jiff::Timestamp;
 use model::config::Service;
@@ -463,14 +464,23 @@ pub trait Engine: Send + Sync {
         purpose: &Purpose,
     ) -> Result<(), Error>;
 
+    /// What starts, stops and looks at the service as its definition says.
+    fn control(&self) -> &Control;
+
     /// Whether the service runs.
-    fn running(&self, cx: &Context<'_>) -> Result<Running, Error>;
+    fn running(&self, cx: &Context<'_>) -> Result<Running, Error> {
+        self.control().running(cx)
+    }
 
     /// Starts the service and returns when it accepts work.
-    fn start(&self, cx: &Context<'_>) -> Result<(), Error>;
+    fn start(&self, cx: &Context<'_>) -> Result<(), Error> {
+        self.control().start(cx)
+    }
 
     /// Stops the service and returns when it has stopped. Stopping a stopped one is no error.
-    fn stop(&self, cx: &Context<'_>) -> Result<(), Error>;
+    fn stop(&self, cx: &Context<'_>) -> Result<(), Error> {
+        self.control().stop(cx)
+    }
 
     /// Makes a following copy the primary. Promoting a primary is no error: the step is repeated
     /// after a crash.

@@ -266,6 +266,10 @@ impl Engine for External {
         self.ask(cx, "activate", question, WORK).map(|Nothing {}| ())
     }
 
+    fn control(&self) -> &Control {
+        &self.control
+    }
+
     fn running(&self, cx: &Context<'_>) -> Result<Running, Error> {
         if !self.description.start_stop {
             return self.control.running(cx);

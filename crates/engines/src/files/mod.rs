@@ -10,8 +10,7 @@ pub(crate) use read::everything as read_everything;
 use crate::control::Control;
 use crate::{
     Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, Promoted, Proof, Purpose,
-    Refresh, Rehearsal, Rehearsed, Root, RootKind, Running, SnapshotMeta, Staged, TreeOptions,
-    Verdict,
+    Refresh, Rehearsal, Rehearsed, Root, RootKind, SnapshotMeta, Staged, TreeOptions, Verdict,
 };
 use jiff::Timestamp;
 use model::config::Service;
@@ -300,16 +299,8 @@ impl Engine for Files {
         Ok(())
     }
 
-    fn running(&self, cx: &Context<'_>) -> Result<Running, Error> {
-        self.control.running(cx)
-    }
-
-    fn start(&self, cx: &Context<'_>) -> Result<(), Error> {
-        self.control.start(cx)
-    }
-
-    fn stop(&self, cx: &Context<'_>) -> Result<(), Error> {
-        self.control.stop(cx)
+    fn control(&self) -> &Control {
+        &self.control
     }
 
     fn promote(&self, _cx: &Context<'_>) -> Result<Promoted, Error> {

@@ -253,6 +253,10 @@ impl Engine for Postgres {
         Ok(())
     }
 
+    fn control(&self) -> &Control {
+        &self.control
+    }
+
     fn running(&self, cx: &Context<'_>) -> Result<Running, Error> {
         server::running(self, cx)
     }

@@ -12,8 +12,7 @@ use crate::control::Control;
 use crate::files::{all_there, holds_something, not_cancelled, plain_path, read_everything};
 use crate::{
     Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, Promoted, Proof, Purpose,
-    Refresh, Rehearsal, Rehearsed, Root, RootKind, Running, SnapshotMeta, Staged, TreeOptions,
-    Verdict,
+    Refresh, Rehearsal, Rehearsed, Root, RootKind, SnapshotMeta, Staged, TreeOptions, Verdict,
 };
 pub(crate) use answer::plausible;
 
@@ -325,16 +324,8 @@ impl Engine for Script {
         Ok(())
     }
 
-    fn running(&self, cx: &Context<'_>) -> Result<Running, Error> {
-        self.control.running(cx)
-    }
-
-    fn start(&self, cx: &Context<'_>) -> Result<(), Error> {
-        self.control.start(cx)
-    }
-
-    fn stop(&self, cx: &Context<'_>) -> Result<(), Error> {
-        self.control.stop(cx)
+    fn control(&self) -> &Control {
+        &self.control
     }
 
     fn promote(&self, _cx: &Context<'_>) -> Result<Promoted, Error> {

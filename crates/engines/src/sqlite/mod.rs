@@ -16,8 +16,7 @@ use crate::files::{chunk_size, holds_something, not_cancelled, plain_path};
 use crate::rehearsal::Asked;
 use crate::{
     Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, Promoted, Proof, Purpose,
-    Refresh, Rehearsal, Rehearsed, Root, RootKind, Running, SnapshotMeta, Staged, TreeOptions,
-    Verdict,
+    Refresh, Rehearsal, Rehearsed, Root, RootKind, SnapshotMeta, Staged, TreeOptions, Verdict,
 };
 use copy::Copied;
 use jiff::Timestamp;
@@ -187,16 +186,8 @@ impl Engine for Sqlite {
         Ok(())
     }
 
-    fn running(&self, cx: &Context<'_>) -> Result<Running, Error> {
-        self.control.running(cx)
-    }
-
-    fn start(&self, cx: &Context<'_>) -> Result<(), Error> {
-        self.control.start(cx)
-    }
-
-    fn stop(&self, cx: &Context<'_>) -> Result<(), Error> {
-        self.control.stop(cx)
+    fn control(&self) -> &Control {
+        &self.control
     }
 
     fn promote(&self, _cx: &Context<'_>) -> Result<Promoted, Error> {

@@ -24,8 +24,7 @@ use crate::control::Control;
 use crate::files::{no_link, plain_path};
 use crate::{
     Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, Part, Password, Promoted,
-    Proof, Purpose, Refresh, Rehearsal, Rehearsed, Root, RootKind, Running, SnapshotMeta, Staged,
-    Verdict,
+    Proof, Purpose, Refresh, Rehearsal, Rehearsed, Root, RootKind, SnapshotMeta, Staged, Verdict,
 };
 use load::{Import, Loader, admit, holds};
 use manifest::{DATABASES, Database, Detail, FILE, GLOBALS, Manifest, every_server_has};
@@ -325,18 +324,10 @@ impl Engine for Logical {
         Ok(())
     }
 
-    fn running(&self, cx: &Context<'_>) -> Result<Running, Error> {
-        // Not the server, which has to run for a dump and for a refresh: what works with the
+    fn control(&self) -> &Control {
+        // Not of the server, which has to run for a dump and for a refresh: of what works with the
         // databases.
-        self.control.running(cx)
-    }
-
-    fn start(&self, cx: &Context<'_>) -> Result<(), Error> {
-        self.control.start(cx)
-    }
-
-    fn stop(&self, cx: &Context<'_>) -> Result<(), Error> {
-        self.control.stop(cx)
+        &self.control
     }
 
     fn promote(&self, _cx: &Context<'_>) -> Result<Promoted, Error> {
