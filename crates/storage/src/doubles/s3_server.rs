@@ -3,9 +3,9 @@
 //! `cargo xtask test` installs it (moto, from PyPI). It honours conditional writes, keeps versions
 //! and locks; an old release of it honours no condition, like several servers that people run.
 
+use super::provided::{S3_SERVERS, provided};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 /// Which server.
@@ -33,7 +33,7 @@ impl S3Server {
 
     /// With these variables in its environment.
     pub fn start_with(kind: S3Kind, variables: &[(&str, &str)]) -> Result<S3Server, String> {
-        let place = place()?;
+        let place = provided(S3_SERVERS)?;
         let python = place.join("bin/python");
         if !python.exists() {
             return Err(format!(
@@ -119,12 +119,4 @@ impl Drop for S3Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Where `cargo xtask test` puts it.
-fn place() -> Result<PathBuf, String> {
-    let from = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
-    let cache = from("XDG_CACHE_HOME").or_else(|| Some(from("HOME")?.join(".cache")));
-    let cache = cache.ok_or("neither HOME nor XDG_CACHE_HOME is set")?;
-    Ok(cache.join("mainstay-s3-servers"))
 }

@@ -3,6 +3,7 @@
 
 use super::*;
 use std::path::Path;
+use storage::doubles::{POSTGRES_VERSIONS, provided};
 
 /// What every version has to keep. Each runs in a process of its own, which finds this version first.
 const PROMISES: &[&str] = &[
@@ -30,10 +31,7 @@ struct Version {
 
 impl Version {
     fn new(directory: &str, shown: &str) -> Version {
-        let from =
-            |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
-        let cache = from("XDG_CACHE_HOME").or_else(|| Some(from("HOME")?.join(".cache"))).unwrap();
-        let place = cache.join("mainstay-postgres-versions/servers");
+        let place = provided(POSTGRES_VERSIONS).unwrap().join("servers");
         assert!(
             place.exists(),
             "other versions of PostgreSQL are not installed in {}; run `cargo xtask provide`, which \
