@@ -86,7 +86,7 @@ pub fn diff(
     told: &mut Told<'_>,
 ) -> Result<Summary, Error> {
     let repository = before.repository();
-    let roots = (directory(before, path)?, directory(after, path)?);
+    let roots = (before.directory(path)?.1, after.directory(path)?.1);
     let mut diff = Diff {
         repository,
         options,
@@ -103,15 +103,6 @@ pub fn diff(
     diff.after.trees.insert(roots.1);
     diff.walk(path, roots, cancel)?;
     diff.count_blobs(cancel)
-}
-
-fn directory(reader: &SnapshotReader, path: &[u8]) -> Result<TreeId, Error> {
-    let shown = crate::disk::shown(path);
-    match reader.node(path)? {
-        Some(Node { kind: NodeKind::Dir, subtree: Some(id), .. }) => Ok(id),
-        Some(_) => Err(Error::Invalid(format!("{shown} is not a directory"))),
-        None => Err(Error::Missing(format!("there is no {shown} in this snapshot"))),
-    }
 }
 
 /// Blobs of directories that differ.

@@ -11,6 +11,7 @@ pub type Visit<'a> = dyn FnMut(&[u8], &Node) -> Result<(), Error> + 'a;
 #[derive(Clone, Debug)]
 pub struct SnapshotReader {
     repository: Repository,
+    id: SnapshotId,
     root: TreeId,
 }
 
@@ -22,7 +23,7 @@ impl SnapshotReader {
             .tree
             .parse()
             .map_err(|e| Error::damaged(format!("snapshot {}", id.short()), e))?;
-        Ok(SnapshotReader { repository: repository.clone(), root })
+        Ok(SnapshotReader { repository: repository.clone(), id, root })
     }
 
     pub(crate) fn repository(&self) -> &Repository {
@@ -53,11 +54,7 @@ impl SnapshotReader {
 
     /// The nodes of the directory at this path.
     pub fn list(&self, path: &[u8]) -> Result<Vec<Node>, Error> {
-        let node = self.existing(path)?;
-        match node.subtree {
-            Some(id) if node.kind == NodeKind::Dir => Ok(load_tree(&self.repository, id)?.nodes),
-            _ => Err(Error::Invalid(format!("{} is not a directory", disk::shown(path)))),
-        }
+        Ok(load_tree(&self.repository, self.directory(path)?.1)?.nodes)
     }
 
     /// Calls `visit` for everything below `path`, parents first, with absolute paths.
@@ -116,10 +113,21 @@ impl SnapshotReader {
         })
     }
 
-    fn existing(&self, path: &[u8]) -> Result<Node, Error> {
+    /// The node at this path, which has to be there.
+    pub(crate) fn existing(&self, path: &[u8]) -> Result<Node, Error> {
         self.node(path)?.ok_or_else(|| {
-            Error::Missing(format!("there is no {} in this snapshot", disk::shown(path)))
+            let (path, snapshot) = (disk::shown(path), self.id.short());
+            Error::Missing(format!("there is no {path} in snapshot {snapshot}"))
         })
+    }
+
+    /// The directory at this path, which has to be there, and the tree of what is in it.
+    pub(crate) fn directory(&self, path: &[u8]) -> Result<(Node, TreeId), Error> {
+        let node = self.existing(path)?;
+        match node.subtree {
+            Some(tree) if node.kind == NodeKind::Dir => Ok((node, tree)),
+            _ => Err(Error::Invalid(format!("{} is not a directory", disk::shown(path)))),
+        }
     }
 }
 

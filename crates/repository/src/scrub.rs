@@ -151,10 +151,7 @@ impl<'a> Judge<'a> {
         cancel: &'a CancelToken,
     ) -> Result<Judge<'a>, Error> {
         let reader = SnapshotReader::open(repository, copy.snapshot)?;
-        let Some(node) = reader.node(copy.path)? else {
-            let (path, snapshot) = (disk::shown(copy.path), copy.snapshot.short());
-            return Err(Error::Missing(format!("there is no {path} in snapshot {snapshot}")));
-        };
+        let node = reader.existing(copy.path)?;
         let failed = |e| Error::io("look at", copy.root, e);
         let (base, name) = if node.kind == NodeKind::Dir {
             (disk::open_dir(copy.root).map_err(failed)?, Vec::new())

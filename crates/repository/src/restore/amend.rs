@@ -66,11 +66,7 @@ pub fn amend(
     cancel: &CancelToken,
 ) -> Result<Restored, Error> {
     let reader = SnapshotReader::open(repository, snapshot)?;
-    let Some(node) = reader.node(path)?.filter(|node| node.kind == NodeKind::Dir) else {
-        let path = disk::shown(path);
-        let what = format!("there is no directory {path} in snapshot {}", snapshot.short());
-        return Err(Error::Missing(what));
-    };
+    let (node, _) = reader.directory(path)?;
     let old = match amend.holds {
         None => None,
         Some(Holds { snapshot, doubted, .. }) => {

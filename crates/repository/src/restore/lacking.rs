@@ -43,10 +43,7 @@ pub fn lacking(
     cancel: &CancelToken,
 ) -> Result<Lacking, Error> {
     let reader = SnapshotReader::open(repository, snapshot)?;
-    let Some(node) = reader.node(path)? else {
-        let path = disk::shown(path);
-        return Err(Error::Missing(format!("there is no {path} in snapshot {}", snapshot.short())));
-    };
+    let node = reader.existing(path)?;
     progress.phase("looking for what cannot be read");
     let mut walk = Walk { repository, cancel, lacking: Lacking::default(), blobs: HashSet::new() };
     walk.run(path, &node)?;

@@ -118,10 +118,7 @@ pub fn restore_without(
     cancel: &CancelToken,
 ) -> Result<Restored, Error> {
     let reader = SnapshotReader::open(repository, snapshot)?;
-    let Some(mut node) = reader.node(path)? else {
-        let path = disk::shown(path);
-        return Err(Error::Missing(format!("there is no {path} in snapshot {}", snapshot.short())));
-    };
+    let mut node = reader.existing(path)?;
     let mut old = match &options.reuse {
         None => None,
         Some(reuse) => {

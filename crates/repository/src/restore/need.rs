@@ -4,7 +4,7 @@ use super::Reuse;
 use super::amend::is_same;
 use super::reuse::{OldFile, REDO_MIN, can_clone, is_patched};
 use crate::reader::{SnapshotReader, blob_length, load_tree};
-use crate::{BlobId, Error, Node, NodeKind, Repository, TreeId, disk};
+use crate::{BlobId, Error, Node, NodeKind, Repository, TreeId};
 use model::{CancelToken, SnapshotId};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -36,10 +36,7 @@ pub fn need(
     cancel: &CancelToken,
 ) -> Result<Need, Error> {
     let reader = SnapshotReader::open(repository, snapshot)?;
-    let Some(node) = reader.node(path)? else {
-        let path = disk::shown(path);
-        return Err(Error::Missing(format!("there is no {path} in snapshot {}", snapshot.short())));
-    };
+    let node = reader.existing(path)?;
     let clones = can_clone(beside(reuse.tree));
     let old = SnapshotReader::open(repository, reuse.snapshot)
         .and_then(|reader| reader.node(path))

@@ -72,11 +72,7 @@ pub fn restore_over(
     cancel: &CancelToken,
 ) -> Result<Overwritten, Error> {
     let reader = SnapshotReader::open(repository, snapshot)?;
-    let Some(node) = reader.node(path)?.filter(|node| node.kind == NodeKind::Dir) else {
-        let path = disk::shown(path);
-        let what = format!("there is no directory {path} in snapshot {}", snapshot.short());
-        return Err(Error::Missing(what));
-    };
+    let (node, _) = reader.directory(path)?;
     let failed = |e| Error::io("restore over", target, e);
     let base = disk::open_dir(target).map_err(failed)?;
     site::remove_default_acl(&base).map_err(failed)?;

@@ -1,45 +1,43 @@
 //! Restores over a tree that is there.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the unexpected")]
 
-use crate::rig::{Rig, noise};
-use crate::trees::{acl, archive, assert_same, rich_tree};
+use crate::rig::noise;
+use crate::trees::{Case, acl, assert_same, rich_tree};
 use mainstay_repository as repository;
+use model::CancelToken;
 use model::progress::Silent;
-use model::{CancelToken, SnapshotId};
-use repository::restore::{Options, Over, Overwritten, Withheld, restore, restore_over};
-use repository::{Error, TreeOptions};
+use repository::Error;
+use repository::restore::{Options, Over, Overwritten, Withheld, restore_over};
 use std::fs;
+use std::ops::Deref;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-/// A repository with a snapshot of a tree, and a restored copy of that.
-struct Case {
-    rig: Rig,
-    source: PathBuf,
-    snapshot: SnapshotId,
+/// A case with a restored copy.
+struct Copied {
+    case: Case,
     copy: PathBuf,
 }
 
-impl Case {
-    fn new(fill: impl FnOnce(&Path)) -> Case {
-        let rig = Rig::new();
-        let source = rig.dir.path().join("source");
-        fs::create_dir(&source).unwrap();
-        fill(&source);
-        let (_, snapshot) = archive(&rig, &source, None, &TreeOptions::default());
-        let copy = rig.dir.path().join("copy");
-        let case = Case { rig, source, snapshot, copy };
-        let path = case.source.to_str().unwrap().as_bytes().to_vec();
-        let (repository, cancel) = (&case.rig.repository, CancelToken::new());
-        let options = Options::default();
-        restore(repository, snapshot, &path, &case.copy, options, &Silent, &cancel).unwrap();
-        case
+impl Deref for Copied {
+    type Target = Case;
+
+    fn deref(&self) -> &Case {
+        &self.case
+    }
+}
+
+impl Copied {
+    fn new(fill: impl FnOnce(&Path)) -> Copied {
+        let case = Case::new(fill);
+        let copy = case.path("copy");
+        case.restore(&copy, Options::default()).unwrap();
+        Copied { case, copy }
     }
 
     fn over(&self, over: Over<'_>, cancel: &CancelToken) -> Result<Overwritten, Error> {
-        let path = self.source.to_str().unwrap().as_bytes();
         let repository = &self.rig.repository;
-        restore_over(repository, self.snapshot, path, &self.copy, over, &Silent, cancel)
+        restore_over(repository, self.snapshot, self.root(), &self.copy, over, &Silent, cancel)
     }
 
     fn again(&self) -> Overwritten {
@@ -63,7 +61,7 @@ fn plain_tree(source: &Path) {
 
 #[test]
 fn what_is_the_same_stays_and_only_what_differs_is_fetched() {
-    let case = Case::new(plain_tree);
+    let case = Copied::new(plain_tree);
     let done = case.again();
     assert_eq!((done.files, done.removed), (4, 0));
     assert!(done.fetched_bytes < 100, "{done:?}");
@@ -83,7 +81,7 @@ fn what_is_the_same_stays_and_only_what_differs_is_fetched() {
 
 #[test]
 fn whatever_was_done_to_the_copy_it_becomes_the_snapshot_again() {
-    let case = Case::new(rich_tree);
+    let case = Copied::new(rich_tree);
     let copy = &case.copy;
     // Removed, cut off, prolonged, of another kind, with other rights, and more of them.
     let outside = case.rig.dir.path().join("outside");
@@ -116,7 +114,7 @@ fn whatever_was_done_to_the_copy_it_becomes_the_snapshot_again() {
 /// Nor do ACLs, which what is made anew would inherit.
 #[test]
 fn attributes_that_the_snapshot_has_not_do_not_stay() {
-    let case = Case::new(rich_tree);
+    let case = Copied::new(rich_tree);
     let copy = &case.copy;
     assert_same(&case.source, copy);
     let set = |path: &str, name: &str, value: &[u8]| {
@@ -145,7 +143,7 @@ fn attributes_that_the_snapshot_has_not_do_not_stay() {
 
 #[test]
 fn no_other_name_of_a_file_is_written_through_and_no_link_is_followed() {
-    let case = Case::new(|source| {
+    let case = Copied::new(|source| {
         fs::create_dir(source.join("dir")).unwrap();
         fs::write(source.join("dir/file"), noise(1, 100_000)).unwrap();
         fs::write(source.join("file"), noise(2, 100_000)).unwrap();
@@ -165,7 +163,7 @@ fn no_other_name_of_a_file_is_written_through_and_no_link_is_followed() {
 
 #[test]
 fn a_file_that_is_withheld_has_its_other_name_and_what_is_kept_stays() {
-    let case = Case::new(|source| {
+    let case = Copied::new(|source| {
         fs::create_dir(source.join("global")).unwrap();
         fs::write(source.join("global/control"), "the last").unwrap();
         fs::write(source.join("global/other"), "other").unwrap();
@@ -187,7 +185,7 @@ fn a_file_that_is_withheld_has_its_other_name_and_what_is_kept_stays() {
 
 #[test]
 fn one_that_was_cancelled_is_completed_by_the_same_call() {
-    let case = Case::new(plain_tree);
+    let case = Copied::new(plain_tree);
     fs::write(case.copy.join("large"), noise(9, 6 << 20)).unwrap();
     let cancel = CancelToken::new();
     cancel.cancel();
@@ -200,17 +198,16 @@ fn one_that_was_cancelled_is_completed_by_the_same_call() {
 
 #[test]
 fn only_a_directory_is_restored_over() {
-    let case = Case::new(rich_tree);
+    let case = Copied::new(rich_tree);
     let path = case.source.join("a/large");
     let path = path.to_str().unwrap().as_bytes();
     let (repository, cancel) = (&case.rig.repository, CancelToken::new());
     let over = |path: &[u8], target: &Path| {
         restore_over(repository, case.snapshot, path, target, Over::default(), &Silent, &cancel)
     };
-    assert!(matches!(over(path, &case.copy), Err(Error::Missing(_))));
+    assert!(matches!(over(path, &case.copy), Err(Error::Invalid(_))));
     assert!(over(b"/nowhere", &case.copy).is_err());
-    let source = case.source.to_str().unwrap().as_bytes();
-    assert!(over(source, &case.rig.dir.path().join("not there")).is_err());
-    assert!(over(source, &case.copy.join("a/large")).is_err());
+    assert!(over(case.root(), &case.path("not there")).is_err());
+    assert!(over(case.root(), &case.copy.join("a/large")).is_err());
     assert_same(&case.source, &case.copy);
 }
