@@ -3,62 +3,16 @@
 
 use crate::rig::{Rig, noise, snapshot_of};
 use crate::trees::{
-    acl, archive, archiver, assert_same, beyond_restic, rich_tree, save, set_mtime,
+    Case, acl, archive, archiver, assert_same, beyond_restic, rich_tree, save, set_mtime,
 };
 use mainstay_repository as repository;
-use model::progress::Silent;
 use model::{CancelToken, Progress, SnapshotId};
-use repository::restore::{Options, Restored, Reuse};
+use repository::restore::{Options, Reuse};
 use repository::{BlobKind, Error, Node, Tree, TreeId, TreeOptions};
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-
-/// A rig with a source directory and a snapshot of it.
-struct Case {
-    rig: Rig,
-    source: PathBuf,
-    snapshot: SnapshotId,
-}
-
-impl Case {
-    fn new(fill: impl FnOnce(&Path)) -> Case {
-        let rig = Rig::new();
-        let source = rig.dir.path().join("source");
-        fs::create_dir(&source).unwrap();
-        fill(&source);
-        let (finished, snapshot) = archive(&rig, &source, None, &TreeOptions::default());
-        assert_eq!(finished.problems, []);
-        Case { rig, source, snapshot }
-    }
-
-    fn again(&self) -> SnapshotId {
-        let options = TreeOptions::default();
-        archive(&self.rig, &self.source, Some(self.snapshot), &options).1
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.rig.dir.path().join(name)
-    }
-
-    fn restore(&self, target: &Path, options: Options<'_>) -> Result<Restored, Error> {
-        self.restore_from(self.snapshot, self.source.as_path(), target, options)
-    }
-
-    fn restore_from(
-        &self,
-        snapshot: SnapshotId,
-        path: &Path,
-        target: &Path,
-        options: Options<'_>,
-    ) -> Result<Restored, Error> {
-        let path = path.to_str().unwrap().as_bytes();
-        let cancel = CancelToken::new();
-        let repository = &self.rig.repository;
-        repository::restore::restore(repository, snapshot, path, target, options, &Silent, &cancel)
-    }
-}
 
 #[test]
 fn a_restored_tree_is_the_archived_tree_with_everything_it_had() {
@@ -262,7 +216,8 @@ fn changed() -> (Case, PathBuf, SnapshotId) {
     fs::write(source.join("program/x"), "x").unwrap();
     fs::remove_dir(source.join("empty")).unwrap();
     symlink("a", source.join("empty")).unwrap();
-    let snapshot = case.again();
+    let options = TreeOptions::default();
+    let snapshot = archive(&case.rig, &case.source, Some(case.snapshot), &options).1;
     (case, old, snapshot)
 }
 

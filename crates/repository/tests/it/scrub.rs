@@ -1,51 +1,44 @@
 //! Copies that rot, and copies that only look as if somebody had written to them.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the unexpected")]
 
-use crate::rig::Rig;
-use crate::trees::{archive, rich_tree, set_mtime};
+use crate::trees::{Case, rich_tree, set_mtime};
 use mainstay_repository as repository;
+use model::CancelToken;
 use model::progress::Silent;
-use model::{CancelToken, SnapshotId};
-use repository::restore::{Options, Reuse, restore};
+use repository::restore::{Options, Reuse};
 use repository::scrub::{Copy, scrub, written_to};
-use repository::{Difference, Error, TreeOptions, differences, record_manifest};
+use repository::{Difference, Error, differences, record_manifest};
 use std::fs::{self, File};
+use std::ops::Deref;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-/// A restored copy with its manifest.
-struct Case {
-    rig: Rig,
-    source: String,
+/// A case with a restored copy, and the manifest of that.
+struct Copied {
+    case: Case,
     copy: PathBuf,
     manifest: PathBuf,
-    snapshot: SnapshotId,
 }
 
-impl Case {
-    fn new() -> Case {
-        let rig = Rig::new();
-        let source = rig.dir.path().join("source");
-        fs::create_dir(&source).unwrap();
-        rich_tree(&source);
-        let (_, snapshot) = archive(&rig, &source, None, &TreeOptions::default());
-        let source = source.to_str().unwrap().to_owned();
-        let (copy, manifest) = (rig.dir.path().join("copy"), rig.dir.path().join("manifest"));
-        let case = Case { rig, source, copy, manifest, snapshot };
-        case.restore(&case.copy, Options::default());
-        record_manifest(&case.copy, &case.manifest).unwrap();
-        case
-    }
+impl Deref for Copied {
+    type Target = Case;
 
-    fn restore(&self, target: &Path, options: Options<'_>) {
-        let path = self.source.as_bytes();
-        let cancel = CancelToken::new();
-        let repository = &self.rig.repository;
-        restore(repository, self.snapshot, path, target, options, &Silent, &cancel).unwrap();
+    fn deref(&self) -> &Case {
+        &self.case
+    }
+}
+
+impl Copied {
+    fn new() -> Copied {
+        let case = Case::new(rich_tree);
+        let (copy, manifest) = (case.path("copy"), case.path("manifest"));
+        case.restore(&copy, Options::default()).unwrap();
+        record_manifest(&copy, &manifest).unwrap();
+        Copied { case, copy, manifest }
     }
 
     fn copy(&self) -> Copy<'_> {
-        Copy { root: &self.copy, snapshot: self.snapshot, path: self.source.as_bytes() }
+        Copy { root: &self.copy, snapshot: self.snapshot, path: self.root() }
     }
 
     fn scrub(&self) -> Vec<(String, String)> {
@@ -70,7 +63,7 @@ impl Case {
 
 #[test]
 fn a_scrub_finds_what_rotted_and_what_is_gone() {
-    let case = Case::new();
+    let case = Copied::new();
     assert_eq!(case.scrub(), []);
     case.rot("a/large", 8 << 20);
     case.rot("sparse", 5 << 20);
@@ -90,7 +83,7 @@ fn a_scrub_finds_what_rotted_and_what_is_gone() {
 
 #[test]
 fn a_refresh_that_was_given_up_did_not_write_to_the_copy() {
-    let case = Case::new();
+    let case = Copied::new();
     let target = case.rig.dir.path().join("given-up");
     let reuse = Some(Reuse {
         tree: &case.copy,
@@ -99,7 +92,7 @@ fn a_refresh_that_was_given_up_did_not_write_to_the_copy() {
         redo: None,
         doubted: false,
     });
-    case.restore(&target, Options { reuse, durable: false });
+    case.restore(&target, Options { reuse, durable: false }).unwrap();
     fs::remove_dir_all(&target).unwrap();
     let by_manifest = differences(&case.copy, &case.manifest, 100).unwrap();
     assert!(by_manifest.len() > 5 && by_manifest.iter().all(|d| d.only_ctime), "{by_manifest:?}");
@@ -113,8 +106,8 @@ fn a_refresh_that_was_given_up_did_not_write_to_the_copy() {
 
 #[test]
 fn a_single_file_is_judged_too() {
-    let case = Case::new();
-    let path = format!("{}/a/large", case.source);
+    let case = Copied::new();
+    let path = format!("{}/a/large", case.source.display());
     let root = case.copy.join("a/large");
     let copy = Copy { root: &root, snapshot: case.snapshot, path: path.as_bytes() };
     let cancel = CancelToken::new();

@@ -5,7 +5,8 @@ use crate::rig::{Rig, noise, snapshot_of};
 use mainstay_repository as repository;
 use model::progress::Silent;
 use model::{CancelToken, SnapshotId};
-use repository::{Archiver, Compression, Finished, LockKind, TreeOptions};
+use repository::restore::{Options, Restored, restore};
+use repository::{Archiver, Compression, Error, Finished, LockKind, TreeOptions};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -15,6 +16,51 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// A rig with a source directory and a snapshot of it.
+pub(crate) struct Case {
+    pub(crate) rig: Rig,
+    pub(crate) source: PathBuf,
+    pub(crate) snapshot: SnapshotId,
+}
+
+impl Case {
+    pub(crate) fn new(fill: impl FnOnce(&Path)) -> Case {
+        let rig = Rig::new();
+        let source = rig.dir.path().join("source");
+        fs::create_dir(&source).unwrap();
+        fill(&source);
+        let (finished, snapshot) = archive(&rig, &source, None, &TreeOptions::default());
+        assert_eq!(finished.problems, []);
+        Case { rig, source, snapshot }
+    }
+
+    /// A place beside the source.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.rig.dir.path().join(name)
+    }
+
+    /// What the source is called in the snapshot.
+    pub(crate) fn root(&self) -> &[u8] {
+        self.source.as_os_str().as_bytes()
+    }
+
+    pub(crate) fn restore(&self, target: &Path, options: Options<'_>) -> Result<Restored, Error> {
+        self.restore_from(self.snapshot, self.source.as_path(), target, options)
+    }
+
+    pub(crate) fn restore_from(
+        &self,
+        snapshot: SnapshotId,
+        path: &Path,
+        target: &Path,
+        options: Options<'_>,
+    ) -> Result<Restored, Error> {
+        let path = path.as_os_str().as_bytes();
+        let (repository, cancel) = (&self.rig.repository, CancelToken::new());
+        restore(repository, snapshot, path, target, options, &Silent, &cancel)
+    }
+}
 
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
