@@ -4,10 +4,12 @@
 //! Other crates' tests include this file by its path; it uses nothing of the crate it lies in.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What every test's server has: small, and as fast as a server can be that still tells the truth.
 const SETTINGS: &str = "
@@ -34,15 +36,8 @@ impl PgServer {
         give(home);
         fs::create_dir_all(server.socket_dir()).expect("a socket directory");
         give(&server.socket_dir());
-        server.must(server.program("initdb").arg("--pgdata").arg(&server.data).args([
-            "--username=postgres",
-            "--auth=trust",
-            "--encoding=UTF8",
-            "--locale=C",
-            "--data-checksums",
-            "--no-instructions",
-            "--no-sync",
-        ]));
+        copy(fresh(), &server.data);
+        identify(&server.data);
         let socket = server.socket_dir();
         server.configure(&format!(
             "{SETTINGS}\nunix_socket_directories = '{}'\n{settings}\n",
@@ -182,18 +177,14 @@ impl PgServer {
     }
 
     fn must(&self, command: &mut Command) {
-        let output = command.output().expect("run");
-        assert!(
-            output.status.success(),
-            "{command:?}: {}{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr),
-            fs::read_to_string(self.home.join("server.log")).unwrap_or_default(),
-        );
+        let log = || fs::read_to_string(self.home.join("server.log")).unwrap_or_default();
+        must(command, log);
     }
 }
 
 impl Drop for PgServer {
+    /// Who holds the directory, too, has to drop it after this: a server whose files are gone is found
+    /// by nobody, and goes on for a while.
     fn drop(&mut self) {
         if self.runs() {
             let mut stop = self.program("pg_ctl");
@@ -201,6 +192,80 @@ impl Drop for PgServer {
             let _ = stop.arg(&self.data).output();
         }
     }
+}
+
+fn must(command: &mut Command, log: impl FnOnce() -> String) {
+    let output = command.output().expect("run");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+        log(),
+    );
+}
+
+/// A cluster that was never started, of which all are copies: making one takes a second, copying it a
+/// tenth of that. It is kept for all processes that run tests of this checkout.
+fn fresh() -> &'static Path {
+    static FRESH: OnceLock<PathBuf> = OnceLock::new();
+    FRESH.get_or_init(|| {
+        let initdb = bin_dir().join("initdb");
+        let version = Command::new(&initdb).arg("--version").output().expect("initdb").stdout;
+        let version =
+            String::from_utf8_lossy(&version).replace(|c: char| !c.is_alphanumeric(), "-");
+        let owner = server_user().map_or_else(|| "me".to_owned(), |(uid, _)| uid.to_string());
+        let kept = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let place = kept.join(format!("{}-of-{owner}", version.trim_end_matches('-')));
+        if !place.exists() {
+            // The server's user may not reach the place where it is kept.
+            let made = tempfile::tempdir().expect("a temporary directory");
+            give(made.path());
+            let data = made.path().join("data");
+            let mut initdb = as_server_user(&initdb);
+            let initdb = initdb.arg("--pgdata").arg(&data).args([
+                "--username=postgres",
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--data-checksums",
+                "--no-instructions",
+                "--no-sync",
+            ]);
+            must(initdb, String::new);
+            let beside = tempfile::tempdir_in(kept).expect("a temporary directory");
+            copy(&data, &beside.path().join("data"));
+            // Another process may have been faster; its cluster is as good.
+            let _ = fs::rename(beside.path().join("data"), &place);
+        }
+        place
+    })
+}
+
+fn copy(from: &Path, to: &Path) {
+    must(Command::new("cp").arg("-aT").arg(from).arg(to), String::new);
+}
+
+/// Gives a cluster that was never started a system identifier of its own, as `initdb` does: it is in
+/// the control file, which ends with a checksum, and in the first page of the log (PostgreSQL's
+/// `pg_control.h` and `xlog_internal.h`).
+fn identify(data: &Path) {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
+    let count = u64::from(COUNT.fetch_add(1, Ordering::Relaxed) % 4096);
+    let own = (now.as_secs() << 32 | u64::from(now.subsec_micros()) << 12 | count).to_le_bytes();
+    let path = data.join("global/pg_control");
+    let mut control = fs::read(&path).expect("pg_control");
+    let sum = |bytes: &[u8]| crc32c::crc32c(bytes).to_le_bytes();
+    let ends = |at: &usize| control[*at..at + 4] == sum(&control[..*at]);
+    let end = (200..508).step_by(4).find(ends).expect("a checksum");
+    control[..8].copy_from_slice(&own);
+    let sum = sum(&control[..end]);
+    control[end..end + 4].copy_from_slice(&sum);
+    fs::write(path, control).expect("pg_control");
+    let log = data.join("pg_wal/000000010000000000000001");
+    let log = fs::File::options().write(true).open(log).expect("the log");
+    log.write_all_at(&own, 24).expect("the log");
 }
 
 /// Where PostgreSQL's programs are: on PATH, or where Debian has them, the newest first.

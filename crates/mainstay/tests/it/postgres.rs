@@ -35,9 +35,10 @@ const ROUNDS: u32 = 20;
 
 /// Two hosts with one vault.
 struct Stage {
-    dir: TempDir,
     a: Host,
     b: Host,
+    // After the servers in it.
+    dir: TempDir,
 }
 
 /// A host: its configuration, its server, and the binary.

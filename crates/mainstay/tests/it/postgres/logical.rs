@@ -10,9 +10,10 @@ const APPLICATION: &str = "start = 'touch HERE/app'\nstop = 'rm -f HERE/app'\n\
 
 /// Two hosts with a server each, and one vault.
 pub(super) struct Pair {
-    pub(super) dir: TempDir,
     pub(super) a: Site,
     pub(super) b: Site,
+    // After the servers in it.
+    pub(super) dir: TempDir,
 }
 
 /// A host.

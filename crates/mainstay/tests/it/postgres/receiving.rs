@@ -29,7 +29,7 @@ pub(super) fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(120);
     while !there() {
         assert!(Instant::now() < deadline, "not within 120 s: {what}");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
