@@ -1,6 +1,6 @@
 //! Drills: a point is proven restorable, or found not to be; and what was promised is watched.
 
-use crate::rig::{Rig, Said};
+use crate::rig::{Rig, Said, script};
 use crate::world::{World, wait_for};
 use serde_json::{Value, json};
 use std::fs;
@@ -216,8 +216,7 @@ fn an_importer_loads_the_copy_and_a_slow_recovery_breaks_its_promise() {
                    importer = \"@HERE@/importer\"\ndrill-schedule = \"0 0 1 1 *\"\n";
     let rig = host(&format!("{service}rto = \"1h\"\n"));
     let program = |name: &str, text: &str| {
-        let path = rig.write(name, format!("#!/bin/sh\n{text}"));
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        script(&rig.path(name), text);
     };
     program(
         "exporter",

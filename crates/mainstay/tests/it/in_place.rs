@@ -2,10 +2,12 @@
 //! where something is mounted at its path.
 
 use crate::filesystems::{Kind, Mounted};
-use crate::kills::{Scenario, and_more, refresh_again};
-use crate::refreshing::{ended, held_at, is_at_its_end, joined, noise, number, write_secretly};
-use crate::world::{Tree, World, content, fill};
-use serde_json::Value;
+use crate::kills::{Scenario, and_more, version as small};
+use crate::refreshing::{
+    REFRESH, ended, held_at, holds, is_whole_or_barred, joined, killed_everywhere, noise, number,
+    refresh, write_secretly,
+};
+use crate::world::{Tree, Versions, World, content, fill};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -46,16 +48,8 @@ fn grow(dir: &Path, version: u8) {
 }
 
 fn version(number: u8) -> Option<Tree> {
-    static VERSIONS: [OnceLock<Option<Tree>>; 2] = [OnceLock::new(), OnceLock::new()];
-    let make = || {
-        let dir = tempfile::tempdir().unwrap();
-        for version in 1..=number {
-            fs::create_dir_all(dir.path().join("data")).unwrap();
-            grow(&dir.path().join("data"), version);
-        }
-        content(&dir.path().join("data"))
-    };
-    VERSIONS[usize::from(number) - 1].get_or_init(make).clone()
+    static VERSIONS: Versions = Versions::of(grow);
+    VERSIONS.get(number)
 }
 
 /// The standby is at version 1, and the head is at version 2.
@@ -67,10 +61,6 @@ fn behind(world: &World) {
     world.run("b", &["refresh", "docs"]).code(0);
     grow(&data, 2);
     world.run("a", &["backup", "docs"]).code(0);
-}
-
-fn refresh(world: &World) -> Value {
-    world.run("b", &["--json", "refresh", "docs"]).code(0).json()["services"][0].clone()
 }
 
 fn inode(path: PathBuf) -> u64 {
@@ -128,48 +118,29 @@ fn a_copy_that_somebody_reads_is_exchanged() {
     assert!(content(&world.path("b/data")) == version(2));
 }
 
-/// Old, or new, or the gate is shut and the next command ends it.
+/// Of a copy that stays where it is, nothing changes before the journal is applied.
 fn never_between(world: &World, at: &str) {
     let now = content(&world.path("b/data"));
-    if now == version(1) || now == version(2) {
-        return;
-    }
-    assert!(at.starts_with("redo:"), "{at}: neither old nor new");
-    let said = world.run("b", &["may-start", "docs"]).code(1);
-    assert!(said.err.contains("half changed"), "{at}: {said:#?}");
+    is_whole_or_barred(world, &now, version, at.starts_with("redo:"), at);
 }
 
 fn is_new(world: &World, at: &str) {
-    assert!(content(&world.path("b/data")) == version(2), "{at}");
-    is_at_its_end(world, at);
+    holds(world, &version(2), at);
 }
 
-const REFRESH: Scenario = Scenario {
-    host: "b",
-    kind: "refresh",
-    words: &["refresh", "docs"],
-    prepare: behind,
-    dead: never_between,
-    again: refresh_again,
-    after: is_new,
-    guarded: false,
-};
+const IN_PLACE: Scenario =
+    Scenario { prepare: behind, dead: never_between, after: is_new, ..REFRESH };
 
 const BETWEEN: [&str; 6] = ["place:moved", "redo:1", "redo:4", "redo:7", "redo:11", "redo:done"];
 
-fn killed_everywhere(kind: Kind) {
-    let Some(mounted) = Mounted::new(kind, 2048) else { return };
-    and_more(&joined(mounted.path()), &REFRESH, &BETWEEN);
-}
-
 #[test]
 fn a_refresh_in_place_with_clones_is_killed_at_every_step() {
-    killed_everywhere(Kind::Xfs);
+    killed_everywhere(Kind::Xfs, &IN_PLACE, &BETWEEN);
 }
 
 #[test]
 fn a_refresh_in_place_without_clones_is_killed_at_every_step() {
-    killed_everywhere(Kind::Ext4);
+    killed_everywhere(Kind::Ext4, &IN_PLACE, &BETWEEN);
 }
 
 #[test]
@@ -247,12 +218,6 @@ fn mounted_content(world: &World) -> Option<Tree> {
     Some(found)
 }
 
-fn small(number: u8) -> Option<Tree> {
-    let dir = tempfile::tempdir().unwrap();
-    fill(&dir.path().join("data"), number);
-    content(&dir.path().join("data"))
-}
-
 fn mounted_behind(world: &World) {
     assert!(mount(world));
     fill(&world.path("a/data"), 1);
@@ -264,19 +229,12 @@ fn mounted_behind(world: &World) {
 }
 
 fn mounted_never_between(world: &World, at: &str) {
-    let now = mounted_content(world);
-    if now == small(1) || now == small(2) {
-        return;
-    }
-    assert!(at.starts_with("redo:"), "{at}: neither old nor new");
-    let said = world.run("b", &["may-start", "docs"]).code(1);
-    assert!(said.err.contains("half changed"), "{at}: {said:#?}");
+    is_whole_or_barred(world, &mounted_content(world), small, at.starts_with("redo:"), at);
 }
 
 fn mounted_is_new(world: &World, at: &str) {
     // With nothing beside it.
-    assert!(content(&world.path("b/data")) == small(2), "{at}");
-    is_at_its_end(world, at);
+    holds(world, &small(2), at);
 }
 
 #[test]
@@ -334,8 +292,7 @@ fn what_is_mounted_is_adopted_verified_and_never_put_aside() {
     world.run("b", &["refresh", "docs"]).code(1).complains("--adopt");
     let said = world.run("b", &["--json", "refresh", "docs", "--adopt"]).code(0);
     assert_eq!(said.json()["services"][0]["adopted"], true);
-    assert!(content(&copy) == small(2));
-    is_at_its_end(&world, "adopted");
+    holds(&world, &small(2), "adopted");
     let kept = inode(copy.join("sub/big"));
     world.run("b", &["refresh", "docs", "--verify"]).code(0);
     assert!(content(&copy) == small(2));
@@ -352,8 +309,7 @@ fn what_is_mounted_is_adopted_verified_and_never_put_aside() {
         if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
     }
     world.run("b", &["refresh", "docs", "--reseed"]).code(0);
-    assert!(content(&copy) == small(2));
-    is_at_its_end(&world, "reseeded");
+    holds(&world, &small(2), "reseeded");
     // And it serves.
     let words = ["takeover", "docs", "--yes", "--override", "primary-not-fenced=tested"];
     world.run("b", &words).code(0);

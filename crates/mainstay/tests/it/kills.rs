@@ -5,7 +5,7 @@
 //! line that its journal then has becomes a case.
 
 use crate::rig::{Said, run};
-use crate::world::{CONTROLLED, Tree, World, content, fill, journal, wait_for};
+use crate::world::{CONTROLLED, Tree, Versions, World, content, fill, journal, wait_for};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
@@ -138,12 +138,9 @@ fn trees(lines: &str) -> World {
 }
 
 /// What a host's copy should be.
-fn version(number: u8) -> Option<Tree> {
-    let dir = tempfile::tempdir().unwrap();
-    for version in 1..=number {
-        fill(&dir.path().join("data"), version);
-    }
-    content(&dir.path().join("data"))
+pub(crate) fn version(number: u8) -> Option<Tree> {
+    static VERSIONS: Versions = Versions::of(fill);
+    VERSIONS.get(number)
 }
 
 #[track_caller]

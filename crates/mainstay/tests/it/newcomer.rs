@@ -1,6 +1,6 @@
 //! What somebody meets who uses the program for the first time, and is not careful.
 
-use crate::rig::{Rig, Said, copy_program, restic, run};
+use crate::rig::{Rig, Said, copy_program, restic, run, script};
 use std::os::unix::fs::PermissionsExt;
 
 /// The words of a second host, whose configuration is `b.toml`.
@@ -145,15 +145,13 @@ fn a_password_file_of_somebody_else_is_told_from_one_that_is_missing() {
 #[test]
 fn the_first_export_finds_an_empty_directory() {
     let rig = Rig::new();
-    let exporter = rig.write(
-        "exporter",
-        "#!/bin/sh\nset -e\nnow=$(date -u +%Y-%m-%dT%H:%M:%SZ)\necho 1 > \"$MAINSTAY_BACKUP_DIR/data\"\n\
+    let (exporter, importer) = (rig.path("exporter"), rig.path("importer"));
+    script(
+        &exporter,
+        "set -e\nnow=$(date -u +%Y-%m-%dT%H:%M:%SZ)\necho 1 > \"$MAINSTAY_BACKUP_DIR/data\"\n\
          printf '{\"export-id\":\"%s\",\"source-time\":\"%s\"}' \"$MAINSTAY_EXPORT_ID\" \"$now\"\n",
     );
-    let importer = rig.write("importer", "#!/bin/sh\nexit 0\n");
-    for script in [&exporter, &importer] {
-        std::fs::set_permissions(script, std::fs::Permissions::from_mode(0o755)).unwrap();
-    }
+    script(&importer, "exit 0\n");
     // The directory itself is not there either.
     rig.configure(&format!(
         "[service.wiki]\nengine = \"script\"\npath = \"{}\"\nexporter = \"{}\"\nimporter = \"{}\"\n",

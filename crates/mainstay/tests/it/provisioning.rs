@@ -175,19 +175,15 @@ fn an_old_copy_on_a_new_host_is_adopted() {
 fn a_service_that_is_imported_is_imported() {
     let scripts = "exporter = \"@HERE@/export\"\nimporter = \"@HERE@/import\"\n";
     let world = World::new("script", scripts);
-    let script = |name: &str, text: &str| {
-        let path = world.path(name);
-        fs::write(&path, format!("#!/bin/sh\nset -e\n{text}")).unwrap();
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    };
-    script(
+    world.script(
         "export",
         "echo exported >\"$MAINSTAY_BACKUP_DIR/dump\"\n\
          echo \"{\\\"export-id\\\": \\\"$MAINSTAY_EXPORT_ID\\\", \
          \\\"source-time\\\": \\\"$(date -u +%Y-%m-%dT%H:%M:%SZ)\\\"}\"\n",
     );
     let imported = world.path("imported");
-    script("import", &format!("cat \"$MAINSTAY_BACKUP_DIR/dump\" >>{}\n", imported.display()));
+    world
+        .script("import", &format!("cat \"$MAINSTAY_BACKUP_DIR/dump\" >>{}\n", imported.display()));
     fs::create_dir_all(world.path("a/data")).unwrap();
     world.run("a", &["init"]).code(0);
     world.run("a", &["backup", "docs"]).code(0);

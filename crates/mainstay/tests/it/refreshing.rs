@@ -5,13 +5,12 @@ use crate::cancel::{cont, outcome};
 use crate::filesystems::{Kind, Mounted};
 use crate::kills::{Scenario, and_more, refresh_again};
 use crate::rig::{Said, run};
-use crate::world::{Tree, World, content, fill, state, wait_for};
+use crate::world::{Tree, Versions, World, content, fill, state, wait_for};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 
 /// Large enough that nobody wants to write it anew for a few bytes.
 pub(crate) const LARGE: usize = 24 << 20;
@@ -70,18 +69,11 @@ pub(crate) fn joined(parent: &Path) -> World {
 }
 
 pub(crate) fn version(number: u8) -> Option<Tree> {
-    static VERSIONS: [OnceLock<Option<Tree>>; 2] = [OnceLock::new(), OnceLock::new()];
-    let make = || {
-        let dir = tempfile::tempdir().unwrap();
-        for version in 1..=number {
-            grow(&dir.path().join("data"), version);
-        }
-        content(&dir.path().join("data"))
-    };
-    VERSIONS[usize::from(number) - 1].get_or_init(make).clone()
+    static VERSIONS: Versions = Versions::of(grow);
+    VERSIONS.get(number)
 }
 
-fn refresh(world: &World) -> Value {
+pub(crate) fn refresh(world: &World) -> Value {
     world.run("b", &["--json", "refresh", "docs"]).code(0).json()["services"][0].clone()
 }
 
@@ -128,25 +120,38 @@ fn a_refresh_writes_and_takes_what_changed() {
     }
 }
 
-/// What is on disk is the old point or the new one, or it is half written, and then the gate says
-/// so.
-pub(crate) fn never_between(world: &World, at: &str) {
-    let now = content(&world.path("b/data"));
-    if now == version(1) || now == version(2) {
+/// What is on disk is the old point or the new one, or it may be and is half written, and then the
+/// gate says so.
+#[track_caller]
+pub(crate) fn is_whole_or_barred(
+    world: &World,
+    now: &Option<Tree>,
+    versions: fn(u8) -> Option<Tree>,
+    may_be_half: bool,
+    at: &str,
+) {
+    if *now == versions(1) || *now == versions(2) {
         return;
     }
-    assert!(at == "place:moved" || at.starts_with("redo:"), "{at}: neither old nor new");
+    assert!(may_be_half, "{at}: neither old nor new");
     let said = world.run("b", &["may-start", "docs"]).code(1);
     assert!(said.err.contains("half changed"), "{at}: {said:#?}");
 }
 
-pub(crate) fn is_new(world: &World, at: &str) {
-    assert!(content(&world.path("b/data")) == version(2), "{at}");
-    is_at_its_end(world, at);
+/// Where a copy is exchanged, files are changed in their place when it has its name.
+pub(crate) fn never_between(world: &World, at: &str) {
+    let may_be_half = at == "place:moved" || at.starts_with("redo:");
+    is_whole_or_barred(world, &content(&world.path("b/data")), version, may_be_half, at);
 }
 
-/// The standby knows what it holds, and so does everybody.
-pub(crate) fn is_at_its_end(world: &World, at: &str) {
+pub(crate) fn is_new(world: &World, at: &str) {
+    holds(world, &version(2), at);
+}
+
+/// The standby has this and nothing else, and knows what it holds, and so does everybody.
+#[track_caller]
+pub(crate) fn holds(world: &World, expected: &Option<Tree>, at: &str) {
+    assert!(content(&world.path("b/data")) == *expected, "{at}");
     world.run("b", &["refresh", "docs"]).code(0).says("already");
     let members = world.status("b")["members"].clone();
     assert_eq!(members[1]["importing"], false, "{at}: {members}");
@@ -154,7 +159,7 @@ pub(crate) fn is_at_its_end(world: &World, at: &str) {
     assert!(!said.err.contains("half changed"), "{at}: {said:#?}");
 }
 
-const REFRESH: Scenario = Scenario {
+pub(crate) const REFRESH: Scenario = Scenario {
     host: "b",
     kind: "refresh",
     words: &["refresh", "docs"],
@@ -165,27 +170,26 @@ const REFRESH: Scenario = Scenario {
     guarded: false,
 };
 
-fn killed_everywhere(kind: Kind) {
+/// All deaths of a refresh on a file system of this kind.
+pub(crate) fn killed_everywhere(kind: Kind, scenario: &Scenario, between: &[&str]) {
     let Some(mounted) = Mounted::new(kind, 2048) else { return };
-    let base = joined(mounted.path());
-    let moved = ["place:moved"];
-    let patched = ["place:moved", "redo:1", "redo:3", "redo:6", "redo:done"];
-    and_more(&base, &REFRESH, if kind.clones() { &moved } else { &patched });
+    and_more(&joined(mounted.path()), scenario, between);
 }
 
 #[test]
 fn a_refresh_with_clones_on_xfs_is_killed_at_every_step() {
-    killed_everywhere(Kind::Xfs);
+    killed_everywhere(Kind::Xfs, &REFRESH, &["place:moved"]);
 }
 
 #[test]
 fn a_refresh_with_clones_on_btrfs_is_killed_at_every_step() {
-    killed_everywhere(Kind::Btrfs);
+    killed_everywhere(Kind::Btrfs, &REFRESH, &["place:moved"]);
 }
 
 #[test]
 fn a_refresh_through_a_redo_journal_is_killed_at_every_step() {
-    killed_everywhere(Kind::Ext4);
+    let between = ["place:moved", "redo:1", "redo:3", "redo:6", "redo:done"];
+    killed_everywhere(Kind::Ext4, &REFRESH, &between);
 }
 
 /// A refresh whose worker stands still at a place, and that worker's number.

@@ -1,6 +1,7 @@
 //! A machine in a temporary directory: configuration, vault, and the real binary.
 
 use serde_json::Value;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -65,6 +66,18 @@ pub(crate) fn mainstay() -> Command {
 #[track_caller]
 pub(crate) fn copy_program(to: &Path) {
     run(Command::new("cp").arg(env!("CARGO_BIN_EXE_mainstay")).arg(to)).code(0);
+}
+
+/// Writes a shell script that can be run. Another process does that, too.
+#[track_caller]
+pub(crate) fn script(path: &Path, text: &str) {
+    let mut install = Command::new("install");
+    install.args(["-m", "755", "/dev/stdin"]).arg(path).stdin(Stdio::piped());
+    let mut install = install.spawn().expect("the program starts");
+    let mut input = install.stdin.take().expect("a pipe");
+    write!(input, "#!/bin/sh\n{text}").expect("a script");
+    drop(input);
+    assert!(install.wait().expect("it ends").success(), "{}", path.display());
 }
 
 /// Runs a command to its end.

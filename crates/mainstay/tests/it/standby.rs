@@ -148,13 +148,8 @@ fn a_refresh_costs_what_changed() {
 fn what_its_engine_refuses_does_not_bar_the_way() {
     let scripts = "exporter = \"@HERE@/export\"\nimporter = \"@HERE@/import\"\n";
     let world = World::new("script", scripts);
-    let script = |name: &str, text: &str| {
-        let path = world.path(name);
-        fs::write(&path, format!("#!/bin/sh\nset -e\n{text}")).unwrap();
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    };
     let (source, loaded) = (world.path("source"), world.path("loaded"));
-    script(
+    world.script(
         "export",
         &format!(
             "cp {} \"$MAINSTAY_BACKUP_DIR/dump\"\n\
@@ -163,7 +158,7 @@ fn what_its_engine_refuses_does_not_bar_the_way() {
             source.display()
         ),
     );
-    script(
+    world.script(
         "import",
         &format!(
             "if grep -q bad \"$MAINSTAY_BACKUP_DIR/dump\"; then exit 1; fi\n\
@@ -247,9 +242,7 @@ const OF_ONE: [OfOne; 3] = [
                           \\\"$(date -u +%Y-%m-%dT%H:%M:%S.%NZ)\\\"}\"\n";
             let import = "cp \"$MAINSTAY_BACKUP_DIR/dump\" \"$MAINSTAY_BACKUP_DIR/../loaded\"\n";
             for (name, text) in [("export", export), ("import", import)] {
-                let path = world.path(name);
-                fs::write(&path, format!("#!/bin/sh\nset -e\n{text}")).unwrap();
-                fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+                world.script(name, text);
             }
         },
         read: |world| fs::read_to_string(world.path("b/loaded")).unwrap().parse().unwrap(),

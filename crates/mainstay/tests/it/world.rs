@@ -1,13 +1,14 @@
 //! Two hosts and a vault in one directory, with a service that can really be stopped. It can be
 //! copied, so that each of many cases begins with the same past.
 
-use crate::rig::{Said, mainstay, run};
+use crate::rig::{Said, mainstay, run, script};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// How long a state may take to come about.
@@ -19,8 +20,7 @@ const HERE: &str = "@HERE@";
 const HOST: &str = "@HOST@";
 
 /// A service that is a process: `service start|stop|status DIR`.
-const SERVICE: &str = r#"#!/bin/sh
-pid=$2/pid
+const SERVICE: &str = r#"pid=$2/pid
 runs() { [ -s "$pid" ] && grep -q '^State:.[RSD]' "/proc/$(cat "$pid")/status" 2>/dev/null; }
 case $1 in
 start)
@@ -57,9 +57,7 @@ impl World {
     /// The same, on the file system of a directory.
     pub(crate) fn new_in(parent: &Path, engine: &str, lines: &str) -> World {
         let world = World { dir: tempfile::tempdir_in(parent).expect("a temporary directory") };
-        let script = world.path("service");
-        fs::write(&script, SERVICE).expect("a script");
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a mode");
+        script(&world.path("service"), SERVICE);
         for (host, role) in [("a", "primary"), ("b", "standby")] {
             world.define(host, role, engine, lines);
         }
@@ -96,6 +94,12 @@ impl World {
             let _ = fs::remove_file(copy.path(host).join("pid"));
         }
         copy
+    }
+
+    /// Writes a script that ends at the first command that fails.
+    #[track_caller]
+    pub(crate) fn script(&self, name: &str, text: &str) {
+        script(&self.path(name), &format!("set -e\n{text}"));
     }
 
     /// A place in it.
@@ -273,6 +277,33 @@ fn read(place: &Path) -> std::io::Result<Option<Tree>> {
         found.insert(name, (meta.permissions().mode(), bytes));
     }
     Ok(Some(found))
+}
+
+/// The two versions of a tree, each made and read once.
+pub(crate) struct Versions {
+    grow: fn(&Path, u8),
+    read: [OnceLock<Option<Tree>>; 2],
+}
+
+impl Versions {
+    /// Of the tree that this makes in a directory, or changes there.
+    pub(crate) const fn of(grow: fn(&Path, u8)) -> Versions {
+        Versions { grow, read: [OnceLock::new(), OnceLock::new()] }
+    }
+
+    /// Version 1 or 2.
+    pub(crate) fn get(&self, number: u8) -> Option<Tree> {
+        let read = || {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let place = dir.path().join("data");
+            fs::create_dir(&place).expect("a directory");
+            for version in 1..=number {
+                (self.grow)(&place, version);
+            }
+            content(&place)
+        };
+        self.read[usize::from(number) - 1].get_or_init(read).clone()
+    }
 }
 
 /// Writes the files of one of the two versions of a tree.

@@ -198,9 +198,8 @@ fn what_stands_in_the_way_is_told() {
     other(&bin, &without, backup).code(1).complains("no `pg_dump`").complains("Install");
     let script = |version: &str| {
         let _ = fs::remove_file(tools.join("pg_dump"));
-        let text = format!("#!/bin/sh\necho 'pg_dump (PostgreSQL) {version}'\n");
-        fs::write(tools.join("pg_dump"), text).unwrap();
-        fs::set_permissions(tools.join("pg_dump"), fs::Permissions::from_mode(0o755)).unwrap();
+        let text = format!("echo 'pg_dump (PostgreSQL) {version}'\n");
+        crate::rig::script(&tools.join("pg_dump"), &text);
     };
     script("12.22");
     other(&bin, &without, backup).code(1).complains("no `pg_dumpall`");
