@@ -33,7 +33,8 @@ enum Command {
     /// Everything that must hold before a change lands: format, directions, lints, docs, tests
     ///
     /// Installs the Debian packages that the tests need if it may (root, and apt-get is there),
-    /// else names them with the command that installs them.
+    /// else names them with the command that installs them. Runs two tests for each processor at
+    /// once, unless RUST_TEST_THREADS says how many.
     Test {
         /// Only what cargo test would run: no format, lint, documentation or direction check
         #[arg(long)]

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: one stage after the other, all of them even if one fails, and a summary.
 
 use crate::{Failure, cargo, deps, links, packages, pypi};
+use std::ffi::OsString;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -60,9 +61,20 @@ pub(crate) fn test(only_tests: bool, filter: &[String]) -> Result<(), Failure> {
         run(cargo()
             .args(["test", "--locked", "--workspace", "--no-fail-fast"])
             .arg("--")
-            .args(filter))
+            .args(filter)
+            .env(THREADS, threads()))
     });
     summary(&done)
+}
+
+/// How many tests run at once, as the test runner reads it.
+const THREADS: &str = "RUST_TEST_THREADS";
+
+/// Tests wait for servers, for disks and for time to pass more than they compute: two for each
+/// processor, unless somebody has said how many.
+fn threads() -> OsString {
+    let two = || std::thread::available_parallelism().map_or(2, |cores| 2 * cores.get());
+    std::env::var_os(THREADS).unwrap_or_else(|| two().to_string().into())
 }
 
 fn stage(done: &mut Vec<Done>, name: &'static str, work: impl FnOnce() -> Outcome) {
