@@ -134,8 +134,13 @@ impl Command {
     }
 
     /// Runs it cut off from the network, as far as that can be done here.
-    pub fn within(mut self, isolation: &Isolation) -> Self {
-        let mut words = isolation.words().iter().map(OsString::from);
+    pub fn within(self, isolation: &Isolation) -> Self {
+        self.behind(isolation.words())
+    }
+
+    /// Runs it by a program that runs others: these words, and then its own.
+    pub(crate) fn behind(mut self, words: &[&str]) -> Self {
+        let mut words = words.iter().map(OsString::from);
         if let Some(program) = words.next() {
             let inner = std::mem::replace(&mut self.program, program);
             self.args = words.chain([inner]).chain(self.args).collect();
@@ -158,6 +163,18 @@ impl Command {
     /// Runs it to its end, whatever its exit code.
     pub fn ask(&self, cancel: &CancelToken) -> Result<Output, Error> {
         self.spawn()?.wait(cancel)
+    }
+
+    /// Runs it to its end as the trial of something: how it ends is what is asked. Within: what it
+    /// printed if it ended with exit code 0, and else, also if it had to be ended, why not. Nothing
+    /// of its group is left alive.
+    pub(crate) fn try_out(&self, cancel: &CancelToken) -> Result<Result<Output, Error>, Error> {
+        let ended = self.spawn()?.see_out(cancel, true)?;
+        Ok(match ended.out_of_time {
+            Some(limit) => Err(ended.output.out_of_time(limit)),
+            None if !ended.output.success() => Err(ended.output.failure()),
+            None => Ok(ended.output),
+        })
     }
 
     /// Starts it.
@@ -277,6 +294,13 @@ fn input_file(bytes: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
+/// How a command came to its end.
+struct Ended {
+    output: Output,
+    /// It had to be ended, after this time.
+    out_of_time: Option<Duration>,
+}
+
 /// A command that runs. Dropping it kills it with its whole group.
 #[derive(Debug)]
 pub struct Process {
@@ -325,7 +349,17 @@ impl Process {
 
     /// Waits until it has ended, whatever its exit code. A cancel or its timeout ends it with its
     /// whole group.
-    pub fn wait(mut self, cancel: &CancelToken) -> Result<Output, Error> {
+    pub fn wait(self, cancel: &CancelToken) -> Result<Output, Error> {
+        let ended = self.see_out(cancel, false)?;
+        match ended.out_of_time {
+            Some(limit) => Err(ended.output.out_of_time(limit)),
+            None => Ok(ended.output),
+        }
+    }
+
+    /// The same, telling apart how it came to its end. `alone`: what it leaves of its group is
+    /// killed.
+    fn see_out(mut self, cancel: &CancelToken, alone: bool) -> Result<Ended, Error> {
         let mut pause = Duration::from_millis(1);
         while !self.has_ended()? {
             if cancel.is_cancelled() {
@@ -333,14 +367,17 @@ impl Process {
                 return Err(Error::new(Class::Cancelled, format!("{} was cancelled", self.what)));
             }
             if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                let output = self.end()?;
-                let after = self.timeout.unwrap_or_default();
-                return Err(output.failure_as(&format!("took longer than {after:?} and was ended")));
+                let out_of_time = Some(self.timeout.unwrap_or_default());
+                return Ok(Ended { output: self.end()?, out_of_time });
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(TICK);
         }
-        self.reap()
+        if alone {
+            // It is dead, but still in the table: the group's number is nobody else's yet.
+            self.signal(Signal::KILL);
+        }
+        Ok(Ended { output: self.reap()?, out_of_time: None })
     }
 
     /// Ends it: asks first, kills after a grace time, and leaves nothing of its group alive.

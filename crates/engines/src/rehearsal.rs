@@ -9,12 +9,21 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-/// How long a command that looks at a copy may take.
+/// How long a command that looks at a copy may take, if nobody says otherwise.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// How long it may take to find out whether programs can be cut off.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of an answer is shown.
 const SHOWN: usize = 200;
+
+/// The first process of a namespace of processes. It is no program of somebody's: the first one is
+/// sent no signal that it does not expect, and could not be asked to end.
+const FIRST: &str = r#""$@"; exit $?"#;
+/// The same, after it has switched on the loopback interface, which a new network namespace has, but
+/// off.
+const FIRST_WITH_LOOPBACK: &str = r#"
+    (PATH="$PATH:/usr/sbin:/sbin"; ip link set lo up || ifconfig lo up) 2>/dev/null || exit 1
+    "$@"; exit $?"#;
 
 /// What a drill proves of a copy of an engine's service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +49,9 @@ pub struct Rehearsal<'a> {
     pub isolation: &'a Isolation,
     /// What the user wants the copy to be asked.
     pub question: Option<&'a Question>,
+    /// How long each program of the user's that works on the copy may take; what is usual for it
+    /// without this. One that takes longer is ended, and the copy not sound.
+    pub limit: Option<Duration>,
 }
 
 /// What came of a rehearsal.
@@ -86,16 +98,18 @@ impl Rehearsal<'_> {
             .dir(self.home)
             .envs(cx.variables)
             .envs(variables)
-            .timeout(COMMAND_TIMEOUT)
+            .timeout(self.limit.unwrap_or(COMMAND_TIMEOUT))
             .tied();
         if let Some(first) = self.copy.first() {
             command = command.env("MAINSTAY_DRILL_DIR", &first.staged);
         }
-        let output = command.ask(cx.cancel)?;
-        if !output.success() {
-            verdict.bad(output.failure().to_string());
-            return Ok(None);
-        }
+        let output = match command.try_out(cx.cancel)? {
+            Ok(output) => output,
+            Err(why) => {
+                verdict.bad(why.to_string());
+                return Ok(None);
+            }
+        };
         let answer = output.stdout_text()?.trim().to_owned();
         question.judge(&answer, verdict);
         Ok(Some(answer))
@@ -224,5 +238,42 @@ impl Isolation {
 
     pub(crate) fn words(&self) -> &[&'static str] {
         &self.words
+    }
+
+    /// The words before a program of which nobody knows what it leaves behind: cut off as it is, and
+    /// where the host allows it, in a namespace of processes, all of which end with the first. With
+    /// `loopback` it reaches itself at 127.0.0.1.
+    pub(crate) fn enclosing(
+        &self,
+        loopback: bool,
+        cancel: &CancelToken,
+    ) -> Result<Vec<&'static str>, Error> {
+        let Some((_, own)) = self.words.split_last() else {
+            // In the host's network there is a loopback interface that is on.
+            return Ok(Vec::new());
+        };
+        let first = if loopback { FIRST_WITH_LOOPBACK } else { FIRST };
+        let mut why = String::new();
+        for processes in [&["--pid", "--fork", "--kill-child"][..], &[]] {
+            let mut words = own.to_vec();
+            // Whoever is root only in there may do to its network what root may.
+            words.extend((loopback && own.contains(&"--user")).then_some("--keep-caps"));
+            words.extend(processes);
+            words.extend(["--", "/bin/sh", "-c", first, "mainstay-rehearsal"]);
+            let tried = Command::program("unshare", "true")
+                .behind(&words)
+                .timeout(PROBE_TIMEOUT)
+                .ask(cancel)?;
+            if tried.success() {
+                return Ok(words);
+            }
+            why = tried.failure().to_string();
+        }
+        if !loopback {
+            return Ok(self.words.clone());
+        }
+        let what = "what is cut off from the network cannot be given a port of its own";
+        Err(Error::invalid(format!("{what}: {why}"))
+            .hinting("Install `ip` (iproute2), or let the program use a socket in its directory."))
     }
 }

@@ -282,6 +282,10 @@ pub struct Service {
     /// What `drill-query` or `drill-command` has to answer.
     #[serde(default)]
     pub drill_expect: Option<String>,
+    /// How long an importer, a program that is an engine, and `drill-command` may each work on the copy
+    /// of a drill, e.g. `"20m"`. What takes longer is ended, and the copy is not sound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill_timeout: Option<String>,
 
     /// File with this service's password, else the vault's.
     #[serde(default)]

@@ -21,6 +21,7 @@ use crate::recover::Left;
 use crate::{Error, ServiceSite, Which, restore, which};
 use engines::{Isolation, Proof, Purpose, Question, Rehearsal, Rehearsed, SnapshotMeta, Verdict};
 use jiff::Timestamp;
+use model::duration;
 use model::state::Refusal;
 use model::{Class, Classify, Drill, OperationId, PointName, Progress, ServiceState, SnapshotId};
 use repository::restore::Lacking;
@@ -310,6 +311,7 @@ fn rehearse(
             home: &home,
             isolation,
             question: question.as_ref(),
+            limit: limit(site)?,
         };
         let done = operation.with_context(site, |cx| engine.rehearse(cx, &rehearsal))?;
         Ok(Heard(done))
@@ -317,6 +319,13 @@ fn rehearse(
     rehearsed.0.verdict.sound &= differing.sound;
     rehearsed.0.verdict.findings.splice(..0, differing.findings);
     Ok(Tried { staging, restore_seconds: restoring.as_secs_f64(), rehearsed: rehearsed.0 })
+}
+
+/// How long a program of the user's may work on a copy, if the service says so.
+fn limit(site: &ServiceSite) -> Result<Option<Duration>, Error> {
+    let text = site.spec().drill_timeout.as_deref();
+    let limit = text.map(duration::parse).transpose();
+    limit.map_err(|e| Error::invalid(e.to_string()))
 }
 
 /// What the journal keeps of a rehearsal: the verdict.

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 /// A stream that grows beyond this while its command runs is cut down to its end.
 const LIMIT: u64 = 16 << 20;
@@ -155,6 +156,11 @@ impl Output {
             false => format!("{} {reason}; it said:\n{words}", self.what),
         };
         Error::new(Class::Failed, message)
+    }
+
+    /// The error for an end that was made, since it did not come within this time.
+    pub(super) fn out_of_time(&self, limit: Duration) -> Error {
+        self.failure_as(&format!("took longer than {limit:?} and was ended"))
     }
 }
 

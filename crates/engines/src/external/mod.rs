@@ -5,6 +5,7 @@
 //! `docs/engines/external.md`. What the program says about files is checked before it is used.
 
 mod protocol;
+mod rehearse;
 
 use crate::command::Command;
 use crate::control::Control;
@@ -20,8 +21,8 @@ use model::config::Service;
 use model::progress::Silent;
 use model::{CancelToken, Position, ServiceName};
 use protocol::{
-    Capture, CheckAnswer, CheckRequest, Description, InspectAnswer, Nothing, PrepareRequest,
-    PromoteAnswer, ReadyRequest, Request, RunningAnswer, purpose_word,
+    Capture, CheckAnswer, CheckRequest, DescribeRequest, Description, InspectAnswer, Nothing,
+    Offers, PrepareRequest, PromoteAnswer, ReadyRequest, Request, RunningAnswer, purpose_word,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -77,7 +78,8 @@ impl External {
             callback: &[],
             variables: &[],
         };
-        external.description = external.ask(&cx, "describe", Nothing {}, LOOK)?;
+        let question = DescribeRequest { offers: Offers { rehearse: protocol::REHEARSAL } };
+        external.description = external.ask(&cx, "describe", question, LOOK)?;
         external.description.judge(program)?;
         Ok(external)
     }
@@ -91,26 +93,11 @@ impl External {
         timeout: Duration,
     ) -> Result<A, Error> {
         not_cancelled(cx)?;
-        let what = format!("`{} {verb}`", self.program.display());
-        let request = Request {
-            protocol: protocol::VERSION,
-            service: &self.service,
-            definition: &self.definition,
-            scratch: cx.scratch,
-            question,
-        };
-        let request = serde_json::to_vec(&request)
-            .map_err(|e| Error::failed(format!("cannot ask {what}")).because(e))?;
-        let mut command = Command::program(what.as_str(), &self.program)
+        let command = Command::program(self.asking(verb), &self.program)
             .arg(verb)
-            .envs(cx.variables)
-            .env("MAINSTAY_SERVICE", self.service.as_str())
-            .input(request)
+            .input(self.question(cx, verb, question)?)
             .timeout(timeout);
-        if let Some(name) = &self.definition.password_env {
-            command = command.without_env(name);
-        }
-        let output = command.run(cx.cancel)?;
+        let output = self.told(cx, command).run(cx.cancel)?;
         for line in output.messages() {
             cx.progress.note(&line);
         }
@@ -120,6 +107,38 @@ impl External {
                 .because(e)
                 .hinting("See docs/engines/external.md for what it must print.")
         })
+    }
+
+    /// What a question is called.
+    fn asking(&self, verb: &str) -> String {
+        format!("`{} {verb}`", self.program.display())
+    }
+
+    /// What the program reads.
+    fn question<Q: Serialize>(
+        &self,
+        cx: &Context<'_>,
+        verb: &str,
+        question: Q,
+    ) -> Result<Vec<u8>, Error> {
+        let request = Request {
+            protocol: protocol::VERSION,
+            service: &self.service,
+            definition: &self.definition,
+            scratch: cx.scratch,
+            question,
+        };
+        serde_json::to_vec(&request)
+            .map_err(|e| Error::failed(format!("cannot ask {}", self.asking(verb))).because(e))
+    }
+
+    /// What the program finds in its environment.
+    fn told(&self, cx: &Context<'_>, command: Command) -> Command {
+        let command = command.envs(cx.variables).env("MAINSTAY_SERVICE", self.service.as_str());
+        match &self.definition.password_env {
+            Some(name) => command.without_env(name),
+            None => command,
+        }
     }
 
     /// Runs the capture and hands what it names to the sink.
@@ -313,11 +332,17 @@ impl Engine for External {
     }
 
     fn rehearse(&self, cx: &Context<'_>, rehearsal: &Rehearsal<'_>) -> Result<Rehearsed, Error> {
+        if self.description.rehearse > 0 {
+            return rehearse::rehearse(self, cx, rehearsal);
+        }
         let verdict = match self.description.check {
             true => self.check(cx, rehearsal.copy)?,
             false => Verdict {
                 sound: true,
-                findings: vec![format!("engine {} has no check of its own", self.engine)],
+                findings: vec![format!(
+                    "engine {} has neither a rehearsal nor a check of its own",
+                    self.engine
+                )],
             },
         };
         rehearsal.of_files(cx, verdict)

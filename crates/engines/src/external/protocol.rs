@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 /// The protocol's number.
 pub(super) const VERSION: u32 = 1;
 
+/// The number of what is said of rehearsals. A program that says nothing of them has none.
+pub(super) const REHEARSAL: u32 = 1;
+
 /// What every question holds.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -29,6 +32,31 @@ pub(super) struct Request<'a, Q> {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Nothing {}
+
+/// A program may answer only what it is offered: an older Mainstay would refuse the key.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct DescribeRequest {
+    pub(super) offers: Offers,
+}
+
+/// What we know beyond the protocol's beginnings.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Offers {
+    pub(super) rehearse: u32,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct RehearseRequest<'a> {
+    pub(super) meta: &'a SnapshotMeta,
+    pub(super) copy: Vec<Place<'a>>,
+    pub(super) home: &'a Path,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) port: Option<u16>,
+    pub(super) isolated: bool,
+}
 
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -143,6 +171,12 @@ pub(super) struct Description {
     pub(super) promote: bool,
     #[serde(default)]
     pub(super) check: bool,
+    /// The number of the rehearsal that the program has; 0 for none.
+    #[serde(default)]
+    pub(super) rehearse: u32,
+    /// A rehearsal wants a port.
+    #[serde(default)]
+    pub(super) rehearse_port: bool,
     #[serde(default)]
     pub(super) refresh: RefreshWord,
     pub(super) roots: Vec<Root>,
@@ -154,6 +188,9 @@ impl Description {
         let bad = |what: String| Err(Error::invalid(format!("{} {what}", program.display())));
         if self.protocol != VERSION {
             return bad(format!("speaks protocol {}, not {VERSION}", self.protocol));
+        }
+        if self.rehearse > REHEARSAL {
+            return bad(format!("has rehearsals number {}, not {REHEARSAL}", self.rehearse));
         }
         if self.roots.is_empty() {
             return bad("names no roots".to_owned());
@@ -213,6 +250,17 @@ pub(super) struct PromoteAnswer {
 pub(super) struct CheckAnswer {
     pub(super) sound: bool,
     pub(super) findings: Vec<String>,
+}
+
+/// The answer to `rehearse`.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct RehearseAnswer {
+    pub(super) sound: bool,
+    #[serde(default)]
+    pub(super) findings: Vec<String>,
+    #[serde(default)]
+    pub(super) answered_after_seconds: Option<f64>,
 }
 
 /// The answer to `capture`.

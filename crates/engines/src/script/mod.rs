@@ -353,17 +353,21 @@ impl Engine for Script {
         let mut answered_after = None;
         match (&self.importer, rehearsal.copy.first()) {
             (Some(importer), Some(copy)) if knows_scratch(rehearsal.meta) => {
+                let words = rehearsal.isolation.enclosing(false, cx.cancel)?;
                 let begun = Instant::now();
                 let place = Place { path: &copy.staged, scratch: rehearsal.home };
                 let command = self
                     .command_at(cx, "the importer", importer, place)
-                    .within(rehearsal.isolation);
-                let output = self.import(cx, command, rehearsal.meta, "scratch")?.ask(cx.cancel)?;
-                if output.success() {
-                    answered_after = Some(begun.elapsed());
-                    verdict.findings.push("the importer took the copy".to_owned());
-                } else {
-                    verdict.bad(output.failure().to_string());
+                    .behind(&words)
+                    .timeout(rehearsal.limit.unwrap_or(TIMEOUT));
+                let command = self.import(cx, command, rehearsal.meta, "scratch")?;
+                match command.try_out(cx.cancel)? {
+                    Ok(output) => {
+                        answered_after = Some(begun.elapsed());
+                        output.messages().iter().for_each(|line| cx.progress.note(line));
+                        verdict.findings.push("the importer took the copy".to_owned());
+                    }
+                    Err(why) => verdict.bad(why.to_string()),
                 }
             }
             _ => verdict.findings.push(

@@ -1,11 +1,11 @@
 //! Engines that are programs of their own: the example of the documentation, and programs that
 //! answer what they should not.
 
-use crate::contract::{Fixture, contract_suite};
+use crate::contract::{Fixture, contract_suite, meta};
 use crate::sink::DirSink;
 use crate::support::{Bench, service};
 use mainstay_engines::external::External;
-use mainstay_engines::{Engine, Running, Staged, open};
+use mainstay_engines::{Engine, Isolation, Rehearsal, Running, Staged, open};
 use model::config::Service;
 use model::{Class, Classify, ServiceName};
 use std::path::{Path, PathBuf};
@@ -139,6 +139,7 @@ fn descriptions_that_cannot_be_are_refused() {
         ("echo '{}'", "did not answer"),
         ("echo '{\"protocol\": 2, \"roots\": []}'", "protocol 2"),
         ("echo '{\"protocol\": 1, \"roots\": []}'", "names no roots"),
+        ("echo '{\"protocol\": 1, \"roots\": [], \"rehearse\": 2}'", "rehearsals number 2"),
         ("echo '{\"protocol\": 1, \"roots\": [], \"shiny\": true}'", "did not answer"),
     ] {
         let bench = Bench::new();
@@ -230,6 +231,38 @@ fn an_engine_that_is_nowhere_is_named_with_what_would_help() {
     assert_eq!(error.class(), Class::Invalid);
     let hint = error.hint().expect("a hint");
     assert!(hint.contains("mainstay-engine-no-such-thing"), "{hint}");
+}
+
+#[test]
+fn the_example_is_served_and_cloned_in_a_rehearsal() {
+    let repository = Repository::new();
+    let engine = repository.engine();
+    let bench = &repository.bench;
+    let mut sink = DirSink::new(bench.path("snapshot"), &bench.cancel);
+    let captured = engine.capture(&bench.cx(), &mut sink).expect("captured");
+    let meta = meta(&repository, engine.as_ref(), &captured);
+    let isolation = Isolation::find(&bench.cancel).expect("a trial");
+    let copy = |staged: PathBuf| {
+        [Staged { root: engine.roots()[0].clone(), staged: staged.clone(), target: staged }]
+    };
+    let rehearse = |copy: &[Staged], home: &str| {
+        let home = bench.path(home);
+        std::fs::create_dir(&home).expect("a home");
+        let (question, limit) = (None, None);
+        let rehearsal =
+            Rehearsal { meta: &meta, copy, home: &home, isolation: &isolation, question, limit };
+        engine.rehearse(&bench.cx(), &rehearsal).expect("a verdict")
+    };
+    let sound = rehearse(&copy(sink.at(&meta.roots[0].in_snapshot)), "home");
+    assert!(sound.verdict.sound && sound.answered_after.is_some(), "{sound:?}");
+    let found = sound.verdict.findings.join("\n");
+    assert!(found.contains("cloned from there") && found.contains("git fsck"), "{found}");
+    assert_eq!(commits(&bench.path("home/clone")), 1);
+
+    let nothing = bench.path("nothing.git");
+    std::fs::create_dir(&nothing).expect("a directory");
+    let unsound = rehearse(&copy(nothing), "another");
+    assert!(!unsound.verdict.sound && unsound.answered_after.is_none(), "{unsound:?}");
 }
 
 #[test]

@@ -28,6 +28,7 @@ pub(super) fn judge(judge: &mut Judge<'_>, config: &Config, service: &Service) {
         ("drill-query", service.drill_query.is_some()),
         ("drill-command", service.drill_command.is_some()),
     ]);
+    judge.duration("drill-timeout", service.drill_timeout.as_deref());
     judge.not_empty("drill-query", service.drill_query.as_ref());
     judge.not_empty("drill-command", service.drill_command.as_ref());
     let engine = service.engine.as_str();

@@ -474,6 +474,7 @@ fn what_is_said_about_drills_makes_sense() {
         ("drill-dir = \"/srv/vault/scratch\"\n", "lies in the vault"),
         ("drill-query = \"SELECT 1\"\n", "means nothing to engine files"),
         ("drill-expect = \"1\"\n", "answers nothing"),
+        ("drill-timeout = \"0s\"\n", "drill-timeout"),
         ("drill-command = \" \"\n", "is empty"),
     ] {
         let found = files(lines);
