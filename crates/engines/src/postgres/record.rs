@@ -151,13 +151,80 @@ impl<'a> Records<'a> {
         Lsn(self.at)
     }
 
-    /// Up to where there is no other record, whole or not: where the one would end that begins after the
-    /// last whole one, as far as its length is here already.
+    /// Up to where in these bytes there is no other record: to their end, if the one that begins after
+    /// the last whole one goes on there, as each of its pages that is here confirms. What only looks
+    /// like the beginning of a record, or is whole and not sound, reaches nowhere: behind it there may
+    /// be others.
     pub fn reach(&self) -> Lsn {
         let begin = self.at.checked_next_multiple_of(8).unwrap_or(self.at);
-        let length = self.inside_page(begin).and_then(|begin| self.length(begin));
-        let length = length.filter(|length| (HEADER..=LONGEST).contains(length)).unwrap_or(0);
-        self.cut.after(Lsn(begin), length)
+        let reach = match self.goes_on(begin) {
+            Some(()) => self.limit(),
+            None => self.cut.after(Lsn(begin), 0).0.min(self.limit()),
+        };
+        Lsn(reach.max(self.at))
+    }
+
+    /// The same at the begin of a segment, if the record that begins before it begins like this.
+    pub fn reach_of(bytes: &[u8], start: Lsn, cut: Cut, begun: &[u8]) -> Lsn {
+        let records = Records::within(bytes, start, cut, start);
+        let length = begun.first_chunk().map_or(0, |length| u32::from_le_bytes(*length));
+        let length = usize::try_from(length).ok().filter(|length| is_possible(*length));
+        let rest = length.and_then(|length| length.checked_sub(begun.len()));
+        match rest.and_then(|rest| records.seen(start.0, rest, &mut Vec::new())) {
+            Some(Seen::Part) => Lsn(records.limit()),
+            _ => start,
+        }
+    }
+
+    /// Where these bytes end.
+    fn limit(&self) -> u64 {
+        self.start.saturating_add(self.bytes.len() as u64)
+    }
+
+    /// Whether a record begins here, and goes on after these bytes.
+    fn goes_on(&self, begin: u64) -> Option<()> {
+        let mut begin = self.inside_page(begin)?;
+        loop {
+            let length = self.length(begin).filter(|length| is_possible(*length))?;
+            let mut header = Vec::new();
+            match self.seen(begin, length, &mut header)? {
+                Seen::Whole => return None,
+                Seen::CutOff(page) => begin = self.inside_page(page)?,
+                Seen::Part => return is_header(&header, begin).then_some(()),
+            }
+        }
+    }
+
+    /// How much there is here of so many bytes of a record; its header besides, as far as it is here.
+    /// None if a page that is here does not go on with it.
+    fn seen(&self, mut at: u64, length: usize, header: &mut Vec<u8>) -> Option<Seen> {
+        let (limit, mut rest) = (self.limit(), length as u64);
+        while rest > 0 {
+            if at.is_multiple_of(self.cut.page) {
+                if at.checked_add(HEADER as u64)? > limit {
+                    return Some(Seen::Part);
+                }
+                let (flags, left) = self.page_header(at)?;
+                if flags & OVERWRITES != 0 {
+                    return Some(Seen::CutOff(at));
+                }
+                if flags & CONTINUES == 0 || left != rest {
+                    return None;
+                }
+                at = at.checked_add(self.cut.header(at))?;
+            }
+            let step = rest.min(self.cut.page - at % self.cut.page);
+            let end = at.checked_add(step)?;
+            let from = usize::try_from(at.checked_sub(self.start)?).ok()?;
+            let to = usize::try_from(end.min(limit).checked_sub(self.start)?).ok()?;
+            let here = self.bytes.get(from..to).unwrap_or_default();
+            header.extend(here.iter().take(HEADER.saturating_sub(header.len())));
+            if end > limit {
+                return Some(Seen::Part);
+            }
+            (at, rest) = (end, rest - step);
+        }
+        Some(Seen::Whole)
     }
 
     /// The beginning of the record that begins here and goes on after these bytes; none if no
@@ -178,7 +245,7 @@ impl<'a> Records<'a> {
             begun.extend_from_slice(self.bytes.get(from..from + step)?);
             at += step as u64;
         }
-        (begun.len() < length && length <= LONGEST).then_some(begun)
+        (begun.len() < length && is_possible(length)).then_some(begun)
     }
 
     /// Flags of the page that begins here, and how much of a record it goes on with.
@@ -206,8 +273,9 @@ impl<'a> Records<'a> {
 
     /// Goes over the rest of a record that began in an earlier segment.
     fn pass_over(&mut self, rest: u64) -> Option<()> {
+        let here = |at: u64, step: u64| at.checked_add(step).filter(|end| *end <= self.limit());
         let (Walked::Whole(end) | Walked::CutOff(end)) =
-            self.walk(self.at, rest, |_, _| Some(()))?;
+            self.walk(self.at, rest, |at, step| here(at, step).map(|_| ()))?;
         self.at = end.checked_next_multiple_of(8)?;
         Some(())
     }
@@ -259,6 +327,29 @@ impl<'a> Records<'a> {
     }
 }
 
+/// What there is of a record in a piece of the log.
+enum Seen {
+    /// All of it.
+    Whole,
+    /// Its beginning, up to the end of the piece.
+    Part,
+    /// A crash has cut it off, and the server has written another one from this page on.
+    CutOff(u64),
+}
+
+/// Whether a record can be that long.
+fn is_possible(length: usize) -> bool {
+    (HEADER..=LONGEST).contains(&length)
+}
+
+/// Whether this can be the header of a record that begins here. One that is not all here can.
+fn is_header(header: &[u8], begin: u64) -> bool {
+    let before = header.get(8..16).and_then(|prev| prev.try_into().ok()).map(u64::from_le_bytes);
+    // Two bytes are there for nothing, and zero.
+    let nothing = header.get(18..20).unwrap_or_default();
+    before.is_none_or(|before| before < begin) && nothing.iter().all(|byte| *byte == 0)
+}
+
 /// How it ends when somebody goes over a record.
 enum Walked {
     /// All of it is there; where it ends.
@@ -276,7 +367,7 @@ impl Iterator for Records<'_> {
         let mut begin = self.inside_page(self.at.checked_next_multiple_of(8)?)?;
         let (record, end) = loop {
             let length = self.length(begin)?;
-            if !(HEADER..=LONGEST).contains(&length) {
+            if !is_possible(length) {
                 return None;
             }
             match self.gather(begin, length)? {
@@ -340,22 +431,4 @@ fn main_data(mut body: &[u8]) -> Option<&[u8]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn any_bytes_are_read_without_harm() {
-        let mut bytes = vec![0xd1; 64 << 10];
-        assert!(Records::new(&bytes, Lsn(0)).is_none());
-        bytes[32..36].copy_from_slice(&(1u32 << 20).to_le_bytes());
-        bytes[36..40].copy_from_slice(&8192u32.to_le_bytes());
-        bytes[2..4].copy_from_slice(&2u16.to_le_bytes());
-        bytes[8..16].fill(0);
-        let mut records = Records::new(&bytes, Lsn(0)).expect("a segment");
-        assert_eq!(records.next(), None);
-        assert_eq!(Records::new(&bytes, Lsn(8)).map(|r| r.end()), None);
-        assert!(Records::new(&bytes[..39], Lsn(0)).is_none());
-        let cut = Cut::of(&bytes).expect("a segment");
-        assert_eq!(Records::within(&bytes, Lsn(0), cut, Lsn(u64::MAX - 7)).next(), None);
-    }
-}
+mod tests;

@@ -423,7 +423,8 @@ fn whole_records(
         0 => {
             let followed = begun.and_then(|begun| Records::after(bytes, start, begun));
             let certain = followed.is_some();
-            let nothing = (0, begun.map_or(start, |begun| rest_of(begun, start, tip.cut)));
+            let reach = begun.map(|begun| Records::reach_of(bytes, start, tip.cut, begun));
+            let nothing = (0, reach.unwrap_or(start));
             let Some(mut records) = followed.or_else(|| Records::new(bytes, start)) else {
                 return nothing;
             };
@@ -438,11 +439,4 @@ fn whole_records(
     records.by_ref().for_each(drop);
     let last = from + bytes.len() as u64;
     (records.end().0.saturating_sub(start.0).min(last), records.reach())
-}
-
-/// Where the record ends that begins like this before a segment.
-fn rest_of(begun: &[u8], start: Lsn, cut: Cut) -> Lsn {
-    let length = begun.first_chunk().map_or(0, |length| u32::from_le_bytes(*length));
-    let rest = usize::try_from(length).unwrap_or(0).saturating_sub(begun.len());
-    cut.after(start, rest)
 }
