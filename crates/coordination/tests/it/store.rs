@@ -158,7 +158,80 @@ fn what_else_lies_in_the_directory_is_left_alone() {
     assert_eq!(writer.load().unwrap().number, 1);
     let huge = Key::new("mainstay/state/99999999999999999999").unwrap();
     storage.put(&huge, b"x").unwrap();
-    damaged(writer.load());
+    assert_eq!(writer.load().unwrap().number, 1);
+    let strangers = writer.strangers().unwrap();
+    assert!(strangers.len() == 1 && strangers[0].ends_with(huge.as_str()), "{strangers:?}");
+}
+
+/// Who can add objects, but has not the key, makes nobody believe that there is no state any more, or
+/// that it is damaged.
+#[test]
+fn what_no_writer_can_have_stored_is_no_state() {
+    for before in [1, 3, 70] {
+        for strays in [&[1 << 60][..], &[1000, 1001, 1002], &[before + 65], &[200, 1 << 40]] {
+            let (_dir, storage) = vault();
+            let writer = store(storage.clone());
+            for n in 0..before {
+                writer.update(join(&format!("m{n}"))).unwrap();
+            }
+            for stray in strays {
+                // Nothing, and a state of another number.
+                let bytes =
+                    if stray % 2 == 0 { Vec::new() } else { storage.read(&key(before)).unwrap() };
+                storage.put(&key(*stray), &bytes).unwrap();
+            }
+            // Who had it open, and who opens it now.
+            for reader in [&writer, &store(storage.clone())] {
+                let loaded = reader.load().unwrap();
+                assert_eq!((loaded.number, loaded.state.members.len() as u64), (before, before));
+                assert_eq!(reader.strangers().unwrap().len(), strays.len());
+            }
+            let (next, _) = store(storage.clone()).update(join("next")).unwrap();
+            assert_eq!(next.number, before + 1);
+            assert_eq!(writer.load().unwrap().number, before + 1);
+            // One that is added meanwhile makes no update fail either.
+            let mut added = false;
+            let (last, _) = writer
+                .update(|state| {
+                    if !std::mem::replace(&mut added, true) {
+                        storage.put(&key(1 << 50), b"x").unwrap();
+                    }
+                    state.join(&member("last"), Role::Standby, Timestamp::UNIX_EPOCH)
+                })
+                .unwrap();
+            assert_eq!(last.number, before + 2);
+            // Nobody removes them but a person.
+            assert_eq!(writer.strangers().unwrap().len(), strays.len() + 1);
+        }
+    }
+}
+
+#[test]
+fn what_a_writer_can_have_stored_is_never_passed_over() {
+    // The next one, one within the window, one before which there is nothing at all.
+    for (states, stray) in [(3, 4), (3, 67), (70, 134), (0, 1 << 60), (0, 1)] {
+        let (_dir, storage) = vault();
+        for n in 0..states {
+            store(storage.clone()).update(join(&format!("m{n}"))).unwrap();
+        }
+        storage.put(&key(stray), b"x").unwrap();
+        let message = damaged(store(storage.clone()).load());
+        assert!(message.contains(&format!("{stray:020}")), "{message}");
+    }
+    // Somebody has removed the states before it, but it is one, and the newest one is torn.
+    let (_dir, storage) = vault();
+    for n in 0..100 {
+        store(storage.clone()).update(join(&format!("m{n}"))).unwrap();
+    }
+    let early = storage.read(&key(37)).unwrap();
+    for number in 37..=98 {
+        storage.delete(&key(number)).unwrap();
+    }
+    storage.put(&key(20), &early).unwrap();
+    assert_eq!(store(storage.clone()).load().unwrap().number, 100, "it is whole, wherever it is");
+    storage.put(&key(100), b"torn").unwrap();
+    let message = damaged(store(storage.clone()).load());
+    assert!(message.contains(&format!("{:020}", 100)), "{message}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! From a request to its answer.
 
 use super::route::{Range, Refusal, Request, Verb, route};
+use super::states::StateName;
 use super::users::User;
 use super::{Access, Limits, Tell};
 use crate::protocol::{
@@ -20,12 +21,10 @@ use std::fmt::Display;
 use std::fs::File as OsFile;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How much of an object is read at once.
 const PIECE: usize = 256 << 10;
-
-/// State objects that this many newer ones follow mean nothing any more (`docs/formats/state.md`).
-const STATE_WINDOW: u64 = 64;
 
 /// No probe is larger.
 pub(super) const PROBE_BYTES: u64 = 64;
@@ -148,7 +147,7 @@ impl Served {
             Verb::Delete(key) => {
                 blocking(move || {
                     if rights < Rights::Full {
-                        deletable(&self.local, &key)?;
+                        deletable(&self.local, &key, self.limits.state_age)?;
                     }
                     Ok::<_, Refusal>(self.local.delete(&key)?)
                 })
@@ -242,23 +241,15 @@ impl<T: Display + Sync> Peer for T {
 }
 
 /// What somebody may delete who may only append.
-fn deletable(local: &Local, key: &Key) -> Result<(), Refusal> {
+fn deletable(local: &Local, key: &Key, state_age: Duration) -> Result<(), Refusal> {
     if let Some(File::Named { kind: Kind::Locks, .. }) = File::of(key) {
         return Ok(());
     }
     if is_probe(key) {
         return Ok(());
     }
-    if let Some((above, number)) = state_number(key.as_str()) {
-        let newest = local
-            .list(above)?
-            .iter()
-            .filter_map(|entry| state_number(entry.key.as_str()))
-            .map(|(_, number)| number)
-            .max();
-        if newest.is_some_and(|newest| number.saturating_add(STATE_WINDOW) <= newest) {
-            return Ok(());
-        }
+    if let Some(state) = StateName::of(key) {
+        return state.deletable(local, state_age);
     }
     Err(append_only("nothing is deleted here but locks"))
 }
@@ -270,14 +261,6 @@ pub(super) fn is_probe(key: &Key) -> bool {
 
 pub(super) fn append_only(reason: &str) -> Refusal {
     Refusal::new(StatusCode::FORBIDDEN, format!("append-only: {reason}"))
-}
-
-/// The directory and the number of a state object.
-fn state_number(key: &str) -> Option<(&str, u64)> {
-    let (above, name) = key.rsplit_once('/')?;
-    let is_state = above == "mainstay/state" || above.ends_with("/mainstay/state");
-    let is_number = name.len() == 20 && name.bytes().all(|b| b.is_ascii_digit());
-    if is_state && is_number { Some((above, name.parse().ok()?)) } else { None }
 }
 
 /// The name of an entry below a prefix.
@@ -338,7 +321,10 @@ impl From<Error> for Refusal {
 fn worth_telling(status: StatusCode) -> bool {
     !matches!(
         status,
-        StatusCode::NOT_FOUND | StatusCode::PRECONDITION_FAILED | StatusCode::RANGE_NOT_SATISFIABLE
+        StatusCode::NOT_FOUND
+            | StatusCode::PRECONDITION_FAILED
+            | StatusCode::RANGE_NOT_SATISFIABLE
+            | StatusCode::CONFLICT
     )
 }
 

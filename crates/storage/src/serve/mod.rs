@@ -7,6 +7,7 @@ mod answer;
 mod patient;
 mod put;
 mod route;
+mod states;
 mod tls;
 #[cfg(feature = "doubles")]
 pub mod trial;
@@ -64,6 +65,9 @@ pub struct Limits {
     pub stalled: Duration,
     /// How long running requests may go on after the stop.
     pub grace: Duration,
+    /// How old the state must be that makes another one meaningless, before who may only append can
+    /// remove that: time in which somebody notices that states are stored that are none.
+    pub state_age: Duration,
 }
 
 impl Default for Limits {
@@ -78,6 +82,7 @@ impl Default for Limits {
             slowest: 4 << 10,
             stalled: Duration::from_secs(60),
             grace: Duration::from_secs(30),
+            state_age: Duration::from_secs(24 * 60 * 60),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use super::answer::{Answer, PROBE_BYTES, Served, append_only, blocking, done, is_probe};
 use super::route::{How, Refusal};
+use super::states::StateName;
 use crate::local::Upload;
 use crate::protocol::{File, Rights};
 use crate::{Error, Key, Local, Put};
@@ -128,6 +129,11 @@ fn store(
     if how == How::Replace && rights == Rights::Full && !is_config {
         upload.replace()?;
         return Ok(done(StatusCode::OK));
+    }
+    if rights < Rights::Full
+        && let Some(state) = StateName::of(key)
+    {
+        state.next(local, how)?;
     }
     match (upload.create()?, how) {
         (Put::Created, How::IfAbsent) => Ok(done(StatusCode::CREATED)),

@@ -163,14 +163,27 @@ fn append_only_changes_and_removes_nothing_but_locks() {
 #[test]
 fn append_only_removes_states_that_mean_nothing_any_more() {
     let dir = TempDir::new().unwrap();
-    let access = Access::Everyone(Rights::Append);
-    let vault = Vault::start(dir.path(), access, Limits::default(), None);
-    let client = vault.client("");
+    let vault =
+        |limits: Limits| Vault::start(dir.path(), Access::Everyone(Rights::Append), limits, None);
+    let young = vault(Limits::default());
+    let client = young.client("");
     let state = |number: u64| key(&format!("shop/mainstay/state/{number:020}"));
     for number in 1..=66 {
         assert_eq!(client.put_if_absent(&state(number), b"s").unwrap(), Put::Created);
     }
+    // They mean nothing any more, but who has stored 64 objects at once may have had that in mind. That
+    // is no offence, so nobody is told.
+    assert!(client.delete(&state(1)).is_err());
+    assert_eq!(*young.told.lock().unwrap(), [] as [String; 0]);
+    client.read(&state(1)).unwrap();
+    let past = std::time::SystemTime::now() - Duration::from_secs(25 * 60 * 60);
+    let file = std::fs::File::open(dir.path().join(state(65).as_str())).unwrap();
+    file.set_modified(past).unwrap();
     client.delete(&state(1)).unwrap();
+    assert!(client.delete(&state(2)).is_err());
+
+    let vault = vault(Limits { state_age: Duration::ZERO, ..Limits::default() });
+    let client = vault.client("");
     client.delete(&state(2)).unwrap();
     for number in [3, 65, 66] {
         assert_eq!(kind(client.delete(&state(number))), ErrorKind::Permission, "{number}");
@@ -178,6 +191,54 @@ fn append_only_removes_states_that_mean_nothing_any_more() {
     let elsewhere = key("shop/state/00000000000000000001");
     client.put(&elsewhere, b"x").unwrap();
     assert_eq!(kind(client.delete(&elsewhere)), ErrorKind::Permission);
+}
+
+/// Who may only append cannot store a state that no writer has come to, which would make those that
+/// count look old.
+#[test]
+fn append_only_takes_states_one_after_the_other() {
+    let dir = TempDir::new().unwrap();
+    let limits = Limits { state_age: Duration::ZERO, ..Limits::default() };
+    let vault = Vault::start(dir.path(), Access::Everyone(Rights::Append), limits, None);
+    let client = vault.client("");
+    for service in ["shop/", ""] {
+        let named = |name: &str| key(&format!("{service}mainstay/state/{name}"));
+        let state = |number: u64| named(&format!("{number:020}"));
+        let refused = |key: &mainstay_storage::Key| {
+            assert_eq!(kind(client.put_if_absent(key, b"x")), ErrorKind::Permission, "{key}");
+            assert_eq!(kind(client.put(key, b"x")), ErrorKind::Permission, "{key}");
+            assert_eq!(kind(client.read(key)), ErrorKind::NotFound, "{key}");
+        };
+        for number in [0, 2, 64, 65, 1000, u64::MAX - 65, u64::MAX] {
+            refused(&state(number));
+        }
+        for number in 1..=70 {
+            assert_eq!(client.put_if_absent(&state(number), b"s").unwrap(), Put::Created);
+            // Once, and nothing is left out.
+            assert_eq!(client.put_if_absent(&state(number), b"x").unwrap(), Put::Exists);
+            for skipped in [number + 2, 1 << 60] {
+                refused(&state(skipped));
+            }
+        }
+        refused(&state(0));
+        refused(&named("99999999999999999999"));
+        // Names that are no state's are as before.
+        client.put(&named("notes"), b"x").unwrap();
+        // A number that was used and removed is not to be had again.
+        for number in 1..=6 {
+            client.delete(&state(number)).unwrap();
+        }
+        for number in 1..=6 {
+            assert_eq!(client.put_if_absent(&state(number), b"late").unwrap(), Put::Exists);
+            assert_eq!(kind(client.put(&state(number), b"late")), ErrorKind::Permission);
+            assert_eq!(kind(client.read(&state(number))), ErrorKind::NotFound);
+        }
+        assert_eq!(kind(client.delete(&named("99999999999999999999"))), ErrorKind::Permission);
+        assert_eq!(client.put_if_absent(&state(71), b"s").unwrap(), Put::Created);
+    }
+    // A person who may do everything can put things right.
+    let full = Vault::open(dir.path());
+    full.client("").put(&key("shop/mainstay/state/00000000000000001000"), b"s").unwrap();
 }
 
 #[test]
