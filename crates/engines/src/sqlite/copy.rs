@@ -13,9 +13,9 @@ use crate::files::not_cancelled;
 use crate::{Context, Error};
 use jiff::Timestamp;
 use model::{Class, Classify};
+use rusqlite::Connection;
 use rusqlite::backup::{Backup, Progress, StepResult};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -85,9 +85,8 @@ fn open(source: &Path) -> Result<Connection, Error> {
     // at close removes the empty one that our reading makes. Where there is one, leave it be.
     let has_wal = beside(source, "-wal").exists();
     // Not read-only: a reader who cannot roll back what a killed writer left cannot read at all.
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let opened = |e| failure("open", source, e);
-    let connection = Connection::open_with_flags(source, flags).map_err(opened)?;
+    let connection = super::source::open(source)?;
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_wal)
         .map_err(opened)?;

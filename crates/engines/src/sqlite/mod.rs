@@ -10,6 +10,7 @@ mod failure;
 mod judge;
 pub mod log;
 mod settle;
+mod source;
 
 use crate::control::Control;
 use crate::files::{chunk_size, holds_something, not_cancelled, plain_path};

@@ -7,10 +7,11 @@
 
 use super::beside;
 use super::failure::{failure, is_busy};
+use super::source::{self, SUFFIXES};
 use crate::Error;
 use crate::files::no_link;
 use model::Class;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::ErrorCode;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -20,14 +21,12 @@ use std::time::{Duration, Instant};
 /// How long a shipper of the log is waited for.
 const SHIPPER_PATIENCE: Duration = Duration::from_secs(10);
 
-const SUFFIXES: [&str; 3] = ["-wal", "-shm", "-journal"];
-
 /// Whether the journal at this suffix holds pages that are not in the database.
 pub(super) fn is_hot(database: &Path, suffix: &str) -> Result<bool, Error> {
     let path = beside(database, suffix);
     let read = |e| Error::io("read", path.display(), e);
     // Journals carry no locks, so they may be opened.
-    let mut file = match File::open(&path) {
+    let mut file = match source::read_beside(&path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(e) => return Err(read(e)),
@@ -66,17 +65,18 @@ pub(super) fn settle(target: &Path) -> Result<(), Error> {
 /// Lets SQLite do what the next opener of the old copy would have to do. A file that is no sound
 /// database is left as it is: to replace it may be the very purpose.
 fn recover(target: &Path) -> Result<(), Error> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let recovered = Connection::open_with_flags(target, flags).and_then(|connection| {
+    let connection = source::open(target)?;
+    let recover = || -> rusqlite::Result<bool> {
         connection.busy_timeout(Duration::from_secs(2))?;
         // Rolls back a hot journal, and fails if anybody is reading or writing.
         connection.execute_batch("BEGIN EXCLUSIVE; ROLLBACK")?;
         let busy: i64 =
             connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-        connection.close().map_err(|(_, error)| error)?;
         Ok(busy != 0)
-    });
-    match recovered {
+    };
+    let recovered = recover();
+    let closed = connection.close().map_err(|(_, error)| error);
+    match recovered.and_then(|busy| closed.map(|()| busy)) {
         Ok(false) => Ok(()),
         Ok(true) => Err(in_use(target, "a reader or writer keeps its write-ahead log")),
         Err(error) if is_busy(&error) => Err(in_use(target, "it is locked").because(error)),

@@ -3,6 +3,7 @@
 mod capture;
 mod judge;
 mod log;
+mod others;
 mod settle;
 
 use crate::contract::{Fixture, contract_suite};

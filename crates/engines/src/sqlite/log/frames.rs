@@ -1,5 +1,6 @@
 //! The header and the frames of a write-ahead log, as SQLite writes them.
 
+use super::super::source::read_beside;
 use crate::Error;
 use model::Class;
 use serde::{Deserialize, Serialize};
@@ -53,7 +54,7 @@ impl WalHeader {
     /// The header of the log at this path; none if there is no log, or nothing in it.
     pub fn read(wal: &Path) -> Result<Option<WalHeader>, Error> {
         // A log carries no locks, so it may be opened and closed.
-        let file = match File::open(wal) {
+        let file = match read_beside(wal) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::io("open", wal.display(), e)),
@@ -169,7 +170,7 @@ impl Place {
             return Ok(false);
         }
         let failed = |e| Error::io("read", wal.display(), e);
-        let file = File::open(wal).map_err(failed)?;
+        let file = read_beside(wal).map_err(failed)?;
         let mut place = Place::start(self.header);
         while place.frame < self.frame {
             if place.read(&file, self.frame, 1 << 20).map_err(failed)?.is_none() {

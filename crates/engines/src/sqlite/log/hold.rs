@@ -14,12 +14,13 @@
 //! which nobody was told, is written over by the next one.
 
 use super::super::failure::{failure, is_busy};
+use super::super::source;
 use super::frames::WalHeader;
 use super::wal_path;
 use crate::Error;
 use model::Class;
+use rusqlite::Connection;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -279,8 +280,7 @@ fn reader(path: &Path) -> Result<Connection, Error> {
 /// A connection that leaves the log as it is when it is closed.
 fn open(path: &Path) -> Result<Connection, Error> {
     let opened = |e| failure("open", path, e);
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(opened)?;
+    let connection = source::open(path)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(opened)?;
     connection.busy_timeout(Duration::ZERO).map_err(opened)?;
     Ok(connection)

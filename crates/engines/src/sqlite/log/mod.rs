@@ -18,9 +18,16 @@ pub use plan::{ChainPlace, Plan, Reach, Span, plan, together};
 pub use replay::{Replay, replay};
 
 use super::beside;
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Where a database keeps its log.
 pub fn wal_path(database: &Path) -> PathBuf {
     beside(database, "-wal")
+}
+
+/// Opens a log to read it. It carries no locks, so it may be opened and closed.
+pub fn open_wal(wal: &Path) -> io::Result<File> {
+    super::source::read_beside(wal)
 }

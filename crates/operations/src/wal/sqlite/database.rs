@@ -5,12 +5,11 @@ use crate::Error;
 use engines::Root;
 use engines::sqlite::log::{
     Batch, BatchName, Held, MARK_CONTENT, MAX_MARKS, Mark, Place, Published, Restart, database_id,
-    tidy, wal_path,
+    open_wal, tidy, wal_path,
 };
 use jiff::Timestamp;
 use model::{Class, Progress};
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
@@ -299,7 +298,7 @@ impl Database {
         };
         let wal = wal_path(&self.root.on_host);
         let failed = |e| Error::io("read", &wal, e);
-        let file = File::open(&wal).map_err(failed)?;
+        let file = open_wal(&wal).map_err(failed)?;
         let mut end = start;
         let Some(frames) = end.read(&file, self.seen, most).map_err(failed)? else {
             self.broken = Some("its log is not what it was".to_owned());
