@@ -113,10 +113,32 @@ pub(crate) fn way(
     let (Some(at), Some(base)) = (place(at), base) else { return Ok(Way::Awaited) };
     // What tells how the point's timeline came about is in the vault as long as the log is.
     let history = match base.0 > at.0 {
-        true => LogStore::new(site.repository()?).fetch(&format!("{:08X}.history", base.0))?,
+        true => history(site, base.0)?,
         false => None,
     };
     Ok(judge(at, gap.to, base, history.as_deref()))
+}
+
+/// Where the way to this goal left the timeline that a standby is on, if the standby has gone on past
+/// that: it never gets there.
+pub(crate) fn gone_past(
+    site: &ServiceSite,
+    at: Option<&Position>,
+    goal: Option<&Position>,
+) -> Result<Option<Lsn>, Error> {
+    let (Some(Position::Lsn { timeline: on, lsn }), Some(Position::Lsn { timeline, .. })) =
+        (at, goal)
+    else {
+        return Ok(None);
+    };
+    let history = if timeline > on { history(site, *timeline)? } else { None };
+    let left = history.and_then(|history| left_at(&history, *on));
+    Ok(left.filter(|left| *lsn > left.0))
+}
+
+/// How a timeline came about, if the vault knows.
+fn history(site: &ServiceSite, timeline: u32) -> Result<Option<Vec<u8>>, Error> {
+    Ok(LogStore::new(site.repository()?).fetch(&format!("{timeline:08X}.history"))?)
 }
 
 /// Judges by timelines and places alone. `history` is that of the point's timeline.

@@ -11,7 +11,7 @@ pub use gap::{Gap, open as open_gap};
 pub use receive::{Done as Received, Params as Receive, cap, is_running, run as receive, spare};
 
 use crate::operation::Operation;
-use crate::{Error, ServiceSite, refresh};
+use crate::{Error, ServiceSite, refresh, standing};
 use engines::Running;
 use engines::postgres::{
     Cut, Lsn, Records, Segments, WalFile, check_wal_file, segments_of, unarchived,
@@ -250,7 +250,9 @@ pub(crate) fn catch_up(site: &ServiceSite, operation: &Operation) -> Result<(), 
                 return Ok(());
             }
         }
-        let stuck = still >= STUCK && is_lost(site, position, &goal)?;
+        let stuck = still >= STUCK
+            && (is_lost(site, position, &goal)?
+                || standing::gone_past(site, position, goal.as_ref())?.is_some());
         if stuck || Instant::now() >= deadline {
             let place = goal.map_or_else(|| "its goal".to_owned(), |goal| goal.to_string());
             return Err(Error::new(

@@ -96,6 +96,15 @@ pub(super) fn follow(
             {
                 return Ok(Followed::Stuck(stuck));
             }
+            if let Some(left) = standing::gone_past(site, seen.position.as_ref(), goal.as_ref())? {
+                return Err(Error::refused(format!(
+                    "the standby of {name} went on past {left}, where the primary left the timeline \
+                     that it is on"
+                ))
+                .hinting(format!(
+                    "`mainstay refresh {name} --reseed` puts the copy aside and builds it anew."
+                )));
+            }
             lost = crate::wal::is_lost(site, seen.position.as_ref(), &goal)?;
         }
         if lost || Instant::now() >= deadline {
