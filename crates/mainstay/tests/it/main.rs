@@ -30,6 +30,7 @@ mod postgres;
 mod provisioning;
 mod quiesce;
 mod refreshing;
+mod rehearsing;
 mod repairing;
 mod restoring;
 mod rig;
