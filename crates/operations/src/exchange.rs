@@ -25,6 +25,9 @@ pub(crate) struct Placement {
     /// What is to be written into files of the old content that are files of the new one, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) redo: Option<PathBuf>,
+    /// Which journal that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) written: Option<redo::Written>,
     /// Nothing is exchanged: the redo journal says what of the target changes, and what is staged
     /// for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -86,8 +89,16 @@ impl Placement {
         let inode = inode(&staged)?.ok_or_else(|| {
             Error::new(model::Class::Failed, format!("{} is not there", staged.display()))
         })?;
-        let (redo, touched) = (None, None);
-        Ok(Placement { staged, target, inode, keep_old_at, redo, amends: false, touched })
+        Ok(Placement {
+            staged,
+            target,
+            inode,
+            keep_old_at,
+            redo: None,
+            written: None,
+            amends: false,
+            touched: None,
+        })
     }
 
     /// What is staged for a target that stays where it is.
@@ -96,14 +107,17 @@ impl Placement {
         target: PathBuf,
         touched: Option<Vec<Touched>>,
     ) -> Result<Self, Error> {
-        let redo = Some(redo_of(&staged));
         let placement = Placement::new(staged, target, None)?;
-        Ok(Placement { redo, amends: true, touched, ..placement })
+        Ok(Placement { amends: true, touched, ..placement })
     }
 
-    /// With a redo journal beside what is staged.
-    pub(crate) fn with_redo(self, redo: Option<PathBuf>) -> Self {
-        Placement { redo, ..self }
+    /// With the redo journal that was written beside what is staged, if one was.
+    pub(crate) fn with_redo(self, written: Option<redo::Written>) -> Self {
+        Placement { redo: written.map(|_| redo_of(&self.staged)), written, ..self }
+    }
+
+    fn redo(&self) -> Option<redo::Journal<'_>> {
+        Some(redo::Journal { path: self.redo.as_deref()?, written: self.written })
     }
 
     /// Whether files at the target are still to be written to.
@@ -155,7 +169,7 @@ impl Placement {
         }
         if self.amends {
             kill_at("place:moved");
-            if let Some(redo) = &self.redo {
+            if let Some(redo) = self.redo() {
                 let mut applied = |records| kill_at(&format!("redo:{records}"));
                 redo::apply_staged(redo, &self.staged, &self.target, &mut applied)?;
             }
@@ -179,7 +193,7 @@ impl Placement {
         }
         self.sync()?;
         kill_at("place:moved");
-        if let Some(redo) = &self.redo {
+        if let Some(redo) = self.redo() {
             redo::apply(redo, &self.target, &mut |records| kill_at(&format!("redo:{records}")))?;
             kill_at("redo:done");
         }

@@ -2,6 +2,7 @@
 //! `restore_command` call, and how far a takeover can get with it.
 
 mod gap;
+mod lag;
 mod receive;
 mod ship;
 pub mod sqlite;

@@ -42,7 +42,7 @@ pub use error::Error;
 pub use format::snapshot::Snapshot;
 pub use format::time::Time;
 pub use format::tree::{Node, NodeKind, Tree, TreeEncoder, Xattr};
-pub use format::{BlobId, BlobKind, KeyId, PackId, TreeId};
+pub use format::{BlobId, BlobKind, KeyId, PackId, RedoSum, TreeId};
 pub use index::Location;
 pub use keys::ListedKey;
 pub use locking::{LockKind, RepositoryLock, Work};

@@ -6,7 +6,8 @@ use crate::filesystems::{Kind, Mounted};
 use crate::kills::{Scenario, and_more, refresh_again};
 use crate::rig::{Said, run};
 use crate::world::{Tree, Versions, World, content, fill, state, wait_for};
-use serde_json::Value;
+use repository::BlobId;
+use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -361,10 +362,37 @@ fn a_file_that_cannot_be_patched_any_more_does_not_bar_the_way() {
     redo_that_fails(|world| fs::remove_file(world.path("b/data/sub/log")).unwrap());
 }
 
-fn damage(world: &World) {
-    let redo =
+#[test]
+fn a_redo_journal_that_somebody_else_wrote_is_not_applied() {
+    redo_that_fails(|world| {
+        let mut other = b"mainstay redo 1\n".to_vec();
+        let mut record = |head: String, data: &[u8]| {
+            for part in [head.as_bytes(), data] {
+                other.extend_from_slice(&u32::try_from(part.len()).unwrap().to_le_bytes());
+                other.extend_from_slice(part);
+            }
+            other.clone()
+        };
+        let range = json!({"what": "range", "path": "sub/log", "at": 0}).to_string();
+        let sum = BlobId::of(&record(range, OTHERS)).0;
+        let other = record(json!({"what": "end", "records": 1}).to_string(), &sum);
+        let beside = world.path("other");
+        fs::write(&beside, other).unwrap();
+        fs::rename(&beside, redo(world)).unwrap();
+    });
+}
+
+/// What the journal of somebody else writes.
+const OTHERS: &[u8] = b"not what was written here";
+
+fn redo(world: &World) -> PathBuf {
+    let found =
         world.staging().into_iter().find(|path| path.extension().is_some_and(|e| e == "redo"));
-    let redo = File::options().read(true).write(true).open(redo.expect("a redo journal")).unwrap();
+    found.expect("a redo journal")
+}
+
+fn damage(world: &World) {
+    let redo = File::options().read(true).write(true).open(redo(world)).unwrap();
     let mut byte = [0];
     redo.read_exact_at(&mut byte, 100_000).unwrap();
     redo.write_all_at(&[byte[0] ^ 1], 100_000).unwrap();
@@ -383,6 +411,8 @@ fn redo_that_fails(hinder: fn(&World)) {
         .code(1)
         .complains("of no use any more")
         .complains("--reseed");
+    let log = fs::read(world.path("b/data/sub/log")).unwrap_or_default();
+    assert!(!log.starts_with(OTHERS));
     assert!(world.unfinished("b").is_empty());
     assert_eq!(world.staging(), [] as [PathBuf; 0]);
     let said = world.run("b", &["may-start", "docs"]).code(1);

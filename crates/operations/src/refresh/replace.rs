@@ -4,7 +4,7 @@
 use super::adopt::Adopted;
 use super::untouched::{NAMED, untouched, written_to};
 use super::{Done, Params, applied_now, is_point, refused_as_known, way};
-use crate::exchange::{Placement, aside, discard, redo_of};
+use crate::exchange::{Placement, aside, discard};
 use crate::member::manifest;
 use crate::operation::Operation;
 use crate::placing::{self, Placing, Seed};
@@ -227,11 +227,11 @@ pub(super) fn replace(
                 // Of another copy the manifest says nothing.
                 let known = amends.holds.is_some_and(|holds| !holds.doubted);
                 let touched = known.then(|| root.touched.clone());
-                return Placement::amending(d.staged.clone(), d.target.clone(), touched);
+                let placement = Placement::amending(d.staged.clone(), d.target.clone(), touched)?;
+                return Ok(placement.with_redo(root.journal));
             }
-            let redo = root.journal.then(|| redo_of(&d.staged));
             let placement = Placement::new(d.staged.clone(), d.target.clone(), aside.clone())?;
-            Ok(placement.with_redo(redo))
+            Ok(placement.with_redo(root.journal))
         })
         .collect::<Result<Vec<_>, Error>>()?;
     let placing = Placing {

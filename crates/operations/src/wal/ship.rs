@@ -1,12 +1,11 @@
 //! From the server's log into the vault: whole segments, and of the one that is written to what is new.
 
-use super::receive::TICK;
+use super::lag::{Lag, Seen};
 use super::{allowed, gap};
 use crate::{Error, ServiceSite};
 use engines::postgres::{Cut, Live, Lsn, Records, Segments, check_wal_file};
 use model::{Class, Classify, Generation};
-use repository::log::{LogStore, Part};
-use std::collections::VecDeque;
+use repository::log::{Effort, LogStore, Part};
 use std::time::{Duration, Instant};
 
 /// The most that one part holds.
@@ -73,44 +72,6 @@ pub(super) struct Shipper<'a> {
     pub(super) bytes: u64,
 }
 
-/// How long the oldest byte waits that is not shipped.
-#[derive(Default)]
-struct Lag {
-    /// How far the server was, and when it was asked, from the last time on when the vault had it all.
-    asked: VecDeque<(Instant, Lsn)>,
-    /// Before this everything was taken in.
-    covered: Lsn,
-    /// When what the segment that is written to has was taken in last.
-    last: Option<Instant>,
-}
-
-impl Lag {
-    /// So many are kept: later ones, while the vault is away, say nothing that matters.
-    const MOST: usize = 256;
-
-    fn see(&mut self, goal: &Goal) {
-        let new = self.asked.back().is_none_or(|(asked, _)| *asked < goal.asked);
-        if new && self.asked.len() < Lag::MOST {
-            self.asked.push_back((goal.asked, goal.flushed));
-        }
-        while self.asked.get(1).is_some_and(|(_, flushed)| *flushed <= self.covered) {
-            self.asked.pop_front();
-        }
-    }
-
-    /// Whether everything is to be shipped now.
-    fn is_due(&self, goal: Option<&Goal>, now: Instant, every: Duration) -> bool {
-        let Some(last) = self.last else { return true };
-        match self.asked.front() {
-            // It will be looked again one tick later, which would be too late.
-            Some((since, _)) if goal.is_some_and(|goal| goal.flushed > self.covered) => {
-                now.duration_since(*since) >= every.saturating_sub(TICK)
-            }
-            _ => now.duration_since(last) >= every.max(TICK),
-        }
-    }
-}
-
 /// The segment that is written to, as the vault has it.
 struct Tip {
     name: String,
@@ -140,14 +101,14 @@ impl<'a> Shipper<'a> {
     /// Whether something is to be shipped now. A segment is as soon as it is whole, and of the one that is
     /// written to what has waited: a server that fills segments faster than that ships each byte once.
     pub(super) fn is_due(&mut self, goal: Option<&Goal>, now: Instant, every: Duration) -> bool {
-        let whole = goal.is_some_and(|goal| {
-            if goal.run != self.run {
-                self.begin(goal);
-            }
-            self.lag.see(goal);
-            self.has_whole(goal)
-        });
-        whole || self.lag.is_due(goal, now, every)
+        let Some(goal) = goal else { return self.lag.is_due(None, now, every) };
+        if goal.run != self.run {
+            self.begin(goal);
+        }
+        let end = Lsn(self.at.0.saturating_add(goal.segments.size()));
+        let seen = Seen { asked: goal.asked, flushed: goal.flushed, end };
+        self.lag.see(seen);
+        self.has_whole(goal) || self.lag.is_due(Some(seen), now, every)
     }
 
     /// Whether the next segment is whole.
@@ -169,7 +130,7 @@ impl<'a> Shipper<'a> {
     pub(super) fn ship(&mut self, goal: Option<&Goal>) -> Result<Went, Error> {
         let generation = allowed(self.site)?;
         let Some(goal) = goal else {
-            self.lag.last = Some(Instant::now());
+            self.lag.look(Instant::now());
             return Ok(Went { covered: false, gone: None });
         };
         // The first one after a takeover says where its timeline branched off.
@@ -184,15 +145,15 @@ impl<'a> Shipper<'a> {
             // One at a time: what is stored is told, and the state asked, before the next one.
             self.whole(generation, goal)?
         } else {
-            self.lag.last = Some(Instant::now());
+            self.lag.look(Instant::now());
             let rest = self.rest(generation, goal)?;
             covered = rest == Rest::All;
             rest != Rest::Gone
         };
         if covered {
-            self.lag.covered = goal.flushed;
+            self.lag.cover(goal.flushed);
         }
-        self.lag.covered = self.lag.covered.max(self.at);
+        self.lag.cover(self.at);
         if self.buffer.capacity() > BUFFER {
             self.buffer = Vec::new();
         }
@@ -214,8 +175,11 @@ impl<'a> Shipper<'a> {
         }
         check_wal_file(&name, &self.buffer).map_err(|what| corrupt(&name, &what))?;
         let tip = self.tip.take().filter(|tip| tip.name == name);
+        // One of which no part was due was filled within little more than a second, or is one of many that
+        // wait.
+        let effort = if tip.is_some() { Effort::Usual } else { Effort::Little };
         let known: Vec<Part> = tip.into_iter().flat_map(|tip| tip.parts).map(|(p, _)| p).collect();
-        let (_, parts) = self.log.push_grown(generation, &name, &self.buffer, &known)?;
+        let (_, parts) = self.log.push_grown(generation, &name, &self.buffer, &known, effort)?;
         self.bytes += segments.size();
         let end = Lsn(start.0 + segments.size());
         self.shipped = Some(Shipped { timeline: goal.timeline, end, reach: end });

@@ -112,6 +112,10 @@ id! {
     TreeId
 }
 id! {
+    /// A redo journal: the SHA-256 of all that comes before its end record.
+    RedoSum
+}
+id! {
     /// A pack file: the SHA-256 of the whole file.
     PackId
 }

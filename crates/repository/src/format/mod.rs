@@ -18,4 +18,4 @@ pub mod tree;
 pub mod unpacked;
 
 pub use error::FormatError;
-pub use id::{BlobId, BlobKind, IndexId, KeyId, LockId, PackId, TreeId};
+pub use id::{BlobId, BlobKind, IndexId, KeyId, LockId, PackId, RedoSum, TreeId};

@@ -7,6 +7,7 @@ mod object;
 mod part;
 mod sealed;
 
+pub use object::Effort;
 pub use part::{Beginning, Part};
 
 use crate::{Error, Repository};
@@ -49,7 +50,7 @@ impl LogStore {
     /// Stores one segment or history file, durable on return. The same name with other bytes is
     /// refused, whatever the generations.
     pub fn push(&self, generation: Generation, name: &str, bytes: &[u8]) -> Result<Pushed, Error> {
-        self.push_grown(generation, name, bytes, &[]).map(|(pushed, _)| pushed)
+        self.push_grown(generation, name, bytes, &[], Effort::Usual).map(|(pushed, _)| pushed)
     }
 
     /// The same of a file that has parts. `known` are those that hold bytes of this file for certain,
@@ -61,9 +62,10 @@ impl LogStore {
         name: &str,
         bytes: &[u8],
         known: &[Part],
+        effort: Effort,
     ) -> Result<(Pushed, Vec<Part>), Error> {
         let key = LogKey::new(name, generation)?;
-        let sealed = object::encode(self.seal.as_ref(), &key, bytes)?;
+        let sealed = object::encode(self.seal.as_ref(), &key, bytes, effort)?;
         let parts = self.parts(name)?;
         if parts.iter().any(|part| !known.contains(part))
             && let Some(begun) = self.beginning(name)?

@@ -13,9 +13,10 @@ use storage::Key;
 /// All parts are below this.
 pub(super) const ROOT: &str = "mainstay/log-parts";
 
-/// Its numbers: generation, start, length, and how long the file is going to be. It gives way to the
-/// file, which is compressed anew, and better.
-const FORM: Form<4> = Form { magic: *b"MSTYPRT\x01", what: "a part of the log", level: 1 };
+/// Its numbers: generation, start, length, and how long the file is going to be.
+const FORM: Form<4> = Form { magic: *b"MSTYPRT\x01", what: "a part of the log" };
+/// How hard it is compressed: it gives way to the file, which is compressed anew, and better.
+const LEVEL: i32 = 1;
 
 /// Which bytes of a file one object holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,7 +95,7 @@ pub(super) fn encode(
     }
     let part = Part { start, end, generation: name.generation() };
     let numbers = [part.generation.0, start, bytes.len() as u64, whole];
-    let stored = FORM.encode(seal, name.name(), numbers, bytes)?;
+    let stored = FORM.encode(seal, name.name(), numbers, bytes, LEVEL)?;
     Ok((part, stored))
 }
 

@@ -25,8 +25,6 @@ pub(super) struct Form<const N: usize> {
     pub(super) magic: [u8; 8],
     /// What it is called in errors.
     pub(super) what: &'static str,
-    /// How hard it is compressed.
-    pub(super) level: i32,
 }
 
 /// An object that was opened.
@@ -50,9 +48,10 @@ impl<const N: usize> Form<N> {
         name: &str,
         numbers: [u64; N],
         content: &[u8],
+        level: i32,
     ) -> Result<Vec<u8>, Error> {
-        let compressed = zstd::bulk::compress(content, self.level)
-            .map_err(|e| Error::io("compress", name, e))?;
+        let compressed =
+            zstd::bulk::compress(content, level).map_err(|e| Error::io("compress", name, e))?;
         let name_length = u16::try_from(name.len()).map_err(|e| Error::Invalid(e.to_string()))?;
         let mut record = Vec::with_capacity(Self::NAME + name.len() + compressed.len());
         record.extend_from_slice(&self.magic);

@@ -89,7 +89,7 @@ pub fn amend(
     // The root of a snapshot has no attributes.
     changes.finish(&site, !reader.is_root(path)?, cancel)?;
     warn_of_lost_attributes(&site, progress);
-    restored.journal = changes.redo.finish()?.is_some();
+    restored.journal = changes.redo.finish()?;
     restored.touched = changes.redo.touched();
     changes.require_one_file_system(amend.tree, &restored.touched)?;
     progress.phase("making it durable");

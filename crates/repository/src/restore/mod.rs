@@ -80,8 +80,8 @@ pub struct Restored {
     pub cloned_files: u64,
     /// Files that the redo journal is to change in their place.
     pub patched_files: u64,
-    /// A redo journal was written.
-    pub journal: bool,
+    /// The redo journal, if one was written.
+    pub journal: Option<redo::Written>,
     /// What hard links did to the times of the older copy's files.
     pub links: Links,
     /// What the journal changes of a copy that stays where it is.
@@ -161,7 +161,7 @@ pub fn restore_without(
     }
     warn_of_lost_attributes(&site, progress);
     if let Some(redo) = old.as_ref().and_then(|old| old.redo.as_ref()) {
-        restored.journal = redo.finish()?.is_some();
+        restored.journal = redo.finish()?;
     }
     if options.durable {
         progress.phase("making it durable");

@@ -15,17 +15,17 @@ mod names;
 
 use super::site::{Site, chmod_at, remove_other_xattrs};
 use crate::format::tree::unquoted;
-use crate::{Error, Node, Tree, disk};
+use crate::{Error, Node, RedoSum, Tree, disk};
 use names::Names;
-use rustix::fs::{FallocateFlags, Mode};
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -81,7 +81,6 @@ struct Inner {
     records: u64,
     /// Bytes that the file system must find when the journal is applied.
     grows: u64,
-    bytes: u64,
     touched: Vec<Touched>,
 }
 
@@ -158,24 +157,23 @@ impl Writer {
     }
 
     /// Makes it durable, its name excepted, and sets aside the space that applying it needs. Returns
-    /// its bytes; none if there was nothing to collect.
-    pub(super) fn finish(&self) -> Result<Option<u64>, Error> {
+    /// what it is known by; nothing if there was nothing to collect.
+    pub(super) fn finish(&self) -> Result<Option<Written>, Error> {
         let failed = |e| Error::io("write", &self.path, e);
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.out.is_none() {
             return Ok(None);
         }
-        let sum = inner.hash.clone().finalize();
+        let sum = RedoSum(inner.hash.clone().finalize().into());
         let records = inner.records;
-        inner.record(&Head::End { records }, &sum).map_err(failed)?;
-        let bytes = inner.bytes;
+        inner.record(&Head::End { records }, &sum.0).map_err(failed)?;
         let Some(out) = inner.out.take() else { return Ok(None) };
         let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
         file.sync_all().map_err(failed)?;
         if inner.grows > 0 {
             set_aside(&reserve(&self.path), inner.grows)?;
         }
-        Ok(Some(bytes))
+        Ok(Some(Written { sum, owner: rustix::process::geteuid().as_raw() }))
     }
 }
 
@@ -196,7 +194,6 @@ impl Inner {
             out.write_all(bytes)?;
         }
         self.hash.update(bytes);
-        self.bytes += bytes.len() as u64;
         Ok(())
     }
 }
@@ -242,16 +239,36 @@ pub fn discard(journal: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// What a journal is known by that was written. It lies where the copy lies, which need not be our place:
+/// who may change names there could put another one there, or one that they change while it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// Its content.
+    pub sum: RedoSum,
+    /// The user who can write to it.
+    pub owner: u32,
+}
+
+/// A journal that is to be applied.
+#[derive(Clone, Copy, Debug)]
+pub struct Journal<'a> {
+    /// Where it lies.
+    pub path: &'a Path,
+    /// The one that was written; without, every journal that is sound will do.
+    pub written: Option<Written>,
+}
+
 /// Applies a journal to the files below a root (or to the root, if it is a file), durably, and
 /// leaves it there: a second time changes nothing. `applied` is told after each record how many were.
-/// A journal that is not there was applied before. One that is damaged changes nothing.
-pub fn apply(journal: &Path, root: &Path, applied: &mut dyn FnMut(u64)) -> Result<(), Error> {
+/// A journal that is not there was applied before. One that is damaged, or another than was written,
+/// changes nothing.
+pub fn apply(journal: Journal<'_>, root: &Path, applied: &mut dyn FnMut(u64)) -> Result<(), Error> {
     carry_out(journal, None, root, applied)
 }
 
 /// As [`apply`], for a journal that also moves what is staged.
 pub fn apply_staged(
-    journal: &Path,
+    journal: Journal<'_>,
     staged: &Path,
     root: &Path,
     applied: &mut dyn FnMut(u64),
@@ -260,7 +277,7 @@ pub fn apply_staged(
 }
 
 fn carry_out(
-    journal: &Path,
+    journal: Journal<'_>,
     staged: Option<&Path>,
     root: &Path,
     applied: &mut dyn FnMut(u64),
@@ -270,11 +287,19 @@ fn carry_out(
         records => records?,
     };
     // All of it is judged before the first byte is written.
-    while records.next()?.is_some() {}
-    let mut records = Records::open(journal)?;
-    match std::fs::remove_file(reserve(journal)) {
+    let sum = loop {
+        if let Next::End(sum) = records.next()? {
+            break sum;
+        }
+    };
+    if journal.written.is_some_and(|written| written.sum != sum) {
+        return Err(records.damaged("it is another one than was written here"));
+    }
+    // What was judged, and no other that has its name by now.
+    let mut records = records.again()?;
+    match std::fs::remove_file(reserve(journal.path)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            return Err(Error::io("remove", reserve(journal), e));
+            return Err(Error::io("remove", reserve(journal.path), e));
         }
         _ => {}
     }
@@ -282,7 +307,7 @@ fn carry_out(
     let mut names = Names::new(&place.site, staged)?;
     let mut open: Option<(Vec<u8>, File)> = None;
     let mut count = 0;
-    while let Some((head, data)) = records.next()? {
+    while let Next::Record(head, data) = records.next()? {
         let Some(path) = head.path() else { break };
         let path = records.path_of(path)?;
         match &head {
@@ -333,6 +358,24 @@ impl Head {
             Head::End { .. } => None,
         }
     }
+}
+
+/// Opens a journal that nobody else can write to while it is read.
+fn open_ours(journal: Journal<'_>) -> Result<File, Error> {
+    let Journal { path: journal, written } = journal;
+    let mut options = File::options();
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let opened = options.read(true).custom_flags(flags).open(journal);
+    let file = opened.map_err(|e| Error::io("open", journal, e))?;
+    let meta = file.metadata().map_err(|e| Error::io("look at", journal, e))?;
+    if !meta.is_file() || written.is_some_and(|written| written.owner != meta.uid()) {
+        let shown = format!("the redo journal {}", journal.display());
+        return Err(Error::damaged(
+            shown,
+            "it is none of ours: it has another owner, or is no file",
+        ));
+    }
+    Ok(file)
 }
 
 /// The root that a journal is applied to.
@@ -404,9 +447,26 @@ struct Records {
     records: u64,
 }
 
+/// What a journal has next.
+enum Next {
+    Record(Head, Vec<u8>),
+    /// Nothing; and the sum, which was found to be the right one.
+    End(RedoSum),
+}
+
 impl Records {
-    fn open(journal: &Path) -> Result<Records, Error> {
-        let file = File::open(journal).map_err(|e| Error::io("open", journal, e))?;
+    fn open(journal: Journal<'_>) -> Result<Records, Error> {
+        Records::of(open_ours(journal)?, journal.path)
+    }
+
+    /// The same from its beginning.
+    fn again(self) -> Result<Records, Error> {
+        let (mut file, journal) = (self.from.into_inner(), self.journal);
+        file.rewind().map_err(|e| Error::io("read", &journal, e))?;
+        Records::of(file, &journal)
+    }
+
+    fn of(file: File, journal: &Path) -> Result<Records, Error> {
         let (from, hash) = (BufReader::with_capacity(1 << 20, file), Sha256::new());
         let mut records = Records { from, journal: journal.to_owned(), hash, records: 0 };
         let mut head = vec![0; HEAD.len()];
@@ -417,25 +477,25 @@ impl Records {
         Ok(records)
     }
 
-    /// The next record; none at the end, which was found to be the right one.
-    fn next(&mut self) -> Result<Option<(Head, Vec<u8>)>, Error> {
+    fn next(&mut self) -> Result<Next, Error> {
         let before = self.hash.clone();
         let head = self.part()?;
         let data = self.part()?;
         let head: Head = serde_json::from_slice(&head)
             .map_err(|e| self.damaged(&format!("it has a record that makes no sense: {e}")))?;
         if let Head::End { records } = head {
-            let whole = records == self.records && data == before.finalize()[..];
+            let sum = RedoSum(before.finalize().into());
+            let whole = records == self.records && data == sum.0;
             let mut rest = [0];
             let read =
                 self.from.read(&mut rest).map_err(|e| Error::io("read", &self.journal, e))?;
             if !whole || read > 0 {
                 return Err(self.damaged("its sum does not fit its content"));
             }
-            return Ok(None);
+            return Ok(Next::End(sum));
         }
         self.records += 1;
-        Ok(Some((head, data)))
+        Ok(Next::Record(head, data))
     }
 
     fn part(&mut self) -> Result<Vec<u8>, Error> {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the unexpected")]
 
 use mainstay_repository::Error;
-use mainstay_repository::log::{LogStore, Part, Pushed};
+use mainstay_repository::log::{Effort, LogStore, Part, Pushed};
 use model::{Class, Classify, Generation, Seal, SealError};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
@@ -378,7 +378,8 @@ fn a_file_takes_the_place_of_its_parts() {
     };
     let ours = [put(0, &whole[..10]), put(10, &whole[10..30])];
     let theirs = put(30, &[8; 10]);
-    let push = |known: &[Part]| bench.log.push_grown(generation, SEGMENT, &whole, known);
+    let push =
+        |known: &[Part]| bench.log.push_grown(generation, SEGMENT, &whole, known, Effort::Little);
     assert_eq!(push(&ours).expect_err("theirs are others").class(), Class::Refused);
     bench.log.remove_parts(SEGMENT, &[theirs]).expect("removed");
     let (pushed, parts) = push(&ours).expect("the same");

@@ -23,6 +23,11 @@ fn in_fixed_places() -> TreeOptions {
     TreeOptions { chunk_bytes: NonZeroU64::new(256 << 10), ..TreeOptions::default() }
 }
 
+/// The journal at a path, whichever it is.
+pub(crate) fn any(path: &Path) -> redo::Journal<'_> {
+    redo::Journal { path, written: None }
+}
+
 /// A copy of a snapshot, a newer snapshot, and what of the newer one is staged beside the copy. On a
 /// file system in memory, which never clones.
 struct Case {
@@ -92,7 +97,7 @@ impl Case {
     fn stage(&self) -> (PathBuf, PathBuf) {
         let (new, journal) = (self.path("new"), self.path("new.redo"));
         let done = self.restore(self.snapshots[1], &new, Some(self.reuse(&journal)));
-        assert!(done.journal && done.patched_files == 2, "{done:?}");
+        assert!(done.journal.is_some() && done.patched_files == 2, "{done:?}");
         // What differs, in whole blocks, and the small file.
         assert!((100_000..140_000).contains(&done.written_bytes), "{done:?}");
         assert_eq!(done.links.len(), 2);
@@ -102,8 +107,8 @@ impl Case {
     #[track_caller]
     fn applied_twice_is_the_newer(&self) {
         let (new, journal) = self.stage();
-        redo::apply(&journal, &new, &mut |_| ()).unwrap();
-        redo::apply(&journal, &new, &mut |_| ()).unwrap();
+        redo::apply(any(&journal), &new, &mut |_| ()).unwrap();
+        redo::apply(any(&journal), &new, &mut |_| ()).unwrap();
         fs::remove_dir_all(&self.old).unwrap();
         assert_eq!(looks(&new), looks(&self.source));
     }
@@ -135,7 +140,7 @@ fn large_files_are_changed_in_their_place_when_it_is_applied() {
     }
     assert_ne!(inode(&new.join("small")), inode(&case.old.join("small")));
     let mut records = 0;
-    redo::apply(&journal, &new, &mut |count| records = count).unwrap();
+    redo::apply(any(&journal), &new, &mut |count| records = count).unwrap();
     assert!(records >= 4, "{records}");
     assert!(!reserve.exists());
     let whole = case.path("whole");
@@ -144,7 +149,7 @@ fn large_files_are_changed_in_their_place_when_it_is_applied() {
     redo::discard(&journal).unwrap();
     redo::discard(&journal).unwrap();
     assert!(!journal.exists());
-    redo::apply(&journal, &new, &mut |_| panic!("there is none")).unwrap();
+    redo::apply(any(&journal), &new, &mut |_| panic!("there is none")).unwrap();
 }
 
 /// They are written anew even where nothing of them has changed, once for all their names.
@@ -209,7 +214,7 @@ fn a_file_with_another_name_is_written_anew() {
     let (new, journal) = (case.path("new"), case.path("new.redo"));
     let done = case.restore(case.snapshots[1], &new, Some(case.reuse(&journal)));
     assert_eq!(done.patched_files, 1, "{done:?}");
-    redo::apply(&journal, &new, &mut |_| ()).unwrap();
+    redo::apply(any(&journal), &new, &mut |_| ()).unwrap();
     assert_ne!(inode(&new.join("log")), inode(&kept));
     assert!(fs::read(&kept).unwrap() == before);
     fs::remove_dir_all(&case.old).unwrap();
@@ -228,11 +233,51 @@ fn one_file_is_changed_in_its_place_too() {
     let options = Options { reuse, durable: true };
     let second = case.snapshots[1];
     let done = restore(&case.rig.repository, second, path, &new, options, &Silent, &cancel);
-    assert!(done.unwrap().journal);
+    assert!(done.unwrap().journal.is_some());
     assert_eq!(inode(&new), inode(&old));
-    redo::apply(&journal, &old, &mut |_| ()).unwrap();
+    redo::apply(any(&journal), &old, &mut |_| ()).unwrap();
     assert_eq!(fs::read(&old).unwrap(), fs::read(&source).unwrap());
     assert_eq!(fs::metadata(&old).unwrap().mtime(), fs::metadata(&source).unwrap().mtime());
+}
+
+#[test]
+fn only_the_journal_that_was_written_here_is_applied() {
+    let Some(case) = Case::new() else { return };
+    let (new, path) = (case.path("new"), case.path("new.redo"));
+    let done = case.restore(case.snapshots[1], &new, Some(case.reuse(&path)));
+    let ours = redo::Journal { path: &path, written: done.journal };
+    let before = looks(&new);
+    // Another one that is as sound: its files have other times.
+    let Some(elsewhere) = Case::new() else { return };
+    let others = elsewhere.path("new.redo");
+    let reuse = Some(elsewhere.reuse(&others));
+    let done = elsewhere.restore(elsewhere.snapshots[1], &elsewhere.path("new"), reuse);
+    assert!(done.journal.is_some() && done.journal != ours.written, "{done:?}");
+    let (aside, applied) = (case.path("aside"), &mut |_| panic!("applied"));
+    fs::rename(&path, &aside).unwrap();
+    let mut refused = || {
+        let error = redo::apply(ours, &new, applied).unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "{error}");
+        assert_eq!(looks(&new), before);
+        fs::remove_file(&path).unwrap();
+        error.to_string()
+    };
+    fs::copy(&others, &path).unwrap();
+    assert!(refused().contains("another one than was written"));
+    if is_root() {
+        // What somebody else could write to while it is read.
+        fs::copy(&aside, &path).unwrap();
+        std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+        assert!(refused().contains("none of ours"));
+    }
+    fs::rename(&aside, &path).unwrap();
+    redo::apply(ours, &new, &mut |_| ()).unwrap();
+    assert_ne!(looks(&new), before);
+    // Not by way of a link.
+    let moved = case.path("moved");
+    fs::rename(&path, &moved).unwrap();
+    std::os::unix::fs::symlink(&moved, &path).unwrap();
+    redo::apply(ours, &new, &mut |_| panic!("applied")).unwrap_err();
 }
 
 #[test]
@@ -253,7 +298,7 @@ fn a_damaged_journal_changes_nothing() {
     damaged.push([&b"mainstay redo 1\n"[..], &u32::MAX.to_le_bytes()].concat());
     for bytes in damaged {
         fs::write(&journal, &bytes).unwrap();
-        let error = redo::apply(&journal, &new, &mut |_| panic!("applied")).unwrap_err();
+        let error = redo::apply(any(&journal), &new, &mut |_| panic!("applied")).unwrap_err();
         assert!(matches!(error, Error::Damaged { .. }), "{error}");
     }
     assert_eq!(looks(&new), before);
@@ -261,5 +306,5 @@ fn a_damaged_journal_changes_nothing() {
     fs::remove_dir_all(new.join("sub")).unwrap();
     std::os::unix::fs::symlink(&case.old, new.join("sub")).unwrap();
     fs::write(&journal, &whole).unwrap();
-    assert!(redo::apply(&journal, &new, &mut |_| ()).is_err());
+    assert!(redo::apply(any(&journal), &new, &mut |_| ()).is_err());
 }

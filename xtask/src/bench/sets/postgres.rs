@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 const SCALE: u64 = 133;
 const TRANSACTIONS: u64 = 8000;
 /// How long one run of pgbench takes about, by which the cost of shipping is measured.
-const RUN_SECONDS: u64 = 20;
+const RUN_SECONDS: u64 = 10;
 /// Runs of each kind at the least, in turn.
-const RUNS: usize = 3;
+const RUNS: usize = 6;
 const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(super) fn run(bench: &mut Bench) -> Result<(), Failure> {
