@@ -170,10 +170,12 @@ impl Writer {
         let Some(out) = inner.out.take() else { return Ok(None) };
         let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
         file.sync_all().map_err(failed)?;
+        // Not who we are: a file system may give files to somebody else.
+        let owner = file.metadata().map_err(failed)?.uid();
         if inner.grows > 0 {
             set_aside(&reserve(&self.path), inner.grows)?;
         }
-        Ok(Some(Written { sum, owner: rustix::process::geteuid().as_raw() }))
+        Ok(Some(Written { sum, owner }))
     }
 }
 
@@ -261,7 +263,7 @@ pub struct Journal<'a> {
 /// Applies a journal to the files below a root (or to the root, if it is a file), durably, and
 /// leaves it there: a second time changes nothing. `applied` is told after each record how many were.
 /// A journal that is not there was applied before. One that is damaged, or another than was written,
-/// changes nothing.
+/// changes nothing, as long as nobody writes to it who owns it.
 pub fn apply(journal: Journal<'_>, root: &Path, applied: &mut dyn FnMut(u64)) -> Result<(), Error> {
     carry_out(journal, None, root, applied)
 }
@@ -368,12 +370,18 @@ fn open_ours(journal: Journal<'_>) -> Result<File, Error> {
     let opened = options.read(true).custom_flags(flags).open(journal);
     let file = opened.map_err(|e| Error::io("open", journal, e))?;
     let meta = file.metadata().map_err(|e| Error::io("look at", journal, e))?;
-    if !meta.is_file() || written.is_some_and(|written| written.owner != meta.uid()) {
-        let shown = format!("the redo journal {}", journal.display());
-        return Err(Error::damaged(
-            shown,
-            "it is none of ours: it has another owner, or is no file",
-        ));
+    let shown = journal.display();
+    if !meta.is_file() {
+        return Err(Error::damaged(format!("the redo journal {shown}"), "it is no file"));
+    }
+    if let Some(written) = written.filter(|written| written.owner != meta.uid()) {
+        // Whoever gave it away can give it back.
+        return Err(Error::Invalid(format!(
+            "the redo journal {shown} belongs to user {} and was written as user {}'s: who could change \
+             it while it is read",
+            meta.uid(),
+            written.owner
+        )));
     }
     Ok(file)
 }
