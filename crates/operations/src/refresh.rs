@@ -32,7 +32,7 @@ use crate::placing;
 use crate::recover::Left;
 use crate::standing::{self, Stuck, Way};
 use crate::wal::sqlite::Replayed;
-use crate::{Error, MemberRecord, ServiceSite, Which, exchange, may_start, which};
+use crate::{Error, MemberRecord, ServiceSite, Which, may_start, which};
 use engines::Refresh;
 use follow::{Followed, follow};
 use jiff::Timestamp;
@@ -43,14 +43,15 @@ use model::{
 use replace::replace;
 use repository::Work;
 use serde::Serialize;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Instant;
 
+/// What the name of a copy says that was put aside for one that was built anew unasked.
+const LEFT_BEHIND: &str = "left-behind";
+
 /// The step that says why a copy is built anew though nobody asked for that.
 const ANEW: &str = "anew";
-
-/// The step that removes the copy that was built anew.
-const DROP: &str = "drop";
 
 /// What is asked for.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -290,6 +291,16 @@ fn go_along(
         let hint = format!("Run `mainstay online {name}` first.");
         return Err(left_alone("it is offline", hint));
     }
+    // Nobody but a person can tell that it holds nothing that is nowhere else. So it is kept, and so that
+    // this does not fill the disk, it is done once.
+    if let Some(kept) = kept_before(site)? {
+        let hint = format!(
+            "Remove {} once nothing in it is needed, and run `mainstay refresh {name}`, or `mainstay \
+             refresh {name} --reseed` at once.",
+            kept.display()
+        );
+        return Err(left_alone("one that was built anew before is still kept", hint));
+    }
     operation.report().warn(&format!(
         "{}: the copy is built anew from {}, and stays as it is until that is whole",
         stuck.told(),
@@ -298,13 +309,32 @@ fn go_along(
     build(site, operation, params, Some(&stuck), began)
 }
 
+/// A copy that was put aside for one that was built anew unasked.
+fn kept_before(site: &ServiceSite) -> Result<Option<PathBuf>, Error> {
+    for root in site.engine()?.roots() {
+        let (Some(parent), Some(name)) = (root.on_host.parent(), root.on_host.file_name()) else {
+            continue;
+        };
+        let mut begins = name.to_os_string();
+        begins.push(format!(".{LEFT_BEHIND}-"));
+        let failed = |e| Error::io("list", parent, e);
+        for entry in std::fs::read_dir(parent).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.file_name().as_bytes().starts_with(begins.as_bytes()) {
+                return Ok(Some(entry.path()));
+            }
+        }
+    }
+    Ok(None)
+}
+
 fn cannot_go_on(site: &ServiceSite, stuck: &Stuck) -> Error {
     let what = format!("the standby of {} does not get on: {}", site.name(), stuck.told());
     Error::new(Class::Unavailable, what).hinting(stuck.advice(site))
 }
 
 /// Brings the copy to the point by a new one. With `stuck` it is one that stands in front of a gap, and
-/// is put aside until the new one follows in its place.
+/// is put aside.
 fn build(
     site: &ServiceSite,
     operation: &mut Operation,
@@ -334,12 +364,7 @@ fn build(
     {
         return Err(cannot_go_on(site, &stuck));
     }
-    if let Some(stuck) = stuck {
-        // It holds nothing that the history does not have, and would fill the disk in time.
-        let old = std::mem::take(&mut done.put_aside);
-        operation.forward(DROP, &old, |_| old.iter().try_for_each(|old| exchange::remove(old)))?;
-        done.built_anew = Some(stuck.told());
-    }
+    done.built_anew = stuck.map(Stuck::told);
     Ok(done)
 }
 
@@ -448,7 +473,15 @@ pub(crate) fn heal(
 
 /// Takes back a refresh that did not reach its commit marker; brings another to its end.
 pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
-    placing::undo(left)?;
+    let undone = placing::undo(left).and_then(|()| take_back_announcement(left));
+    // Whoever reads from it does not wait for the vault.
+    if left.begun(ANEW).is_some() && (undone.is_ok() || left.begun("place").is_none()) {
+        bring_back(left)?;
+    }
+    undone
+}
+
+fn take_back_announcement(left: &mut Left<'_>) -> Result<(), Error> {
     let site = left.site;
     if left.begun("announce").is_some() && left.done("settle").is_none() {
         let record = MemberRecord::load(site)?;
@@ -463,18 +496,16 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
         })?;
         left.undone("announce", "the standby is where it was")?;
     }
-    if left.begun(ANEW).is_some() { undo_anew(left) } else { Ok(()) }
+    Ok(())
 }
 
 /// A copy that was built anew though nobody asked for that serves on as it did before, whichever of the
 /// two it is now.
-fn undo_anew(left: &mut Left<'_>) -> Result<(), Error> {
-    if let Some(old) = left.begun(DROP).filter(|_| left.done(DROP).is_none()) {
-        let old: Vec<PathBuf> = serde_json::from_value(old).map_err(|e| {
-            Error::new(Class::Corrupt, "the journal of a refresh is not understood").because(e)
-        })?;
-        drop_old(left, &old);
-        return left.finished(DROP, "the copy that could not go on is not needed any more");
+fn bring_back(left: &mut Left<'_>) -> Result<(), Error> {
+    if let Some(place) = left.begun("place") {
+        for old in placing::put_aside(place)?.iter().filter(|old| old.exists()) {
+            left.found(format!("what stood there before is at {}", old.display()));
+        }
     }
     if left.begun("stop").is_none() {
         return Ok(());
@@ -488,29 +519,18 @@ fn undo_anew(left: &mut Left<'_>) -> Result<(), Error> {
         return Ok(());
     }
     let engine = left.site.engine()?;
+    // One that was told to stop may be about to: to start it would be to watch it go.
+    let stopped = match left.done("stop") {
+        Some(_) => Ok(()),
+        None => left.with_context(|cx| engine.stop(cx)),
+    };
     // A server that does not start bars nobody from the next refresh, which starts it.
-    if let Err(error) = left.with_context(|cx| engine.start(cx)) {
-        left.found(format!("the standby does not start: {}", error.chain()));
-        return Ok(());
-    }
-    left.finished("start", "the standby was started again")?;
-    let Some(place) = left.begun("place") else { return Ok(()) };
-    let follows = left.with_context(|cx| engine.inspect(cx)).is_ok_and(|seen| seen.following);
-    let old = placing::put_aside(place)?;
-    match follows {
-        true => drop_old(left, &old),
-        false => old.iter().for_each(|old| {
-            left.found(format!("what stood there before is at {}", old.display()));
-        }),
-    }
-    Ok(())
-}
-
-/// What cannot be removed is told, and bars nobody.
-fn drop_old(left: &mut Left<'_>, old: &[PathBuf]) {
-    for old in old {
-        if let Err(error) = exchange::remove(old) {
-            left.found(format!("what stood there before is not removed: {}", error.chain()));
+    let started = stopped.and_then(|()| left.with_context(|cx| engine.start(cx)));
+    match started {
+        Ok(()) => left.finished("start", "the standby was started again"),
+        Err(error) => {
+            left.found(format!("the standby does not start: {}", error.chain()));
+            Ok(())
         }
     }
 }

@@ -77,7 +77,7 @@ impl What {
 pub(crate) fn run(app: &App, args: &CatArgs) -> Outcome {
     let service = app.service(&args.service)?;
     let repository = service.repository()?;
-    let _lock = match args.what.may_be_removed() {
+    let lock = match args.what.may_be_removed() {
         true => args.looking.lock(app, &service)?,
         false => None,
     };
@@ -103,6 +103,7 @@ pub(crate) fn run(app: &App, args: &CatArgs) -> Outcome {
         What::Tree { what } => tree(&service, what)?,
         What::State { number } => state(&service, *number)?,
     };
+    drop(lock);
     let mut out = app.out.bytes();
     out.write_all(&bytes).and_then(|()| out.flush()).map_err(|e| Failure::output(&e))?;
     Ok(Exit::DONE)

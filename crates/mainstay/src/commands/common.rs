@@ -82,10 +82,10 @@ impl Looking {
         let lock = service.repository()?.lock_for(Work::Look, wait, app.cancel());
         kill_at("look:locked");
         lock.map(Some).map_err(|error| {
-            let read_only = matches!(&error, repository::Error::Storage(e)
-                if e.kind() == ErrorKind::Permission);
+            let unwritable = matches!(&error, repository::Error::Storage(e)
+                if matches!(e.kind(), ErrorKind::Permission | ErrorKind::NoSpace));
             let failure = Failure::from(error);
-            match read_only {
+            match unwritable {
                 true => failure.hint("Add `--no-lock` if the vault is only to be read."),
                 false => failure,
             }

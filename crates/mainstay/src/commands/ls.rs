@@ -52,7 +52,7 @@ pub(crate) struct Line {
 pub(crate) fn run(app: &App, args: &LsArgs) -> Outcome {
     let service = app.service(&args.service.service)?;
     let which = args.service.point.as_deref().map_or(Which::Latest, Which::of);
-    let _lock = args.looking.lock(app, &service)?;
+    let lock = args.looking.lock(app, &service)?;
     let reader = open(&service, &which)?;
     let path = absolute(args.path.as_bytes());
     let Some(node) = reader.node(&path)? else {
@@ -74,6 +74,8 @@ pub(crate) fn run(app: &App, args: &LsArgs) -> Outcome {
             lines.push(line(&join(&path, &node.name), &node));
         }
     }
+    // Whoever reads it slowly bars nobody.
+    drop(lock);
     if app.out.json {
         app.out.document(&json!({ "service": service.name(), "entries": lines }))?;
     } else {

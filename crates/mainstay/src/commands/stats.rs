@@ -37,7 +37,7 @@ pub(crate) struct StatsArgs {
 
 pub(crate) fn run(app: &App, args: &StatsArgs) -> Outcome {
     let service = app.service(&args.service)?;
-    let _lock = args.looking.lock(app, &service)?;
+    let lock = args.looking.lock(app, &service)?;
     let points = snapshots(&service, &args.snapshot)?;
     let mut roots = Vec::new();
     for point in &points {
@@ -45,6 +45,7 @@ pub(crate) fn run(app: &App, args: &StatsArgs) -> Outcome {
         roots.push(point.file.tree_id().map_err(damaged)?);
     }
     let stats = stats::stats(service.repository()?, &roots, app.cancel())?;
+    drop(lock);
     if app.out.json {
         app.out.document(&document(&service, &points, &stats))?;
         return Ok(Exit::DONE);

@@ -69,16 +69,17 @@ pub(crate) fn restore(
     }
 }
 
-/// Keeps what is restored from being removed meanwhile. A vault that can only be read must be enough.
+/// Keeps what is restored from being removed meanwhile, if it can. A vault that can only be read, that is
+/// full, or that somebody else's lock is left in, must be enough.
 fn lock(app: &App, opened: &Opened) -> Result<Option<RepositoryLock>, Failure> {
     let wait = app.globals.wait.unwrap_or_default();
     match opened.repository.lock_for(Work::Restore, wait, app.cancel()) {
         Ok(lock) => Ok(Some(lock)),
-        Err(repository::Error::Storage(e)) if e.kind() == ErrorKind::Permission => {
+        Err(repository::Error::Cancelled) => Err(repository::Error::Cancelled.into()),
+        Err(e) => {
             app.out.warn(format_args!("nothing keeps what is read from being removed: {e}"));
             Ok(None)
         }
-        Err(e) => Err(e.into()),
     }
 }
 

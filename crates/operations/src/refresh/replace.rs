@@ -3,7 +3,7 @@
 
 use super::adopt::Adopted;
 use super::untouched::{NAMED, untouched, written_to};
-use super::{Done, Params, applied_now, is_point, refused_as_known, way};
+use super::{Done, LEFT_BEHIND, Params, applied_now, is_point, refused_as_known, way};
 use crate::exchange::{Placement, aside, discard};
 use crate::member::manifest;
 use crate::operation::Operation;
@@ -86,7 +86,7 @@ pub(super) fn replace(
                 .hinting("Copy elsewhere what you need of it, empty it, and give this again."));
             }
             (true, _) if params.reseed => {
-                let what = if stuck.is_some() { "left-behind" } else { "diverged" };
+                let what = if stuck.is_some() { LEFT_BEHIND } else { "diverged" };
                 put_aside.push(Some(aside(&destination.target, what)?));
             }
             (true, None) if adopts => {
