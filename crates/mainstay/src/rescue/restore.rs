@@ -12,7 +12,6 @@ use rustix::fs::{Gid, Uid};
 use serde::Serialize;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use storage::ErrorKind;
 use tempfile::TempDir;
 
 /// What came of it.

@@ -3,6 +3,7 @@
 use super::receiving::{is_stored, receiver, wait_for};
 use super::*;
 use serde_json::Value;
+use std::path::Path;
 
 /// Nothing of the log comes from anywhere else.
 const NO_ARCHIVE: &str = "archive_mode = off\nmax_slot_wal_keep_size = 1GB";
