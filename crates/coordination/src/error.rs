@@ -117,8 +117,7 @@ impl Classify for Error {
             Error::Refused(refusal) => return refusal.hint(),
             Error::Storage(e) => return e.hint(),
             Error::Damaged { .. } => {
-                "Restore this object from a copy of the vault; the one before it may know nothing of a \
-                 takeover. If somebody put it there who has not the key, remove it."
+                "Restore this object from a copy of the vault; the one before it may know nothing of a takeover."
             }
             Error::WentBack { .. } | Error::StateWentBack { .. } => {
                 "Connect the vault that was used last. If it is gone for good, `mainstay vault accept` \

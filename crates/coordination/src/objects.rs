@@ -31,21 +31,12 @@
 //! be used up, removed, and put again by a paused writer. So it lists once more after the read, and
 //! believes what it read only if that number was not removable yet.
 //!
-//! # Numbers that no writer has come to
-//!
-//! Whoever can add objects to a vault, but has not its key, can add one with a number far ahead. It
-//! would be the newest, and no state, and everything that counts would look old. So numbers before
-//! which more than [`KEPT`] are missing are told by [`Objects::unreachable`]: a writer adds one to what
-//! it has read, and what was won last is removed last. If they are no states, by the seal, they are
-//! left out from then on. A vault host does not let them in at all.
-//!
 //! What is assumed of a listing: it shows every object that is there from its begin to its end.
 //! To hide the highest number it would take `KEPT` commits during one listing.
 
 use crate::{Advance, Error, Register, Stored};
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use storage::{ErrorKind, Key, Put, Storage};
 
 /// Where the objects are, below the service's prefix.
@@ -58,9 +49,6 @@ const KEPT: u64 = 64;
 /// No state is that large; more is refused before it is read.
 const LARGEST_BYTES: u64 = 256 << 20;
 
-/// So many numbers that no writer can have come to are looked at.
-const MOST_STRAYS: usize = 256;
-
 /// How often a reader starts over because others were faster.
 const READ_ATTEMPTS: u32 = 50;
 
@@ -70,8 +58,6 @@ pub struct Objects {
     storage: Arc<dyn Storage>,
     /// The highest number that this instance has seen. A place that shows less is another one.
     highest: AtomicU64,
-    /// Numbers that turned out to be no states.
-    strays: Mutex<BTreeSet<u64>>,
 }
 
 /// The numbers that a listing showed, ascending.
@@ -80,23 +66,24 @@ struct Listing(Vec<(u64, u64)>);
 impl Objects {
     /// The register below `mainstay/state/` of this storage.
     pub fn new(storage: Arc<dyn Storage>) -> Objects {
-        Objects { storage, highest: AtomicU64::new(0), strays: Mutex::default() }
-    }
-
-    fn strays(&self) -> MutexGuard<'_, BTreeSet<u64>> {
-        self.strays.lock().unwrap_or_else(PoisonError::into_inner)
+        Objects { storage, highest: AtomicU64::new(0) }
     }
 
     fn list(&self) -> Result<Listing, Error> {
         let seen = self.highest.load(Ordering::SeqCst);
         let mut numbers = Vec::new();
         for entry in self.storage.list(PREFIX)? {
+            let name = entry.key.name();
             // Anything else in there is not ours: what somebody copied aside, a file of a tool.
-            numbers.extend(number(&entry.key).map(|number| (number, entry.size_bytes)));
+            if name.len() != 20 || !name.bytes().all(|b| b.is_ascii_digit()) {
+                continue;
+            }
+            let number = name.parse().ok().filter(|number| (1..u64::MAX - KEPT).contains(number));
+            let number = number.ok_or_else(|| {
+                Error::damaged(&self.place(&entry.key), "its number is impossible")
+            })?;
+            numbers.push((number, entry.size_bytes));
         }
-        let strays = self.strays();
-        numbers.retain(|(number, _)| !strays.contains(number));
-        drop(strays);
         numbers.sort_unstable();
         let listing = Listing(numbers);
         if listing.highest() < seen {
@@ -142,10 +129,6 @@ impl Register for Objects {
             let key = key(number)?;
             let object = self.place(&key);
             if size_bytes > LARGEST_BYTES {
-                if !before.unreachable().is_empty() {
-                    // Not one of ours, and not to be read for that.
-                    return Ok(Some(Stored { number, object, bytes: Vec::new() }));
-                }
                 return Err(Error::damaged(&object, format!("it has {size_bytes} bytes")));
             }
             let bytes = match self.storage.read(&key) {
@@ -198,49 +181,6 @@ impl Register for Objects {
         self.prune(&listing);
         Ok(Advance::Won)
     }
-
-    fn unreachable(&self) -> Result<Vec<u64>, Error> {
-        Ok(self.list()?.unreachable())
-    }
-
-    fn read(&self, number: u64) -> Result<Option<Stored>, Error> {
-        let key = key(number)?;
-        let object = self.place(&key);
-        let gone = |e: storage::Error| match e.kind() {
-            ErrorKind::NotFound => Ok(None),
-            _ => Err(Error::from(e)),
-        };
-        match self.storage.size(&key) {
-            Ok(size) if size <= LARGEST_BYTES => {}
-            Ok(_) => return Ok(None),
-            Err(e) => return gone(e),
-        }
-        match self.storage.read(&key) {
-            Ok(bytes) => Ok(Some(Stored { number, object, bytes })),
-            Err(e) => gone(e),
-        }
-    }
-
-    fn disregard(&self, numbers: &[u64]) {
-        self.strays().extend(numbers);
-        // It may be one of them. What is read next says how far it really goes.
-        self.highest.store(0, Ordering::SeqCst);
-    }
-
-    fn strangers(&self) -> Result<Vec<String>, Error> {
-        let strays = self.strays().clone();
-        let mut places = Vec::new();
-        for entry in self.storage.list(PREFIX)? {
-            let is_stranger = match number(&entry.key) {
-                Some(number) => strays.contains(&number),
-                None => has_digits(entry.key.name()),
-            };
-            if is_stranger {
-                places.push(self.place(&entry.key));
-            }
-        }
-        Ok(places)
-    }
 }
 
 impl Listing {
@@ -258,39 +198,11 @@ impl Listing {
         self.0.iter().rev().map(|&(n, _)| n).find(|&n| n < number).unwrap_or(0)
     }
 
-    /// The newest, the first first, before which more are missing than are ever removed; none if there
-    /// are none, or nothing is left without them.
-    fn unreachable(&self) -> Vec<u64> {
-        let mut found = Vec::new();
-        for (before, number) in self.0.iter().rev().skip(1).zip(self.0.iter().rev()) {
-            found.push(number.0);
-            if number.0 - before.0 > KEPT {
-                return found;
-            }
-            if found.len() >= MOST_STRAYS {
-                break;
-            }
-        }
-        Vec::new()
-    }
-
     /// Oldest first.
     fn removable(&self) -> impl Iterator<Item = u64> + '_ {
         let highest = self.highest();
         self.0.iter().map(|&(number, _)| number).take_while(move |number| number + KEPT <= highest)
     }
-}
-
-/// The number that an object has by its name, if it is one that a state can have.
-fn number(key: &Key) -> Option<u64> {
-    let name = key.name();
-    let number: u64 = has_digits(name).then(|| name.parse().ok())??;
-    (1..u64::MAX - KEPT).contains(&number).then_some(number)
-}
-
-/// Whether a name looks like a number of ours.
-fn has_digits(name: &str) -> bool {
-    name.len() == 20 && name.bytes().all(|b| b.is_ascii_digit())
 }
 
 fn key(number: u64) -> Result<Key, Error> {

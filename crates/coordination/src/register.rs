@@ -42,24 +42,4 @@ pub trait Register: Send + Sync + fmt::Debug {
 
     /// Creates `number`, which is one more than the newest that the caller has seen.
     fn create(&self, number: u64, bytes: &[u8]) -> Result<Advance, Error>;
-
-    /// The numbers, the newest first, that no writer can have come to, since so many are missing
-    /// before them; none if there are none. Where whoever cannot seal a state can store objects all
-    /// the same, there may be some.
-    fn unreachable(&self) -> Result<Vec<u64>, Error> {
-        Ok(Vec::new())
-    }
-
-    /// The bytes of a number, if it is there.
-    fn read(&self, _number: u64) -> Result<Option<Stored>, Error> {
-        Ok(None)
-    }
-
-    /// These numbers are nobody's, and are not looked at any more.
-    fn disregard(&self, _numbers: &[u64]) {}
-
-    /// What stands where the numbers do and is none of them, or was disregarded: their places.
-    fn strangers(&self) -> Result<Vec<String>, Error> {
-        Ok(Vec::new())
-    }
 }

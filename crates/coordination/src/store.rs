@@ -1,7 +1,7 @@
 //! Loads and changes the state of one service.
 
 use crate::envelope;
-use crate::{Advance, Error, Objects, Register, Stored};
+use crate::{Advance, Error, Objects, Register};
 use model::state::Refusal;
 use model::{Seal, ServiceName, ServiceState};
 use std::fmt;
@@ -11,9 +11,6 @@ use storage::Storage;
 
 /// How often an update starts over because others were faster.
 const ATTEMPTS: u32 = 60;
-
-/// How often a load starts over because what it met is no state.
-const STRAYS: u32 = 16;
 
 /// A state with the number it was stored under.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,56 +62,22 @@ impl StateStore {
     /// The newest state; a new one with number 0 if nothing was ever stored.
     ///
     /// A newest object that is damaged is an error. The one before it would be intact, and wrong: it
-    /// may know nothing of a takeover. But one that no writer can have come to, and that nobody with
-    /// the key has sealed, never was a state (see [`StateStore::strangers`]).
+    /// may know nothing of a takeover.
     pub fn load(&self) -> Result<Versioned, Error> {
-        for _ in 0..STRAYS {
-            let Some(stored) = self.register.newest()? else {
-                let state = ServiceState::new(self.repository.clone(), self.service.clone());
-                return Ok(Versioned { number: 0, state });
-            };
-            match self.open(&stored) {
-                Ok(state) => return Ok(Versioned { number: stored.number, state }),
-                Err(damage @ Error::Damaged { .. }) => self.pass_over(damage)?,
-                Err(e) => return Err(e),
-            }
-        }
-        Err(Error::Contended(STRAYS))
-    }
-
-    /// Objects that stand where states do, and of which the last [`StateStore::load`] found that they
-    /// are none: somebody who can write to the vault, but has not its key, put them there.
-    pub fn strangers(&self) -> Result<Vec<String>, Error> {
-        self.register.strangers()
-    }
-
-    fn open(&self, stored: &Stored) -> Result<ServiceState, Error> {
-        envelope::open(
+        let Some(stored) = self.register.newest()? else {
+            let state = ServiceState::new(self.repository.clone(), self.service.clone());
+            return Ok(Versioned { number: 0, state });
+        };
+        let number = stored.number;
+        let state = envelope::open(
             self.seal.as_ref(),
             &stored.object,
             &stored.bytes,
-            stored.number,
+            number,
             &self.repository,
             &self.service,
-        )
-    }
-
-    /// Disregards the newest numbers, of which one is damaged, if no writer can have come to them and
-    /// none is a state.
-    fn pass_over(&self, damage: Error) -> Result<(), Error> {
-        let numbers = self.register.unreachable()?;
-        for number in &numbers {
-            let stored = self.register.read(*number)?;
-            // A later program's says so before it says which number it has.
-            if let Some(Ok(_) | Err(Error::TooNew(_))) = stored.map(|stored| self.open(&stored)) {
-                return Err(damage);
-            }
-        }
-        if numbers.is_empty() {
-            return Err(damage);
-        }
-        self.register.disregard(&numbers);
-        Ok(())
+        )?;
+        Ok(Versioned { number, state })
     }
 
     /// Applies a transition to the newest state and stores the result, again and again until

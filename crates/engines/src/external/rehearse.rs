@@ -27,7 +27,7 @@ pub(super) fn rehearse(
 ) -> Result<Rehearsed, Error> {
     cx.progress.phase("the engine rehearses");
     let mut verdict = match engine.description.check {
-        true => crate::Engine::check(engine, cx, rehearsal.copy)?,
+        true => engine.try_check(cx, rehearsal)?,
         false => Verdict { sound: true, findings: Vec::new() },
     };
     let port = engine.description.rehearse_port.then(free_port).transpose()?;

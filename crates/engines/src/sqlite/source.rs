@@ -60,26 +60,22 @@ fn judge(database: &Path) -> Result<(), Error> {
         )
         .hinting("Write the path that it leads to into the configuration."));
     }
-    let dir = database.parent().map(look).transpose()?.flatten();
     let is_root = rustix::process::geteuid().is_root();
     for path in SUFFIXES.map(|suffix| beside(database, suffix)) {
         let Some(meta) = look(&path)? else { continue };
-        let known = [Some(own.uid()), dir.as_ref().map(MetadataExt::uid), Some(0)];
         let what = if meta.is_symlink() {
             "is a symbolic link"
         } else if !meta.is_file() {
             "is no regular file"
         } else if is_root && meta.nlink() > 1 {
             "has another name, too, and may be another file than it looks"
-        } else if is_root && !known.contains(&Some(meta.uid())) {
-            "belongs to neither the owner of the database, nor that of its directory, nor root"
         } else {
             continue;
         };
         let what = format!("{what}; SQLite would write to it for {}", database.display());
         return Err(refused(&path, &what).hinting(
-            "Find out who put it there. With the application stopped, and only if the database is \
-             whole without it, remove it.",
+            "Find out who put it there. A log of SQLite's own is an ordinary file with one name; it may \
+             hold commits that the database does not have yet.",
         ));
     }
     Ok(())

@@ -25,7 +25,6 @@ pub(crate) fn examine(chain: &mut Chain<'_>, app: &App, service: &ServiceSite) -
     leftovers(chain, app, service)?;
     let Some(state) = chain.need("state", service.load_state())? else { return Ok(()) };
     let state = state.state;
-    strangers(chain, service)?;
     let me = state.members.get(service.member());
     let Some(me) = me else {
         let found = format!("{} is not a member of it", service.member());
@@ -69,22 +68,6 @@ pub(crate) fn examine(chain: &mut Chain<'_>, app: &App, service: &ServiceSite) -
     }
     freshness(chain, service, &state)?;
     standbys(chain, service, &state)
-}
-
-/// Objects that somebody put where states are, who had not the key.
-fn strangers(chain: &mut Chain<'_>, service: &ServiceSite) -> Told {
-    let found = service.state().and_then(|state| Ok(state.strangers()?));
-    let Some(found) = chain.need("state", found)? else { return Ok(()) };
-    let Some(first) = found.first() else { return Ok(()) };
-    let more = match found.len() - 1 {
-        0 => String::new(),
-        more => format!(" (and {more} more)"),
-    };
-    chain.fail(
-        "state",
-        format!("{first}{more} is no state, and is not by whoever has the key"),
-        "Find out who can write to the vault, take that right away, and remove the object.",
-    )
 }
 
 fn short(id: &str) -> &str {

@@ -82,7 +82,7 @@ impl Default for Limits {
             slowest: 4 << 10,
             stalled: Duration::from_secs(60),
             grace: Duration::from_secs(30),
-            state_age: Duration::from_secs(24 * 60 * 60),
+            state_age: Duration::from_secs(60 * 60),
         }
     }
 }
