@@ -96,23 +96,6 @@ fn the_doctor_finds_the_broken_link() {
     rig.run(&words).code(0);
 }
 
-/// Who can write to the vault, but has not the key, makes no state look old.
-#[test]
-fn the_doctor_finds_objects_that_are_no_states() {
-    let rig = host("");
-    rig.run(&["backup", "docs"]).code(0);
-    let words = ["doctor", "--json"];
-    rig.run(&words).code(0);
-    let stray = rig.write("vault/docs/mainstay/state/00000000001000000000", "x");
-    rig.run(&["backup", "docs"]).code(0);
-    rig.run(&["status", "docs"]).code(0);
-    let said = rig.run(&words).code(1);
-    assert_eq!(verdicts(&said, "state"), ["ok", "fail", "ok"]);
-    rig.run(&["doctor"]).code(1).says("00000000001000000000 is no state");
-    fs::remove_file(stray).unwrap();
-    rig.run(&words).code(0);
-}
-
 #[test]
 fn status_tells_what_is_known() {
     let rig = host("rpo = \"1h\"\n");
