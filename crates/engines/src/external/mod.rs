@@ -109,7 +109,7 @@ impl External {
         })
     }
 
-    /// What a question is called.
+    /// What the engine's own check says of a copy, within this time.
     fn check_within(
         &self,
         cx: &Context<'_>,
@@ -133,6 +133,7 @@ impl External {
         }
     }
 
+    /// What a question is called.
     fn asking(&self, verb: &str) -> String {
         format!("`{} {verb}`", self.program.display())
     }
