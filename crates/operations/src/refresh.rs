@@ -26,6 +26,7 @@ pub(crate) use follow::reached;
 pub use untouched::modified;
 pub(crate) use untouched::require_untouched;
 
+use crate::exchange::beside;
 use crate::journal::{Kind, Outcome, kill_at};
 use crate::operation::{Operation, Run};
 use crate::placing;
@@ -312,11 +313,8 @@ fn go_along(
 /// A copy that was put aside for one that was built anew unasked.
 fn kept_before(site: &ServiceSite) -> Result<Option<PathBuf>, Error> {
     for root in site.engine()?.roots() {
-        let (Some(parent), Some(name)) = (root.on_host.parent(), root.on_host.file_name()) else {
-            continue;
-        };
-        let mut begins = name.to_os_string();
-        begins.push(format!(".{LEFT_BEHIND}-"));
+        let kept = beside(&root.on_host, &format!("{LEFT_BEHIND}-"))?;
+        let (Some(parent), Some(begins)) = (kept.parent(), kept.file_name()) else { continue };
         let failed = |e| Error::io("list", parent, e);
         for entry in std::fs::read_dir(parent).map_err(failed)? {
             let entry = entry.map_err(failed)?;
