@@ -196,6 +196,13 @@ fn a_standby_that_was_away_for_too_long_is_built_anew_by_itself() {
     let (stage, other, newest) = left_behind();
     let b = &stage.b;
     assert_eq!(other, last);
+    // What was put aside for another one is for somebody to remove first.
+    let kept = b.home().join("data.left-behind-before");
+    fs::create_dir(&kept).unwrap();
+    let said = b.run(&["refresh", "shop"]).code(1).complains("is still kept");
+    said.complains(&kept.display().to_string());
+    assert_eq!(b.newest(), last);
+    fs::remove_dir(&kept).unwrap();
     // As if it had never been refreshed here: then it is due at once.
     fs::remove_dir_all(b.home().join("state/services/shop/operations")).unwrap();
     let done = b.run(&["run-due", "--json"]).json()["services"][0].clone();
