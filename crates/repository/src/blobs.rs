@@ -10,8 +10,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Gaps up to this size are read along rather than asked for in two requests.
 const GAP_BYTES: u32 = 128 << 10;
-/// No request is larger, unless a single blob is.
-const REQUEST_BYTES: u32 = 16 << 20;
 
 /// Blobs of one pack that are wanted, in the order in which they lie there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,8 +172,9 @@ impl Repository {
     pub fn read_pack(&self, read: &PackRead, take: &mut TakeBlob<'_>) -> Result<(), Error> {
         let mut plain = [Vec::new(), Vec::new()];
         let mut rest = read.blobs.as_slice();
+        let most = self.files().request_bytes();
         while !rest.is_empty() {
-            let (request, after) = rest.split_at(first_request(rest));
+            let (request, after) = rest.split_at(first_request(rest, most));
             rest = after;
             let start = request[0].1.offset;
             let end = request.iter().map(|(_, at)| at.offset.saturating_add(at.length)).max();
@@ -289,14 +288,15 @@ fn in_no_index(kind: BlobKind, id: &BlobId) -> Error {
     Error::Missing(format!("{kind} blob {id} is in no index"))
 }
 
-/// How many of these blobs go into one request: as long as gaps and sum are small.
-fn first_request(blobs: &[(BlobId, Location)]) -> usize {
+/// How many of these blobs go into one request: as long as gaps are small, and the sum is no more than this,
+/// unless a single one is.
+fn first_request(blobs: &[(BlobId, Location)], most: u32) -> usize {
     let Some(((_, first), rest)) = blobs.split_first() else { return 0 };
     let mut end = first.offset.saturating_add(first.length);
     let more = rest.iter().take_while(|(_, at)| {
         let next = at.offset.saturating_add(at.length);
         let near = at.offset <= end.saturating_add(GAP_BYTES);
-        let small = next - first.offset <= REQUEST_BYTES;
+        let small = next - first.offset <= most;
         end = end.max(next);
         near && small
     });

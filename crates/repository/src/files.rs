@@ -141,6 +141,11 @@ impl Files {
         Ok(self.storage.delete(&kind.key(id)?)?)
     }
 
+    /// How much of a pack is read at once.
+    pub(crate) fn request_bytes(&self) -> u32 {
+        self.storage.request_bytes()
+    }
+
     /// A part of a pack. A pack that is not there or ends before is damage: an index names it.
     pub(crate) fn read_pack_range(
         &self,

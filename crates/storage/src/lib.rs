@@ -121,6 +121,12 @@ pub trait Storage: Send + Sync + fmt::Debug {
         self.inner().map_or(5, |inner| inner.writers())
     }
 
+    /// How much is read at once where much is wanted of an object. Each request to one that is far away
+    /// costs a wait; of one that is near, what was just read is better used while the processor has it.
+    fn request_bytes(&self) -> u32 {
+        self.inner().map_or(16 << 20, |inner| inner.request_bytes())
+    }
+
     /// Whether whoever lists `prefix` in this way after a put has returned finds the object.
     /// Where that is not known, the protocols of those who must see each other allow it some time.
     fn shows_at_once(&self, prefix: &str) -> bool {

@@ -288,6 +288,10 @@ impl Storage for Local {
         2
     }
 
+    fn request_bytes(&self) -> u32 {
+        1 << 20
+    }
+
     fn read(&self, key: &Key) -> Result<Vec<u8>, Error> {
         let path = self.path(key);
         let read = || -> io::Result<Vec<u8>> {

@@ -170,8 +170,8 @@ impl<'a> Records<'a> {
         let length = begun.first_chunk().map_or(0, |length| u32::from_le_bytes(*length));
         let length = usize::try_from(length).ok().filter(|length| is_possible(*length));
         let rest = length.and_then(|length| length.checked_sub(begun.len()));
-        match rest.and_then(|rest| records.seen(start.0, rest, &mut Vec::new())) {
-            Some(Seen::Part) => Lsn(records.limit()),
+        match rest.and_then(|rest| records.walk(start.0, rest as u64, |_| ())) {
+            Some(Walked::Part) => Lsn(records.limit()),
             _ => start,
         }
     }
@@ -187,44 +187,15 @@ impl<'a> Records<'a> {
         loop {
             let length = self.length(begin).filter(|length| is_possible(*length))?;
             let mut header = Vec::new();
-            match self.seen(begin, length, &mut header)? {
-                Seen::Whole => return None,
-                Seen::CutOff(page) => begin = self.inside_page(page)?,
-                Seen::Part => return is_header(&header, begin).then_some(()),
+            let walked = self.walk(begin, length as u64, |here| {
+                header.extend(here.iter().take(HEADER.saturating_sub(header.len())));
+            })?;
+            match walked {
+                Walked::Whole(_) => return None,
+                Walked::CutOff(page) => begin = self.inside_page(page)?,
+                Walked::Part => return is_header(&header, begin).then_some(()),
             }
         }
-    }
-
-    /// How much there is here of so many bytes of a record; its header besides, as far as it is here.
-    /// None if a page that is here does not go on with it.
-    fn seen(&self, mut at: u64, length: usize, header: &mut Vec<u8>) -> Option<Seen> {
-        let (limit, mut rest) = (self.limit(), length as u64);
-        while rest > 0 {
-            if at.is_multiple_of(self.cut.page) {
-                if at.checked_add(HEADER as u64)? > limit {
-                    return Some(Seen::Part);
-                }
-                let (flags, left) = self.page_header(at)?;
-                if flags & OVERWRITES != 0 {
-                    return Some(Seen::CutOff(at));
-                }
-                if flags & CONTINUES == 0 || left != rest {
-                    return None;
-                }
-                at = at.checked_add(self.cut.header(at))?;
-            }
-            let step = rest.min(self.cut.page - at % self.cut.page);
-            let end = at.checked_add(step)?;
-            let from = usize::try_from(at.checked_sub(self.start)?).ok()?;
-            let to = usize::try_from(end.min(limit).checked_sub(self.start)?).ok()?;
-            let here = self.bytes.get(from..to).unwrap_or_default();
-            header.extend(here.iter().take(HEADER.saturating_sub(header.len())));
-            if end > limit {
-                return Some(Seen::Part);
-            }
-            (at, rest) = (end, rest - step);
-        }
-        Some(Seen::Whole)
     }
 
     /// The beginning of the record that begins here and goes on after these bytes; none if no
@@ -273,42 +244,36 @@ impl<'a> Records<'a> {
 
     /// Goes over the rest of a record that began in an earlier segment.
     fn pass_over(&mut self, rest: u64) -> Option<()> {
-        let here = |at: u64, step: u64| at.checked_add(step).filter(|end| *end <= self.limit());
-        let (Walked::Whole(end) | Walked::CutOff(end)) =
-            self.walk(self.at, rest, |at, step| here(at, step).map(|_| ()))?;
+        let (Walked::Whole(end) | Walked::CutOff(end)) = self.walk(self.at, rest, |_| ())? else {
+            return None;
+        };
         self.at = end.checked_next_multiple_of(8)?;
         Some(())
     }
 
-    /// Bytes of a record that begins here, and where it ends; or where the log goes on without it.
+    /// Bytes of a record that begins here, and how that ends.
     fn gather(&self, at: u64, length: usize) -> Option<(Vec<u8>, Walked)> {
         // Not more than there is, whatever the length says.
         let mut record = Vec::with_capacity(length.min(self.bytes.len()));
-        let walked = self.walk(at, length as u64, |at, step| {
-            let offset = usize::try_from(at.checked_sub(self.start)?).ok()?;
-            let end = offset.checked_add(usize::try_from(step).ok()?)?;
-            record.extend_from_slice(self.bytes.get(offset..end)?);
-            Some(())
-        })?;
+        let walked = self.walk(at, length as u64, |here| record.extend_from_slice(here))?;
         Some((record, walked))
     }
 
     /// The length of the record that begins here.
     fn length(&self, at: u64) -> Option<usize> {
-        let (length, _) = self.gather(at, 4)?;
+        let (length, Walked::Whole(_)) = self.gather(at, 4)? else { return None };
         usize::try_from(u32::from_le_bytes(length.try_into().ok()?)).ok()
     }
 
-    /// Goes over so many bytes of a record, from page to page; each piece is shown. None where a page
-    /// is not there, or does not go on with the record.
-    fn walk(
-        &self,
-        mut at: u64,
-        mut rest: u64,
-        mut show: impl FnMut(u64, u64) -> Option<()>,
-    ) -> Option<Walked> {
+    /// Goes over so many bytes of a record, from page to page; what is here of each piece is shown. None
+    /// where a page does not go on with the record.
+    fn walk(&self, mut at: u64, mut rest: u64, mut show: impl FnMut(&[u8])) -> Option<Walked> {
+        let limit = self.limit();
         while rest > 0 {
             if at.is_multiple_of(self.cut.page) {
+                if at.checked_add(HEADER as u64)? > limit {
+                    return Some(Walked::Part);
+                }
                 let (flags, left) = self.page_header(at)?;
                 if flags & OVERWRITES != 0 {
                     return Some(Walked::CutOff(at));
@@ -319,22 +284,17 @@ impl<'a> Records<'a> {
                 at = at.checked_add(self.cut.header(at))?;
             }
             let step = rest.min(self.cut.page - at % self.cut.page);
-            show(at, step)?;
-            at = at.checked_add(step)?;
-            rest -= step;
+            let end = at.checked_add(step)?;
+            let from = usize::try_from(at.checked_sub(self.start)?).ok()?;
+            let to = usize::try_from(end.min(limit).checked_sub(self.start)?).ok()?;
+            show(self.bytes.get(from..to).unwrap_or_default());
+            if end > limit {
+                return Some(Walked::Part);
+            }
+            (at, rest) = (end, rest - step);
         }
         Some(Walked::Whole(at))
     }
-}
-
-/// What there is of a record in a piece of the log.
-enum Seen {
-    /// All of it.
-    Whole,
-    /// Its beginning, up to the end of the piece.
-    Part,
-    /// A crash has cut it off, and the server has written another one from this page on.
-    CutOff(u64),
 }
 
 /// Whether a record can be that long.
@@ -357,6 +317,8 @@ enum Walked {
     /// A crash has cut it off: the server leaves what there is of it, and writes over the rest from this
     /// page on.
     CutOff(u64),
+    /// There is only its beginning, up to the end of the piece.
+    Part,
 }
 
 impl Iterator for Records<'_> {
@@ -373,6 +335,7 @@ impl Iterator for Records<'_> {
             match self.gather(begin, length)? {
                 (record, Walked::Whole(end)) => break (record, end),
                 (_, Walked::CutOff(page)) => begin = self.inside_page(page)?,
+                (_, Walked::Part) => return None,
             }
         };
         let (header, body) = sound(&record)?;

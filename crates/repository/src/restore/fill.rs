@@ -153,6 +153,7 @@ impl<'a> Filler<'a> {
         reads.sort_by_cached_key(first_file);
         parallel::for_each(&reads, parallel::readers(), |read| -> Result<(), Error> {
             let mut handles = Handles::new(self.site, &self.site.base);
+            let mut before = Vec::new();
             self.repository.read_pack(read, &mut |id, bytes| {
                 self.check()?;
                 let places = wanted.get(id).map_or(&[][..], Vec::as_slice);
@@ -167,7 +168,7 @@ impl<'a> Filler<'a> {
                     let dir = handles
                         .get(job.dir)
                         .map_err(|e| self.site.error("write", job.dir, &job.node.name, e))?;
-                    self.write_at(&*self.file(job, dir)?, job, *at, bytes)?;
+                    self.write_at(&*self.file(job, dir)?, job, *at, bytes, &mut before)?;
                     self.wrote(job, dir, 1)?;
                 }
                 Ok(())
@@ -221,20 +222,21 @@ impl<'a> Filler<'a> {
     }
 
     /// Writes bytes of a file, leaving long runs of zeros out; of one that began as a clone, or that
-    /// is to be changed in its place, what differs.
+    /// is to be changed in its place, what differs. What is there is read into `before`.
     pub(super) fn write_at(
         &self,
         file: &OwnedFd,
         job: &Job,
         at: u64,
         bytes: &[u8],
+        before: &mut Vec<u8>,
     ) -> Result<(), Error> {
         let failed = |e| self.site.error("write", job.dir, &job.node.name, e);
         let patched = job.patched.load(Ordering::Relaxed);
         if patched || job.cloned.load(Ordering::Relaxed) {
-            let mut before = vec![0; bytes.len()];
-            read_up_to(file, &mut before, bytes, at).map_err(failed)?;
-            for run in differing(&before, bytes, at) {
+            before.resize(bytes.len(), 0);
+            read_up_to(file, before, bytes, at).map_err(failed)?;
+            for run in differing(before, bytes, at) {
                 let (bytes, at) = (&bytes[run.clone()], at + run.start as u64);
                 self.written_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 match self.redo().filter(|_| patched) {
@@ -364,7 +366,10 @@ fn read_up_to(file: impl AsFd, bytes: &mut [u8], wanted: &[u8], mut at: u64) -> 
     let mut rest = bytes;
     while !rest.is_empty() {
         match rustix::io::pread(&file, &mut *rest, at) {
-            Ok(0) => break,
+            Ok(0) => {
+                rest.fill(0);
+                break;
+            }
             Ok(read) => {
                 rest = &mut rest[read..];
                 at += read as u64;

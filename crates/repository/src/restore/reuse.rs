@@ -190,6 +190,7 @@ impl Filler<'_> {
         }
         let keeps = cloned || job.patched.load(Ordering::Relaxed);
         let mut missing = Missing::new();
+        let mut before = Vec::new();
         let mut written = 0;
         for ((id, at), in_place) in wanted.into_iter().zip(in_place) {
             self.check()?;
@@ -204,7 +205,7 @@ impl Filler<'_> {
             };
             match bytes {
                 Some(bytes) => {
-                    self.write_at(&*self.file(job, dir)?, job, at, &bytes)?;
+                    self.write_at(&*self.file(job, dir)?, job, at, &bytes, &mut before)?;
                     written += 1;
                 }
                 None => missing.push((id, at)),
