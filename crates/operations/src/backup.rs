@@ -12,7 +12,7 @@
 use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
 use crate::recover::{After, Left};
-use crate::{Error, ServiceSite, Which, beside, hooks, quiesce, which};
+use crate::{Error, ServiceSite, Which, beside, emptied, hooks, quiesce, which};
 use engines::{CaptureSink, Captured, Refresh, RootKind, Running, SnapshotMeta};
 use jiff::Timestamp;
 use model::config::Quiesce;
@@ -39,6 +39,8 @@ pub struct Params {
     pub dry_run: bool,
     /// The service is one file with fixed chunks, and only these ranges of it were written to.
     pub changed: Option<Changed>,
+    /// A tree may be empty that was not at the head.
+    pub allow_empty: bool,
 }
 
 /// Where a file was written to.
@@ -243,6 +245,9 @@ fn perform_with(
     if !seen.has_data && engine.refresh() != Refresh::Import {
         return Err(Error::refused(format!("there is nothing to back up: {}", seen.summary))
             .hinting("Check that the service's path is right and its disk is mounted."));
+    }
+    if !params.allow_empty {
+        emptied::refuse(site, parent, &engine.roots())?;
     }
     // Access and space are proved before anything is stopped: taking the lock is a write.
     let lock = repository.lock_for(Work::Backup, Duration::from_secs(60), operation.cancel())?;

@@ -11,6 +11,7 @@ pub mod beside;
 pub mod cancel;
 pub mod copy;
 pub mod drill;
+mod emptied;
 mod error;
 mod exchange;
 pub mod forget;

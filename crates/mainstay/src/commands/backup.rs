@@ -37,6 +37,11 @@ pub(crate) struct BackupArgs {
     /// be the head, made by this member, with nothing restored since.
     #[arg(long, value_name = "POINT", requires = "changed")]
     since: Option<String>,
+
+    /// Back up a tree that is empty, and was not at the head, too. Without this it is refused: a disk
+    /// that is not mounted looks like that.
+    #[arg(long, conflicts_with = "all")]
+    allow_empty: bool,
 }
 
 pub(crate) fn run(app: &App, args: &BackupArgs) -> Outcome {
@@ -47,7 +52,7 @@ pub(crate) fn run(app: &App, args: &BackupArgs) -> Outcome {
         }
         _ => None,
     };
-    let params = Params { dry_run: args.dry_run, changed };
+    let params = Params { dry_run: args.dry_run, changed, allow_empty: args.allow_empty };
     app.each(&names, |service| {
         if args.services.all() && is_elsewhere(service)? {
             app.out

@@ -13,6 +13,7 @@ mod deleting;
 mod demo;
 mod docs;
 mod drills;
+mod emptied;
 mod filesystems;
 mod forgetting;
 mod guides;

@@ -471,6 +471,16 @@ mod tests {
     }
 
     #[test]
+    fn behind_the_end_of_a_file_are_zeros_whatever_the_buffer_held() {
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, &[7; 5000]).unwrap();
+        let mut before = vec![9; 10_000];
+        read_up_to(&file, &mut before, &[1; 10_000], 1000).unwrap();
+        assert!(before[..4000].iter().all(|byte| *byte == 7));
+        assert!(before[4000..].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
     fn what_differs_is_written_in_blocks_of_the_file() {
         let before = vec![1; 100_000];
         let runs = |bytes: &[u8], at| -> Vec<(usize, usize)> {
