@@ -69,19 +69,32 @@ impl Witness {
 
     /// Remembers what this state shows, durable on return; refuses a state that has gone back.
     pub fn see(&self, shown: &Versioned) -> Result<(), Error> {
+        self.see_since(self.remembered()?.as_ref(), shown)
+    }
+
+    /// The same of a state that was asked for after `before` was remembered. Another process of this host
+    /// may have been shown a newer one meanwhile: that stays remembered, and this one has not gone back.
+    pub fn see_since(&self, before: Option<&Remembered>, shown: &Versioned) -> Result<(), Error> {
+        let new = Remembered::of(shown);
         // Mostly there is nothing new, and then nothing is locked or written.
-        if self.remembered()?.as_ref() == Some(&Remembered::of(shown)) {
+        if before == Some(&new) {
             return Ok(());
         }
-        let _lock = self.lock()?;
-        let new = Remembered::of(shown);
-        if let Some(seen) = self.remembered()? {
-            seen.check(&new)?;
-            if seen == new {
-                return Ok(());
-            }
+        if let Some(before) = before {
+            before.check(&new)?;
         }
-        self.write(&new)
+        let _lock = self.lock()?;
+        match self.remembered()? {
+            Some(seen) if seen == new => Ok(()),
+            Some(seen) if seen.number > new.number => new
+                .check(&seen)
+                .map_err(|_| Error::Forked { shown: new.describe(), seen: seen.describe() }),
+            Some(seen) => {
+                seen.check(&new)?;
+                self.write(&new)
+            }
+            None => self.write(&new),
+        }
     }
 
     /// Remembers this state although it has gone back: a person decided that this vault holds.

@@ -351,7 +351,7 @@ fn perform_with(
     };
     operation.step("commit", &point, |_| {
         let (versioned, ()) = site.state()?.update(|state| state.commit(point.clone()))?;
-        site.witness().see(&versioned)?;
+        site.remember(&versioned)?;
         Ok(())
     })?;
     if !point.incomplete {

@@ -138,7 +138,7 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
             lock.still_held()?;
             let ids: Vec<SnapshotId> = going.points.iter().copied().collect();
             let (versioned, ()) = site.state()?.update(|state| state.forget(&ids))?;
-            site.witness().see(&versioned)?;
+            site.remember(&versioned)?;
             Ok(())
         })?;
         operation.forward("files", (), |_| remove_files(site, &lock, &going))?;

@@ -37,6 +37,8 @@ pub mod rejoin;
 pub mod repair;
 mod report;
 pub mod restore;
+#[cfg(test)]
+mod rig;
 pub mod scrub;
 pub mod secrets;
 mod site;

@@ -100,7 +100,7 @@ fn go_offline(site: &ServiceSite, operation: &mut Operation) -> Result<Done, Err
                 };
                 state.stopped(site.member(), Some(stopped))
             })?;
-            site.witness().see(&versioned)?;
+            site.remember(&versioned)?;
             Ok(())
         })?;
     }

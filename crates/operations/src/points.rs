@@ -60,7 +60,7 @@ pub fn pin(site: &ServiceSite, points: &[Which], pinned: bool) -> Result<Vec<Sna
     }
     let (versioned, ()) =
         site.state()?.update(|state| ids.iter().try_for_each(|id| state.pin(*id, pinned)))?;
-    site.witness().see(&versioned)?;
+    site.remember(&versioned)?;
     Ok(ids)
 }
 
@@ -80,7 +80,7 @@ pub fn tag(
         return rewrite(site, id, change, run);
     }
     let (versioned, ()) = site.state()?.update(|state| state.tag(id, change))?;
-    site.witness().see(&versioned)?;
+    site.remember(&versioned)?;
     let tags = versioned.state.point(id).map(|point| point.tags.clone()).unwrap_or_default();
     Ok(Tagged { snapshot: id, before: None, tags })
 }

@@ -158,7 +158,7 @@ impl Left<'_> {
         let unheard = self.begun(step).is_some() && self.done(step).is_none();
         if unheard {
             let versioned = site.state()?.settle()?;
-            site.witness().see(&versioned)?;
+            site.remember(&versioned)?;
         }
         Ok(site.load_state()?.state)
     }

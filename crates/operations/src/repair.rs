@@ -194,7 +194,7 @@ fn give_up(
         operation.step("lose", &ids, |_| {
             lock.still_held()?;
             let (versioned, ()) = site.state()?.update(|state| state.lose(&ids))?;
-            site.witness().see(&versioned)?;
+            site.remember(&versioned)?;
             Ok(())
         })?;
     }

@@ -5,7 +5,7 @@ use coordination::{StateStore, Versioned, Witness};
 use engines::postgres::Postgres;
 use engines::{Engine, Password};
 use model::config::{Config, Service};
-use model::{CancelToken, MemberName, ServiceName};
+use model::{CancelToken, Class, Classify, MemberName, ServiceName};
 use repository::Repository;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -45,6 +45,12 @@ impl Site {
     /// Names the token that stops waiting for the vault, where it is on another machine.
     pub fn with_cancel(self, cancel: CancelToken) -> Site {
         self.with(|site| site.cancel = cancel)
+    }
+
+    /// The same host with a vault of this storage, whatever its configuration says.
+    #[cfg(test)]
+    pub(crate) fn with_vault(self, vault: Arc<dyn Storage>) -> Site {
+        self.with(|site| site.vault = OnceLock::from(vault))
     }
 
     /// The same host, not opened yet, with something changed.
@@ -200,11 +206,23 @@ impl ServiceSite {
 
     /// The newest state, remembered by the witness; refuses a vault that has gone back.
     pub fn load_state(&self) -> Result<Versioned, Error> {
+        let witness = self.witness();
+        // Before the vault is asked: another process of this host may be shown more at any time.
+        let before = witness.remembered()?;
         let versioned = self.state()?.load()?;
         if versioned.number > 0 {
-            self.witness().see(&versioned)?;
+            witness.see_since(before.as_ref(), &versioned)?;
         }
         Ok(versioned)
+    }
+
+    /// Remembers a state that this process has stored itself. Another process of this host may have been
+    /// shown what came after it: then the vault says whether it has gone back.
+    pub fn remember(&self, own: &Versioned) -> Result<(), Error> {
+        match self.witness().see(own) {
+            Err(e) if e.class() == Class::Refused => self.load_state().map(drop),
+            other => Ok(other?),
+        }
     }
 
     /// The engine that the configuration names.
@@ -223,5 +241,62 @@ impl ServiceSite {
         }
         let password = self.0.url_password.clone();
         Ok(Some(Postgres::new(self.name(), self.spec(), password)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rig::Rig;
+    use jiff::Timestamp;
+    use model::Role;
+    use std::time::Duration;
+    use storage::doubles::{Fault, How, Verb};
+
+    fn join(site: &ServiceSite, name: &str) -> Versioned {
+        let name = MemberName::new(name).expect("a name");
+        let join =
+            |state: &mut model::ServiceState| state.join(&name, Role::Standby, Timestamp::now());
+        site.state().expect("state").update(join).expect("join").0
+    }
+
+    /// `wal receive`, a backup and `may-start` of one host ask for the state, and change it, at once.
+    #[test]
+    fn what_another_process_was_shown_meanwhile_is_no_older_vault() {
+        let rig = Rig::new();
+        let first = rig.site.load_state().expect("load");
+        rig.vault.plan(Fault::next(Verb::Read, How::Hang).on("shop/mainstay/state/"));
+        let newest = std::thread::scope(|scope| {
+            let slow = scope.spawn(|| rig.site.load_state());
+            assert!(rig.vault.wait_for_hang(Duration::from_secs(60)));
+            let other = rig.other();
+            join(&other, "b");
+            let newest = other.load_state().expect("load");
+            rig.vault.release();
+            let loaded = slow.join().expect("no panic").expect("it has not gone back");
+            assert_eq!(loaded, first);
+            newest
+        });
+        let remembered = || rig.site.witness().remembered().expect("read").expect("memory").number;
+        assert_eq!(remembered(), newest.number);
+
+        // What was stored is stored, also if more was before it could be remembered.
+        let own = join(&rig.site, "c");
+        let other = rig.other();
+        join(&other, "d");
+        let newest = other.load_state().expect("load");
+        rig.site.remember(&own).expect("it was stored");
+        assert_eq!(remembered(), newest.number);
+
+        // One that has gone back is refused by whoever is shown it.
+        let last = Key::new(format!("shop/mainstay/state/{:020}", newest.number)).expect("a key");
+        rig.vault.delete(&last).expect("the vault goes back");
+        let late = rig.other();
+        for error in [
+            late.load_state().expect_err("it has gone back"),
+            late.remember(&own).expect_err("it has gone back"),
+        ] {
+            assert_eq!(error.class(), Class::Refused, "{error}");
+        }
     }
 }

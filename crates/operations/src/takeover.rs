@@ -402,7 +402,7 @@ fn handed_over(
 fn raise(site: &ServiceSite, id: &OperationId) -> Result<Generation, Error> {
     let (versioned, generation) =
         site.state()?.update(|state| state.raise(id.as_str(), Timestamp::now()))?;
-    site.witness().see(&versioned)?;
+    site.remember(&versioned)?;
     Ok(generation)
 }
 

@@ -67,6 +67,30 @@ fn going_back_is_refused_and_not_remembered() {
     witness.see(&shown(10, 3, Some("c"))).unwrap();
 }
 
+/// Two processes of one host: what the other one was shown while this one asked is newer, and stays.
+#[test]
+fn a_state_that_was_overtaken_while_it_was_asked_for_has_not_gone_back() {
+    let dir = TempDir::new().unwrap();
+    let witness = Witness::at(&dir.path().join("witness"));
+    let first = shown(3, 1, Some("a"));
+    witness.see(&first).unwrap();
+    let before = witness.remembered().unwrap();
+    for newer in [shown(4, 1, Some("a")), shown(5, 2, Some("b"))] {
+        witness.see(&newer).unwrap();
+        witness.see_since(before.as_ref(), &first).unwrap();
+        witness.see_since(None, &first).unwrap();
+        assert_eq!(witness.remembered().unwrap().unwrap().number, newer.number);
+    }
+    // What was known before it was asked for is asked of it all the same, and what contradicts.
+    let older = witness.see_since(before.as_ref(), &shown(2, 1, Some("a")));
+    assert!(matches!(older, Err(Error::StateWentBack { shown: 2, seen: 3 })), "{older:?}");
+    let forked = witness.see_since(before.as_ref(), &shown(4, 2, Some("c")));
+    assert!(matches!(forked, Err(Error::Forked { .. })), "{forked:?}");
+    let forked = witness.see_since(before.as_ref(), &shown(4, 3, Some("c")));
+    assert!(matches!(forked, Err(Error::Forked { .. })), "{forked:?}");
+    assert_eq!(witness.remembered().unwrap(), remembered(5, 2, Some("b")));
+}
+
 #[test]
 fn the_first_primary_may_appear() {
     let dir = TempDir::new().unwrap();

@@ -34,6 +34,8 @@ pub use live::Live;
 pub use logical::Logical;
 pub use lsn::{Lsn, Segments, WalFile};
 pub use receive::{Log, Slot, Source, Waiting};
+#[cfg(any(test, feature = "doubles"))]
+pub use record::made;
 pub use record::{Cut, Record, Records, What};
 pub use server::left_at;
 pub use wal::check_file as check_wal_file;

@@ -393,5 +393,7 @@ fn main_data(mut body: &[u8]) -> Option<&[u8]> {
     }
 }
 
+#[cfg(any(test, feature = "doubles"))]
+pub mod made;
 #[cfg(test)]
 mod tests;

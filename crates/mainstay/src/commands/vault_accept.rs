@@ -35,12 +35,14 @@ pub(crate) fn run(app: &App, args: &AcceptArgs) -> Outcome {
 
 fn one(app: &App, args: &AcceptArgs, service: &ServiceSite) -> Result<(Exit, Value), Failure> {
     let name = service.name();
+    let before = service.witness().remembered();
     let shown = service.state()?.load().map_err(operations::Error::from)?;
     if shown.number == 0 {
         let what = format!("the vault has no state of {name}, so there is nothing to accept");
         return Err(Failure::refused(what).hint("Run `mainstay init`."));
     }
-    let why = match service.witness().see(&shown) {
+    let seen = before.and_then(|before| service.witness().see_since(before.as_ref(), &shown));
+    let why = match seen {
         Ok(()) => {
             app.out.say(format_args!("{name}: this host refuses nothing of this vault"))?;
             return Ok((Exit::DONE, json!({ "accepted": false, "number": shown.number })));

@@ -302,7 +302,7 @@ fn join(service: &ServiceSite, options: Options, made: &mut Made) -> Result<(), 
             let now = Timestamp::now();
             let joined = service.state()?.update(|state| state.join(member, wanted, now));
             let (versioned, role) = joined.map_err(|error| not_joined(service, error))?;
-            service.witness().see(&versioned)?;
+            service.remember(&versioned)?;
             made.step(Did::Made, what(role));
             role
         }

@@ -1,75 +1,20 @@
 //! Logs that are made for the purpose, whole, cut anywhere, and damaged anywhere.
 
+use super::made::{MadeLog, PAGE};
 use super::*;
 
-const PAGE: u64 = 8192;
 const SEGMENT: u64 = 1 << 20;
 /// The second segment of a log.
 const START: u64 = SEGMENT;
 
-/// A log as a server writes it.
-struct Log {
-    bytes: Vec<u8>,
-    /// Where each record begins and ends.
-    records: Vec<(u64, u64)>,
-}
-
-impl Log {
-    /// Records with so many bytes of content, one after the other.
-    fn of(lengths: impl IntoIterator<Item = usize>) -> Log {
-        let mut log = Log { bytes: Vec::new(), records: Vec::new() };
-        lengths.into_iter().for_each(|length| log.add(length));
-        log
-    }
-
-    fn at(&self) -> u64 {
-        START + self.bytes.len() as u64
-    }
-
-    /// The header of a page, if one is due.
-    fn page(&mut self, rest: usize) {
-        let at = self.at();
-        if !at.is_multiple_of(PAGE) {
-            return;
-        }
-        let long = at.is_multiple_of(SEGMENT);
-        let flags = if rest > 0 { CONTINUES } else { 0 } | if long { LONG } else { 0 };
-        self.bytes.extend(0xd110_u16.to_le_bytes());
-        self.bytes.extend(flags.to_le_bytes());
-        self.bytes.extend(1_u32.to_le_bytes());
-        self.bytes.extend(at.to_le_bytes());
-        self.bytes.extend(u32::try_from(rest).expect("short").to_le_bytes());
-        self.bytes.extend([0; 4]);
-        if long {
-            self.bytes.extend(7_u64.to_le_bytes());
-            self.bytes.extend(u32::try_from(SEGMENT).expect("small").to_le_bytes());
-            self.bytes.extend(u32::try_from(PAGE).expect("small").to_le_bytes());
-        }
-    }
-
-    fn add(&mut self, length: usize) {
-        self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
-        self.page(0);
-        let begin = self.at();
+/// Records with so many bytes of content, one after the other.
+fn log_of(lengths: impl IntoIterator<Item = usize>) -> MadeLog {
+    let mut log = MadeLog::at(Lsn(START), SEGMENT);
+    for length in lengths {
         let body: Vec<u8> = (0..length).map(|n| u8::try_from(n % 251).expect("small")).collect();
-        let mut header = Vec::new();
-        header.extend(u32::try_from(HEADER + length).expect("short").to_le_bytes());
-        header.extend(9_u32.to_le_bytes());
-        header.extend(self.records.last().map_or(START - 64, |(begin, _)| *begin).to_le_bytes());
-        header.extend([0x10, 77, 0, 0]);
-        let sum = crc32c::crc32c_append(crc32c::crc32c(&body), &header);
-        header.extend(sum.to_le_bytes());
-        let record = [header, body].concat();
-        let mut done = 0;
-        while done < record.len() {
-            self.page(record.len() - done);
-            let room = usize::try_from(PAGE - self.at() % PAGE).expect("small");
-            let step = room.min(record.len() - done);
-            self.bytes.extend(&record[done..done + step]);
-            done += step;
-        }
-        self.records.push((begin, self.at()));
+        log.add(&body);
     }
+    log
 }
 
 /// How far whole records are there, and where they reach.
@@ -90,12 +35,12 @@ impl Dice {
     }
 }
 
-fn some_log() -> Log {
+fn some_log() -> MadeLog {
     let mut dice = Dice(7);
     // Short ones, one that goes over many pages, and those that fill a page to its end.
     let mut lengths: Vec<usize> = (0..60).map(|_| dice.below(300)).collect();
     lengths.extend([20_000, 5, 0, 8192 - 24 - 24, 8, 9000, 16]);
-    Log::of(lengths)
+    log_of(lengths)
 }
 
 #[test]
@@ -190,11 +135,11 @@ fn a_record_that_goes_on_from_another_segment_is_believed_only_if_its_pages_are(
     // One that began 100 bytes before the segment.
     let mut begun = (30_000_u32).to_le_bytes().to_vec();
     begun.resize(100, 1);
-    let mut log = Log { bytes: Vec::new(), records: Vec::new() };
+    let mut log = MadeLog::at(Lsn(START), SEGMENT);
     let mut rest = 29_900;
     while rest > 0 {
         log.page(rest);
-        let step = rest.min(usize::try_from(PAGE - log.at() % PAGE).expect("small"));
+        let step = rest.min(usize::try_from(PAGE - log.end().0 % PAGE).expect("small"));
         log.bytes.resize(log.bytes.len() + step, 2);
         rest -= step;
     }
