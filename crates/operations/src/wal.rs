@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use storage::ErrorKind;
 
 /// How long a standby may take to replay what the vault has before a takeover gives up.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -152,7 +153,8 @@ pub fn fetch(site: &ServiceSite, name: &str, target: &Path) -> Result<Fetched, E
     let Some(end) = parts.iter().map(|part| part.end).max() else {
         return Ok(Fetched::NotThere);
     };
-    if let Some(last) = parts.iter().rfind(|part| part.end == end)
+    // Of two that end there one was made of the other and some before it, and is going to stay.
+    if let Some(last) = parts.iter().find(|part| part.end == end)
         && has_already(&log, name, last, target)?
     {
         return Ok(Fetched::NotThere);
@@ -174,7 +176,12 @@ pub fn fetch(site: &ServiceSite, name: &str, target: &Path) -> Result<Fetched, E
 /// segment that it is in again and again; it reads what it has where we put it before.
 fn has_already(log: &LogStore, name: &str, last: &Part, target: &Path) -> Result<bool, Error> {
     let Ok(file) = std::fs::File::open(target.with_file_name(name)) else { return Ok(false) };
-    let (bytes, whole) = log.read_part(name, last)?;
+    let (bytes, whole) = match log.read_part(name, last) {
+        Ok(read) => read,
+        // It has given way since it was listed. Whoever asks looks again, and there is more.
+        Err(repository::Error::Storage(e)) if e.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(e.into()),
+    };
     let mut theirs = vec![0; bytes.len()];
     let read = file.read_exact_at(&mut theirs, last.start);
     Ok(read.is_ok() && theirs == bytes && file.metadata().is_ok_and(|meta| meta.len() == whole))
@@ -532,6 +539,51 @@ fn data_dir(site: &ServiceSite) -> Result<Option<PathBuf>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rig::Rig;
+    use std::fs;
+    use storage::doubles::{Fault, How, Verb};
+
+    const GONE: How = How::Before(ErrorKind::NotFound);
+
+    /// A standby asks for the segment that it is in every few seconds, while the primary puts parts
+    /// together and removes them. An error would end the standby's server.
+    #[test]
+    fn parts_that_give_way_while_they_are_looked_at_are_no_failure() {
+        let rig = Rig::new();
+        let log = LogStore::new(rig.site.repository().expect("repository"));
+        let name = "000000010000000000000003";
+        let bytes: Vec<u8> = (0..1 << 20).map(|n: u32| n.to_le_bytes()[0] | 1).collect();
+        let push = |start: usize, end: usize| {
+            let part = &bytes[start..end];
+            log.push_part(Generation::FIRST, name, start as u64, 1 << 20, part).expect("push");
+        };
+        push(0, 40);
+        push(40, 100);
+        let target = rig.dir.path().join("RECOVERYXLOG");
+        let before = rig.dir.path().join(name);
+        fs::write(&before, vec![0; 1 << 20]).expect("what it got before");
+        let parts = format!("shop/mainstay/log-parts/{name}/");
+        for verb in [Verb::Size, Verb::Read] {
+            rig.vault.plan(Fault::next(verb, GONE).on(&parts));
+            assert_eq!(fetch(&rig.site, name, &target).expect("fetch"), Fetched::Found, "{verb:?}");
+            let got = fs::read(&target).expect("read");
+            assert_eq!((got.len(), &got[..100], got[100]), (1 << 20, &bytes[..100], 0));
+        }
+
+        // The two were put together, and are about to go.
+        push(0, 100);
+        fs::rename(&target, &before).expect("the server takes it");
+        rig.vault.plan(Fault::every(Verb::Size, GONE).on(&format!("{parts}00000028-")));
+        assert_eq!(fetch(&rig.site, name, &target).expect("fetch"), Fetched::NotThere);
+
+        // It became whole right after it was asked for, and all parts went.
+        log.push(Generation::FIRST, name, &bytes).expect("push");
+        rig.vault.heal();
+        rig.vault.plan(Fault::next(Verb::List, How::Wrong).on("shop/mainstay/log/"));
+        rig.vault.plan(Fault::every(Verb::Size, GONE).on(&parts));
+        assert_eq!(fetch(&rig.site, name, &target).expect("fetch"), Fetched::Found);
+        assert!(fs::read(&target).expect("read") == bytes);
+    }
 
     #[test]
     fn what_an_old_primary_wrote_after_the_branch_does_not_count() {
