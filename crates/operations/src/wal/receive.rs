@@ -11,6 +11,7 @@ use crate::operation::Run;
 use crate::{Error, ServiceSite};
 use engines::postgres::{Log, Lsn, Postgres, Source, WalFile};
 use jiff::Timestamp;
+use model::state::Refusal;
 use model::{CancelToken, Class, Classify, Position, Progress};
 use repository::log::LogStore;
 use rustix::fs::FlockOperation;
@@ -35,6 +36,11 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 const IDLE: Duration = Duration::from_secs(3);
 /// How long something may be wrong before a run that is to end gives up.
 const ONCE_PATIENCE: Duration = Duration::from_secs(15);
+/// So long the vault may have more of the log than the server was seen to have: it may have been stored
+/// after the server was asked.
+const BEHIND_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a lock is tried for: somebody who only looks whether it is held holds it for an instant.
+const LOCK_GRACE: Duration = Duration::from_millis(200);
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -77,35 +83,35 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
     };
     let _lock = lock(site)?;
     let mut told = Told::new(&*run.progress);
+    // The server keeps the log in our slot.
+    let mut kept = false;
     loop {
         if run.cancel.is_cancelled() {
             return Ok(Done { position: None, bytes: 0, slot: None });
         }
-        match allowed(site) {
+        let refused = match allowed(site) {
             Ok(_) => {
-                let mut receiver = Receiver::new(site, &engine, params);
-                let done = receiver.run(run, &mut told);
-                match done {
-                    // Another one is the primary now: nothing is kept for us here any more.
-                    Err(e) if !params.once && is_other_primary(&e) => {
-                        told.tell(Some(e.chain()));
-                        let _ = receiver.source.drop_slot();
-                    }
+                kept = true;
+                match Receiver::new(site, &engine, params).run(run, &mut told) {
+                    Err(e) if !params.once && is_refused(&e) => e,
                     other => return other,
                 }
             }
-            Err(e) if params.once => return Err(e),
-            Err(e)
-                if matches!(e.class(), Class::Invalid | Class::WrongPassword | Class::Corrupt) =>
-            {
-                return Err(e);
-            }
-            Err(e) => {
-                told.tell(Some(e.chain()));
-                if !is_other_primary(&e) {
-                    spare_the_disk(site, &engine, &*run.progress);
-                }
-            }
+            Err(e) => e,
+        };
+        if params.once
+            || matches!(refused.class(), Class::Invalid | Class::WrongPassword | Class::Corrupt)
+        {
+            return Err(refused);
+        }
+        told.tell(Some(refused.chain()));
+        if is_other_primary(&refused) {
+            // Nothing is kept for us here any more.
+            kept = kept && engine.source().drop_slot().is_err();
+        } else {
+            // Nobody says who is, or a takeover has begun that may be given back: then the log goes on
+            // where it was.
+            spare_the_disk(site, &engine, &*run.progress);
         }
         pause(IDLE, &run.cancel);
     }
@@ -219,23 +225,45 @@ pub(super) fn waited(cap: u64) -> String {
     format!("more than {} of it waited for the vault", model::size::human(cap))
 }
 
-/// A host that is no primary, or no more, has nothing to ship.
-fn is_other_primary(error: &Error) -> bool {
+/// The state says that this host may not ship now.
+fn is_refused(error: &Error) -> bool {
     matches!(error, Error::State(coordination::Error::Refused(_)))
 }
 
+/// It says so because another host is the primary.
+fn is_other_primary(error: &Error) -> bool {
+    let Error::State(coordination::Error::Refused(refusal)) = error else { return false };
+    matches!(refusal, Refusal::NotPrimary { primary: Some(_), .. } | Refusal::OldGeneration { .. })
+}
+
 pub(super) fn lock(site: &ServiceSite) -> Result<File, Error> {
+    lock_within(site, LOCK_GRACE)
+}
+
+fn lock_within(site: &ServiceSite, grace: Duration) -> Result<File, Error> {
     let dir = site.dir();
     crate::member::private_dir(&dir).map_err(|e| Error::io("make", &dir, e))?;
     let path = dir.join("log-receive.lock");
     let file = File::create(&path).map_err(|e| Error::io("make", &path, e))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::new(
-            Class::Locked,
-            format!("the log of {} is received by another process on this host", site.name()),
-        )),
-        Err(e) => Err(Error::io("lock", &path, e.into())),
+    let deadline = Instant::now() + grace;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(Error::new(
+                    Class::Locked,
+                    format!(
+                        "the log of {} is received by another process on this host",
+                        site.name()
+                    ),
+                ));
+            }
+            Err(e) => return Err(Error::io("lock", &path, e.into())),
+        }
     }
 }
 
@@ -285,8 +313,25 @@ struct Shared {
     gone: Option<Lsn>,
     /// Why the last pass did not go well.
     trouble: Option<String>,
+    /// Since when the vault has had more of the log than the server.
+    behind: Option<Instant>,
     /// Nothing will come of going on.
     ended: Option<Error>,
+}
+
+impl Shared {
+    /// What is wrong, if anything is.
+    fn wrong(&self, now: Instant) -> Option<String> {
+        let behind = self.behind.filter(|since| now.duration_since(*since) >= BEHIND_PATIENCE);
+        self.trouble.clone().or_else(|| {
+            behind.map(|_| {
+                "the vault has more of the log than this server has written: nothing is stored \
+                 before it has come that far. If its files went back to an earlier time, restore \
+                 the service with `mainstay restore`, which begins a timeline of its own"
+                    .to_owned()
+            })
+        })
+    }
 }
 
 /// The same, as one of them saw it last.
@@ -375,7 +420,7 @@ impl<'a> Receiver<'a> {
                     covered: shared.covered,
                     gone: shared.gone.take(),
                 };
-                (seen, shared.bytes, shared.trouble.clone())
+                (seen, shared.bytes, shared.wrong(Instant::now()))
             };
             let position =
                 seen.shipped.map(|s| Position::Lsn { timeline: s.timeline, lsn: s.end.0 });
@@ -417,6 +462,7 @@ impl<'a> Receiver<'a> {
         if run(&shared.goal) != run(&self.goal) {
             // What was said of the one before is not true of this one.
             (shared.shipped, shared.covered, shared.gone) = (None, None, None);
+            shared.behind = None;
         }
         shared.goal.clone_from(&self.goal);
     }
@@ -633,6 +679,11 @@ impl<'a> Receiver<'a> {
 
     /// Notes up to when the vault has everything.
     fn freshness(&mut self, log: &Log, seen: Seen, (now, before): (Timestamp, Instant)) {
+        // The server went back, or on another way: what it had then is not what it has now.
+        let went_back = |last: &Sample| last.timeline != log.timeline || last.flushed > log.flushed;
+        if self.samples.back().is_some_and(went_back) {
+            self.samples.clear();
+        }
         let mut stored = None;
         while let Some(sample) = self.samples.front()
             && sample.is_stored(seen)
@@ -649,7 +700,8 @@ impl<'a> Receiver<'a> {
         }
         // One a second is enough, and nobody wants them all when nothing moves.
         if self.samples.back().is_none_or(|last| before - last.asked >= Duration::from_secs(1)) {
-            self.samples.push_back(Sample { time: now, asked: before, flushed: log.flushed });
+            let (timeline, flushed) = (log.timeline, log.flushed);
+            self.samples.push_back(Sample { time: now, asked: before, timeline, flushed });
         }
     }
 }
@@ -658,6 +710,7 @@ impl<'a> Receiver<'a> {
 struct Sample {
     time: Timestamp,
     asked: Instant,
+    timeline: u32,
     flushed: Lsn,
 }
 
@@ -696,6 +749,7 @@ fn ship(shipper: &mut Shipper<'_>, shared: &Mutex<Shared>, stop: &CancelToken, e
                 wait = PAUSE.0;
                 if let Some(goal) = asked {
                     shared.gone = went.gone;
+                    shared.behind = went.behind.then(|| shared.behind.unwrap_or(began));
                     if went.covered {
                         shared.covered = Some(goal.asked);
                     }
@@ -718,3 +772,6 @@ fn ship(shipper: &mut Shipper<'_>, shared: &Mutex<Shared>, stop: &CancelToken, e
         pause(wait, stop);
     }
 }
+
+#[cfg(test)]
+mod tests;

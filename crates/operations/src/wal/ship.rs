@@ -50,6 +50,8 @@ pub(super) struct Went {
     pub(super) covered: bool,
     /// From here on the server does not have it any more.
     pub(super) gone: Option<Lsn>,
+    /// The vault has more of the segment that the server writes to than the server.
+    pub(super) behind: bool,
 }
 
 pub(super) struct Shipper<'a> {
@@ -75,7 +77,11 @@ pub(super) struct Shipper<'a> {
 /// The segment that is written to, as the vault has it.
 struct Tip {
     name: String,
+    /// Up to here it has the bytes.
     sent: u64,
+    /// Up to here they are whole records, as far as is known: bytes that go in several parts may end
+    /// within one. Where 0, records are looked for from the segment's beginning on.
+    whole: u64,
     parts: Vec<(Part, u32)>,
     cut: Cut,
 }
@@ -131,7 +137,7 @@ impl<'a> Shipper<'a> {
         let generation = allowed(self.site)?;
         let Some(goal) = goal else {
             self.lag.look(Instant::now());
-            return Ok(Went { covered: false, gone: None });
+            return Ok(Went { covered: false, gone: None, behind: false });
         };
         // The first one after a takeover says where its timeline branched off.
         if self.shipped.is_none()
@@ -140,17 +146,18 @@ impl<'a> Shipper<'a> {
             check_wal_file(&name, &bytes).map_err(|what| corrupt(&name, &what))?;
             self.log.push(generation, &name, &bytes)?;
         }
-        let mut covered = false;
+        let (mut covered, mut behind) = (false, false);
         let there = if self.has_whole(goal) {
             // One at a time: what is stored is told, and the state asked, before the next one.
             self.whole(generation, goal)?
         } else {
             self.lag.look(Instant::now());
             let rest = self.rest(generation, goal)?;
-            covered = rest == Rest::All;
+            (covered, behind) = (rest == Rest::All, rest == Rest::Behind);
             rest != Rest::Gone
         };
-        if covered {
+        // One that is behind is looked at again when it has written more.
+        if covered || behind {
             self.lag.cover(goal.flushed);
         }
         self.lag.cover(self.at);
@@ -158,7 +165,7 @@ impl<'a> Shipper<'a> {
             self.buffer = Vec::new();
         }
         gap::record(self.site, &self.log, goal.segments)?;
-        Ok(Went { covered, gone: (!there).then_some(self.at) })
+        Ok(Went { covered, gone: (!there).then_some(self.at), behind })
     }
 
     /// How far the vault has the log of the present run.
@@ -216,12 +223,13 @@ impl<'a> Shipper<'a> {
             match self.look(&name, goal, there)? {
                 Looked::Gone => return Ok(Rest::Gone),
                 Looked::TooLittle => return Ok(Rest::All),
+                Looked::Behind => return Ok(Rest::Behind),
                 Looked::Tip(tip) => self.tip = Some(tip),
             }
         }
         let Some(mut tip) = self.tip.take() else { return Ok(Rest::All) };
-        let begun = if tip.sent == 0 { self.begun(goal)? } else { None };
-        let (before, from) = (tip.sent, tip.sent - tip.sent % tip.cut.page);
+        let begun = if tip.whole == 0 { self.begun(goal)? } else { None };
+        let (before, from) = (tip.whole, tip.whole - tip.whole % tip.cut.page);
         let length = self.window.min(there.saturating_sub(from));
         let mut bytes = std::mem::take(&mut self.buffer);
         if !goal.live.read(&name, from, length, &mut bytes)? {
@@ -234,13 +242,14 @@ impl<'a> Shipper<'a> {
         self.tip = Some(tip);
         if sent > 0 {
             let end = Lsn(start.0 + sent);
+            let reach = reach.max(end);
             self.shipped = Some(Shipped { timeline: goal.timeline, end, reach });
         } else if let Some(shipped) = self.shipped.as_mut().filter(|shipped| shipped.end == start) {
             shipped.reach = reach;
         }
         let all = from + length >= there;
         // A record may be longer than what is looked at.
-        self.window = if all || sent > before { WINDOW } else { self.window.saturating_mul(2) };
+        self.window = if all || end > before { WINDOW } else { self.window.saturating_mul(2) };
         Ok(match (result?, all) {
             (false, _) => Rest::Gone,
             (true, true) => Rest::All,
@@ -260,24 +269,31 @@ impl<'a> Shipper<'a> {
         }
         let cut = Cut::of(&header).filter(|cut| cut.segment == goal.segments.size());
         let cut = cut.ok_or_else(|| corrupt(name, "it does not begin as a segment does"))?;
+        // All of it, if this server went back to an earlier time: no part is stored beside that.
+        let is_whole = self.log.list_near(name)?.iter().any(|(whole, _)| whole == name);
+        let whole = if is_whole { self.log.fetch(name)? } else { None };
         let parts: Vec<Part> = self.log.parts(name)?;
-        let Some(begun) = self.log.beginning(name)? else {
-            let tip = Tip { name: name.to_owned(), sent: 0, parts: Vec::new(), cut };
+        let theirs = match whole {
+            Some(bytes) => Some(bytes),
+            None => self.log.beginning(name)?.map(|begun| begun.bytes),
+        };
+        let Some(theirs) = theirs else {
+            let tip = Tip { name: name.to_owned(), sent: 0, whole: 0, parts: Vec::new(), cut };
             return Ok(Looked::Tip(tip));
         };
-        let known = begun.bytes.len().min(usize::try_from(there).unwrap_or(usize::MAX));
+        let known = theirs.len().min(usize::try_from(there).unwrap_or(usize::MAX));
         let mut ours = Vec::new();
         if !goal.live.read(name, 0, known as u64, &mut ours)? {
             return Ok(Looked::Gone);
         }
-        if begun.bytes.get(..known) != Some(&ours) {
+        if theirs.get(..known) != Some(&ours) {
             return Err(Error::refused(format!(
                 "the vault has other bytes of the segment {name} than this server wrote: another \
                  server has pushed to it, on the same timeline"
             )));
         }
-        if known < begun.bytes.len() {
-            return Ok(Looked::TooLittle);
+        if known < theirs.len() {
+            return Ok(Looked::Behind);
         }
         let mut chain: Vec<(Part, u32)> = Vec::new();
         for part in parts {
@@ -286,7 +302,9 @@ impl<'a> Shipper<'a> {
             }
         }
         let sent = chain.last().map_or(0, |(last, _)| last.end);
-        Ok(Looked::Tip(Tip { name: name.to_owned(), sent, parts: chain, cut }))
+        let sent_bytes = ours.get(..usize::try_from(sent).unwrap_or(usize::MAX));
+        let whole = sent_bytes.map_or(0, |bytes| sound_until(bytes, self.at));
+        Ok(Looked::Tip(Tip { name: name.to_owned(), sent, whole, parts: chain, cut }))
     }
 
     /// The beginning of the record that began in the segment before, and goes on in this one.
@@ -305,8 +323,8 @@ impl<'a> Shipper<'a> {
         Ok(records.begun())
     }
 
-    /// Stores the bytes up to `limit`; those that were read begin at `from`. Says no if the server does
-    /// not have the others that it takes any more.
+    /// Stores the bytes up to `limit`, where a record ends; those that were read begin at `from`. Says no
+    /// if the server does not have the others that it takes any more.
     fn send(
         &mut self,
         tip: &mut Tip,
@@ -325,6 +343,7 @@ impl<'a> Shipper<'a> {
             tip.sent = end;
             tip.parts.push((part, 0));
         }
+        tip.whole = tip.whole.max(limit);
         // As one counts: sixteen of a kind become one of the next.
         while self.may_remove && tip.parts.len() >= TOGETHER {
             let from = tip.parts.len() - TOGETHER;
@@ -356,6 +375,8 @@ enum Rest {
     All,
     /// There is more.
     Part,
+    /// Nothing: the vault has more than the server.
+    Behind,
     /// The server does not have it any more.
     Gone,
 }
@@ -364,7 +385,9 @@ enum Rest {
 enum Looked {
     /// This.
     Tip(Tip),
-    /// More than the server has, which has not come that far: nothing can be said.
+    /// More than the server has written. What the server has is the same.
+    Behind,
+    /// The server has not written enough for anything to be said.
     TooLittle,
     /// The server does not have the segment any more.
     Gone,
@@ -372,6 +395,17 @@ enum Looked {
 
 fn corrupt(name: &str, what: &str) -> Error {
     Error::new(Class::Corrupt, format!("{name} of the server's log is not stored: {what}"))
+}
+
+/// Where in these first bytes of a segment the last record ends that is known to be whole; 0 if none is.
+fn sound_until(bytes: &[u8], start: Lsn) -> u64 {
+    let Some(mut records) = Records::new(bytes, start) else { return 0 };
+    // What ends a record that began before is only known to be whole by what follows.
+    if records.next().is_none() {
+        return 0;
+    }
+    records.by_ref().for_each(drop);
+    records.end().0.saturating_sub(start.0).min(bytes.len() as u64)
 }
 
 /// Where in the segment the last whole record ends, and up to where there is no other. The bytes begin
@@ -383,7 +417,7 @@ fn whole_records(
     tip: &Tip,
     begun: Option<&[u8]>,
 ) -> (u64, Lsn) {
-    let mut records = match tip.sent {
+    let mut records = match tip.whole {
         0 => {
             let followed = begun.and_then(|begun| Records::after(bytes, start, begun));
             let certain = followed.is_some();
@@ -398,9 +432,12 @@ fn whole_records(
             }
             records
         }
-        sent => Records::within(bytes, Lsn(start.0 + from), tip.cut, Lsn(start.0 + sent)),
+        whole => Records::within(bytes, Lsn(start.0 + from), tip.cut, Lsn(start.0 + whole)),
     };
     records.by_ref().for_each(drop);
     let last = from + bytes.len() as u64;
     (records.end().0.saturating_sub(start.0).min(last), records.reach())
 }
+
+#[cfg(test)]
+mod tests;
