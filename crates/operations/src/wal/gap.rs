@@ -1,16 +1,20 @@
 //! A part of the log that was let go: what is between its ends is in no vault, and no recovery gets
 //! over it. It is remembered on the primary until a base that was taken after it makes it past.
 
-use crate::member::write_durable;
+use crate::member::{private_dir, write_durable};
 use crate::{Error, ServiceSite};
 use engines::postgres::{Lsn, Segments};
 use jiff::Timestamp;
 use model::{Class, Position, ServiceState};
 use repository::log::LogStore;
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
+use std::fs::File;
 
 /// Where it is remembered, in the service's state directory.
 const FILE: &str = "log-gap.json";
+/// Held while that is changed: `wal receive`, its threads and each `wal push` do.
+const LOCK: &str = "log-gap.lock";
 
 /// What is missing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,31 +84,35 @@ pub(super) fn load(site: &ServiceSite) -> Result<Option<Gap>, Error> {
 }
 
 /// Remembers that from here on something is missing, durable on return. One that is open already
-/// only grows.
+/// only grows; one that is written down in the vault stays there as it is.
 pub(super) fn note(site: &ServiceSite, timeline: u32, from: Lsn, why: &str) -> Result<(), Error> {
-    let known = load(site)?.filter(|gap| gap.timeline == timeline);
-    let gap = match known {
-        Some(known) if known.to.is_none() => return Ok(()),
-        Some(known) => Gap { to: None, recorded: false, from: known.from.min(from.0), ..known },
-        None => Gap {
-            timeline,
-            from: from.0,
-            to: None,
-            noticed: Timestamp::now(),
-            why: why.to_owned(),
-            recorded: false,
-        },
-    };
-    save(site, &gap)
+    change(site, |known| {
+        Some(match known.filter(|gap| gap.timeline == timeline && !gap.recorded) {
+            Some(known) if known.to.is_none() => known,
+            Some(known) => Gap { to: None, from: known.from.min(from.0), ..known },
+            None => Gap {
+                timeline,
+                from: from.0,
+                to: None,
+                noticed: Timestamp::now(),
+                why: why.to_owned(),
+                recorded: false,
+            },
+        })
+    })
 }
 
 /// Remembers where the log goes on. What was no gap after all is forgotten.
 pub(super) fn ends(site: &ServiceSite, at: Lsn) -> Result<(), Error> {
-    match load(site)? {
-        Some(gap) if gap.to.is_none() && at.0 <= gap.from => forget(site),
-        Some(gap) if gap.to.is_none() => save(site, &Gap { to: Some(at.0), ..gap }),
-        _ => Ok(()),
+    // Mostly there is none, and then nothing is locked.
+    if load(site)?.is_none_or(|gap| gap.to.is_some()) {
+        return Ok(());
     }
+    change(site, |known| match known {
+        Some(gap) if gap.to.is_none() && at.0 <= gap.from => None,
+        Some(gap) if gap.to.is_none() => Some(Gap { to: Some(at.0), ..gap }),
+        other => other,
+    })
 }
 
 /// Writes a gap that has an end down in the vault, where every host can see it, and forgets one that
@@ -112,16 +120,54 @@ pub(super) fn ends(site: &ServiceSite, at: Lsn) -> Result<(), Error> {
 pub(super) fn record(site: &ServiceSite, log: &LogStore, segments: Segments) -> Result<(), Error> {
     let Some(gap) = load(site)? else { return Ok(()) };
     let state = site.load_state()?.state;
-    if !gap.recorded && gap.to.is_some() {
-        let gap = Gap { recorded: true, ..gap.clone() };
+    if let (false, Some(to)) = (gap.recorded, gap.to) {
+        let recorded = Gap { recorded: true, ..gap.clone() };
         let name = format!("{}.gap", segments.name(gap.timeline, segments.number(Lsn(gap.from))));
         let known = log.list_near(&name)?;
         if !known.iter().any(|(there, at)| *there == name && *at == state.generation) {
-            log.push(state.generation, &name, &encode(&gap))?;
+            log.push(state.generation, &name, &encode(&recorded))?;
         }
-        save(site, &gap)?;
+        // It may have become longer while the vault was busy. Only what came after is not written down.
+        change(site, |now| match now {
+            Some(now) if now == gap => Some(recorded),
+            Some(now) if now.from == gap.from => Some(Gap { from: to, ..now }),
+            other => other,
+        })?;
     }
-    if gap.is_past(&state) { forget(site) } else { Ok(()) }
+    if gap.is_past(&state) {
+        return change(site, |now| now.filter(|now| !now.is_past(&state)));
+    }
+    Ok(())
+}
+
+/// Changes what is remembered, one after the other: of two that change the same thing at once, what one
+/// remembers would be lost.
+fn change(
+    site: &ServiceSite,
+    change: impl FnOnce(Option<Gap>) -> Option<Gap>,
+) -> Result<(), Error> {
+    let _lock = lock(site)?;
+    let known = load(site)?;
+    match change(known.clone()) {
+        same if same == known => Ok(()),
+        Some(gap) => save(site, &gap),
+        None => forget(site),
+    }
+}
+
+fn lock(site: &ServiceSite) -> Result<File, Error> {
+    let dir = site.dir();
+    private_dir(&dir).map_err(|e| Error::io("make the directory", &dir, e))?;
+    let path = dir.join(LOCK);
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|e| Error::io("open the lock", &path, e))?;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(Error::io("lock", &path, e.into())),
+        }
+    }
 }
 
 fn forget(site: &ServiceSite) -> Result<(), Error> {
@@ -138,4 +184,70 @@ fn save(site: &ServiceSite, gap: &Gap) -> Result<(), Error> {
 
 fn encode(gap: &Gap) -> Vec<u8> {
     serde_json::to_vec_pretty(gap).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rig::Rig;
+    use model::Generation;
+    use std::thread;
+    use std::time::Duration;
+    use storage::doubles::{Fault, How, Verb};
+
+    const MIB: u64 = 1 << 20;
+
+    /// The receiver's threads and `wal push` of a server do.
+    #[test]
+    fn several_write_at_once() {
+        let rig = Rig::new();
+        thread::scope(|scope| {
+            for worker in 0..4 {
+                let site = rig.other();
+                scope.spawn(move || {
+                    for n in 0..25 {
+                        let from = Lsn((1000 - worker * 25 - n) * MIB);
+                        note(&site, 1, from, "a test").expect("note");
+                        load(&site).expect("load").expect("a gap");
+                        ends(&site, Lsn(2000 * MIB)).expect("end");
+                    }
+                });
+            }
+        });
+        let gap = load(&rig.site).expect("load").expect("a gap");
+        assert!(gap.from <= 1000 * MIB && gap.to == Some(2000 * MIB), "{gap:?}");
+    }
+
+    /// It grows while its first part is written down in the vault.
+    #[test]
+    fn what_becomes_longer_meanwhile_is_not_taken_for_recorded() {
+        let rig = Rig::new();
+        let segments = Segments::of(MIB).expect("a size");
+        let log = LogStore::new(rig.site.repository().expect("repository"));
+        note(&rig.site, 1, Lsn(5 * MIB), "a test").expect("note");
+        ends(&rig.site, Lsn(6 * MIB)).expect("end");
+        rig.vault.plan(Fault::next(Verb::PutIfAbsent, How::Hang).on("shop/mainstay/log/"));
+        thread::scope(|scope| {
+            let slow = scope.spawn(|| record(&rig.site, &log, segments));
+            assert!(rig.vault.wait_for_hang(Duration::from_secs(60)));
+            note(&rig.site, 1, Lsn(8 * MIB), "again").expect("note");
+            rig.vault.release();
+            slow.join().expect("no panic").expect("recorded");
+        });
+        let gap = load(&rig.site).expect("load").expect("a gap");
+        assert_eq!((gap.from, gap.to, gap.recorded), (6 * MIB, None, false));
+        // What came after is written down, too, and what comes after that.
+        ends(&rig.site, Lsn(9 * MIB)).expect("end");
+        record(&rig.site, &log, segments).expect("recorded");
+        note(&rig.site, 1, Lsn(12 * MIB), "and again").expect("note");
+        ends(&rig.site, Lsn(13 * MIB)).expect("end");
+        record(&rig.site, &log, segments).expect("recorded");
+        assert!(load(&rig.site).expect("load").expect("a gap").recorded);
+        for (number, to) in [(5, 6), (6, 9), (12, 13)] {
+            let name = format!("{}.gap", segments.name(1, number));
+            let stored = log.fetch_from(&name, Generation::FIRST).expect("in the vault");
+            let stored: Gap = serde_json::from_slice(&stored).expect("a gap");
+            assert_eq!((stored.from, stored.to), (number * MIB, Some(to * MIB)));
+        }
+    }
 }
