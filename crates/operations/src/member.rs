@@ -39,6 +39,10 @@ pub struct MemberRecord {
     /// What the last scrub found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scrubbed: Option<Scrubbed>,
+    /// The engine takes the copy back to where a new primary began, or died while it did: what it has
+    /// left there is no copy to rewind.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rewinding: bool,
     /// Somebody took this member out of service. The gate is closed.
     #[serde(default)]
     pub offline: Option<Timestamp>,

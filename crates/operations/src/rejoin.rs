@@ -6,7 +6,7 @@ use crate::recover::Left;
 use crate::{AppliedHere, Error, MemberRecord, ServiceSite, placing, refresh};
 use engines::Running;
 use jiff::Timestamp;
-use model::{Generation, OperationId, Role};
+use model::{Generation, OperationId, Progress, Role};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -93,6 +93,7 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     let rewound = !params.reseed && rewind(site, operation)?;
     let params = refresh::Params { reseed: !rewound, ..refresh::Params::default() };
     let refreshed = refresh::perform(site, operation, &params)?;
+    MemberRecord::change(site, |record| record.rewinding = false)?;
     Ok(Done {
         rewound,
         operation: operation.id().clone(),
@@ -107,7 +108,12 @@ fn rewind(site: &ServiceSite, operation: &mut Operation) -> Result<bool, Error> 
     let engine = site.engine()?;
     let state = site.load_state()?.state;
     let Some(head) = state.head_point() else { return Ok(false) };
+    if MemberRecord::load(site)?.rewinding {
+        operation.report().note("the copy is built anew: an earlier rewind of it was cut off");
+        return Ok(false);
+    }
     let meta = placing::meta(site, head.snapshot)?;
+    MemberRecord::change(site, |record| record.rewinding = true)?;
     let rewound = operation.step("rewind", (), |operation| {
         operation.with_context(site, |cx| engine.rewind(cx, &meta))
     })?;
@@ -115,6 +121,7 @@ fn rewind(site: &ServiceSite, operation: &mut Operation) -> Result<bool, Error> 
         return Ok(false);
     }
     MemberRecord::change(site, |record| {
+        record.rewinding = false;
         record.applied = Some(AppliedHere {
             snapshot: head.snapshot,
             source_time: head.source_time,

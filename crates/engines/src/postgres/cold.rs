@@ -29,7 +29,7 @@ pub(super) fn capture(
             return Err(Error::new(Class::Refused, format!("{shown} is a stopped standby"))
                 .hinting("Back up the primary."));
         }
-        State::InProduction | State::Other(_) => {
+        State::InProduction | State::InArchiveRecovery | State::Other(_) => {
             return Err(unreachable.hinting(format!(
                 "Start the server. It was not stopped cleanly, so the files in {shown} alone are \
                  no backup."

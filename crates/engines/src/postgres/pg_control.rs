@@ -45,6 +45,8 @@ pub(super) enum State {
     ShutDownInRecovery,
     /// A primary that runs, or that ran when its machine or itself died.
     InProduction,
+    /// It replays a log, or did when it died; or was made ready for that, as by `pg_rewind`.
+    InArchiveRecovery,
     /// Everything else: starting, stopping, replaying.
     Other(u32),
 }
@@ -95,6 +97,7 @@ impl PgControl {
             state: match half(16) {
                 1 => State::ShutDown,
                 2 => State::ShutDownInRecovery,
+                5 => State::InArchiveRecovery,
                 6 => State::InProduction,
                 other => State::Other(other),
             },

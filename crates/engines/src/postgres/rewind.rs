@@ -3,6 +3,7 @@
 
 use super::detail::Detail;
 use super::files::Files;
+use super::pg_control::{PgControl, State};
 use super::programs::{Owner, data_version};
 use super::{DATA, Postgres, prepare, server};
 use crate::{Context, Error, Purpose, Root, RootKind, SnapshotMeta, Staged};
@@ -25,6 +26,13 @@ pub(super) fn rewind(
             format!("a server (process {}) works on {}", postmaster.pid, data_dir.display()),
         )
         .hinting("Stop it first."));
+    }
+    let follows = data_dir.join("standby.signal").exists();
+    if PgControl::read(data_dir)?.state == State::InArchiveRecovery && !follows {
+        // One that was rewound is to replay, from its place of parting on, what it was not told yet where
+        // to get. A second pg_rewind would let it go on by itself from there, and find nothing to rewind.
+        cx.progress.note("the copy is built anew: what it was to replay was cut off");
+        return Ok(false);
     }
     let programs = engine.programs(data_dir)?;
     if !programs.has("pg_rewind") {
@@ -58,6 +66,19 @@ pub(super) fn rewind(
     let output = command.tied().ask(cx.cancel)?;
     if !output.success() {
         cx.progress.note(&format!("the copy is built anew: {}", output.failure()));
+        return Ok(false);
+    }
+    let theirs =
+        source.row("tell its timeline", "SELECT pg_walfile_name(pg_current_wal_lsn())", &[])?;
+    let theirs = server::timeline_in(theirs.get(0))?;
+    let ours = PgControl::read(data_dir)?;
+    if ours.state != State::InArchiveRecovery && ours.timeline >= theirs && !follows {
+        // It wrote to a timeline that it had begun itself: to pg_rewind an equal number is the same
+        // timeline, and there is nothing to do.
+        cx.progress.note(&format!(
+            "the copy is built anew: it began a timeline {} of its own",
+            ours.timeline
+        ));
         return Ok(false);
     }
     // Its slots were for others, and would keep the log for ever.

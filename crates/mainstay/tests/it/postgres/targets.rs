@@ -120,6 +120,85 @@ fn a_standby_streams_and_a_lost_primary_is_rewound() {
     assert_eq!(a.newest(), wanted);
 }
 
+/// A standby that streams has taken over from a primary that is gone, and has a base of its own.
+fn taken_over() -> Stage {
+    // Recovering, a server throws away what pg_rewind would read.
+    let stage = Stage::with("archive_mode = on\nwal_keep_size = 1GB", STREAMS);
+    let (a, b) = (&stage.a, &stage.b);
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    b.run(&["refresh", "shop"]).code(0);
+    let wanted = a.write();
+    b.server.eventually(&format!("SELECT max(n) = {wanted} FROM orders"));
+    a.server.kill();
+    stage.dead(true);
+    b.run(&["takeover", "shop", "--yes"]).code(0);
+    stage.dead(false);
+    b.write();
+    b.run(&["backup", "shop"]).code(0);
+    stage
+}
+
+/// It says that it was built anew, and has what is written from then on.
+fn is_built_anew(stage: &Stage) {
+    let done = stage.a.run(&["rejoin", "shop", "--json"]).code(0).json();
+    assert_eq!(done["rewound"], false, "{done}");
+    let wanted = stage.b.write();
+    stage.a.server.eventually(&format!("SELECT max(n) = {wanted} FROM orders"));
+    assert_eq!(stage.a.newest(), wanted);
+}
+
+/// A second pg_rewind of a copy that a first one has rewound says that there is nothing to do, and leaves
+/// it where it never follows anybody.
+#[test]
+fn a_rewind_that_was_cut_off_is_not_taken_for_one_that_was_done() {
+    let stage = taken_over();
+    let a = &stage.a;
+    // It dies right behind pg_rewind.
+    let programs = stage.dir.path().join("bin");
+    fs::create_dir(&programs).unwrap();
+    for entry in fs::read_dir(bin_dir()).unwrap().flatten() {
+        std::os::unix::fs::symlink(entry.path(), programs.join(entry.file_name())).unwrap();
+    }
+    let rewound = stage.a.home().join("rewound");
+    let rewind = programs.join("pg_rewind");
+    fs::remove_file(&rewind).unwrap();
+    let text = format!(
+        "{} \"$@\" || exit\ntouch {}\nexec sleep 600\n",
+        bin_dir().join("pg_rewind").display(),
+        rewound.display()
+    );
+    crate::rig::script(&rewind, &text);
+    let config = fs::read_to_string(&a.config).unwrap();
+    let usual = format!("bin-dir = '{}'", bin_dir().display());
+    let ours = format!("bin-dir = '{}'", programs.display());
+    assert!(config.contains(&usual));
+    fs::write(&a.config, config.replace(&usual, &ours)).unwrap();
+    let mut rejoin = Load(a.command(&["rejoin", "shop"]).stderr(Stdio::null()).spawn().unwrap());
+    super::receiving::wait_for("it is rewound", || rewound.exists());
+    assert!(a.kill_worker());
+    assert!(!rejoin.0.wait().unwrap().success());
+    fs::write(&a.config, config).unwrap();
+    is_built_anew(&stage);
+}
+
+/// Whoever was promoted and died before anybody heard of it has a timeline of the number that the next one
+/// takes as well.
+#[test]
+fn a_timeline_of_the_same_number_is_not_taken_for_the_same() {
+    let stage = taken_over();
+    let a = &stage.a.server;
+    let signal = a.data().join("standby.signal");
+    fs::write(&signal, "").unwrap();
+    give(&signal);
+    a.start();
+    a.sql("SELECT pg_promote()");
+    a.sql("INSERT INTO orders VALUES (1000, 'of nobody')");
+    assert_eq!(a.sql("SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"), "00000002");
+    a.kill();
+    is_built_anew(&stage);
+}
+
 /// The oldest base leads over every takeover to the newest timeline, to its end and to places on the
 /// way.
 #[test]
