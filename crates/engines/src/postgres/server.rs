@@ -368,9 +368,12 @@ pub(super) fn branch(data_dir: &Path, timeline: u32) -> Option<Lsn> {
 
 /// Where on the way to a timeline another one was left, as the history of the former says; none if it is
 /// not on that way.
+///
+/// A recovery that ended before the place where an earlier timeline had been left went another way from
+/// there on, though the line of that one stays as it was.
 pub fn left_at(history: &[u8], timeline: u32) -> Option<Lsn> {
     let text = std::str::from_utf8(history).ok()?;
-    left(text).find(|(left, _)| *left == timeline).map(|(_, at)| at)
+    left(text).skip_while(|(left, _)| *left != timeline).map(|(_, at)| at).min()
 }
 
 /// The timelines that a history names, oldest first, each with where it was left.
@@ -380,4 +383,24 @@ fn left(history: &str) -> impl Iterator<Item = (u32, Lsn)> {
         let timeline = words.next()?.parse().ok()?;
         Some((timeline, words.next()?.parse().ok()?))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeline_was_left_where_the_way_turned_off_first() {
+        // As a server writes it: timeline 3 began on timeline 2, before the place where that had begun.
+        let history =
+            b"1\t0/6000090\tno recovery target specified\n\n2\t0/4000090\tbefore 2000-01-01\n";
+        let lsn = |text: &str| text.parse::<Lsn>().ok();
+        assert_eq!(left_at(history, 1), lsn("0/4000090"));
+        assert_eq!(left_at(history, 2), lsn("0/4000090"));
+        assert_eq!(left_at(history, 3), None);
+        let history =
+            b"1\t0/4000090\tno recovery target specified\n\n2\t0/6000090\tbefore 2000-01-01\n";
+        assert_eq!(left_at(history, 1), lsn("0/4000090"));
+        assert_eq!(left_at(history, 2), lsn("0/6000090"));
+    }
 }
