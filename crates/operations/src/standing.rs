@@ -11,6 +11,24 @@ use model::{Class, Position, RecoveryPoint, Role, ServiceState};
 use repository::log::LogStore;
 use serde::Serialize;
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// How long a standby stands still. One that goes on gets there, however long that takes.
+#[derive(Debug, Default)]
+pub(crate) struct Still(Option<(Option<Position>, Instant)>);
+
+impl Still {
+    /// For how long by now, given where it is seen.
+    pub(crate) fn since(&mut self, position: Option<&Position>, now: Instant) -> Duration {
+        match &self.0 {
+            Some((last, since)) if last.as_ref() == position => now.duration_since(*since),
+            _ => {
+                self.0 = Some((position.cloned(), now));
+                Duration::ZERO
+            }
+        }
+    }
+}
 
 /// A standby that stands in front of a gap.
 #[derive(Clone, Debug, Serialize)]
@@ -303,6 +321,20 @@ mod tests {
 
     fn by_hand(way: Way) -> bool {
         matches!(way, Way::ByHand(_))
+    }
+
+    #[test]
+    fn a_standby_that_goes_on_never_stands_still() {
+        let (mut still, mut now) = (Still::default(), Instant::now());
+        let step = Duration::from_secs(599);
+        for lsn in 0..10 {
+            let at = Position::Lsn { timeline: 1, lsn };
+            now += step;
+            assert_eq!(still.since(Some(&at), now), Duration::ZERO);
+            assert_eq!(still.since(Some(&at), now + step), step);
+        }
+        assert_eq!(still.since(None, now), Duration::ZERO);
+        assert_eq!(still.since(None, now + step), step, "one that does not answer");
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub const MODIFIED: &str = "copy-modified";
 /// The name under which a person overrides that another standby holds more.
 pub const BEHIND: &str = "behind-another-standby";
 
+/// The name under which a person overrides that the standby does not replay what the vault has.
+pub const STANDS_STILL: &str = "replay-stands-still";
+
 /// What is asked for, after the gates were passed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -275,7 +278,7 @@ fn catch_up(
     } || record.unloaded.is_some();
     if engine.refresh() == Refresh::Follow {
         operation.report().phase("replaying what the vault has");
-        crate::wal::catch_up(site, operation)?;
+        crate::wal::catch_up(site, operation, params.overrides.contains_key(STANDS_STILL))?;
         let seen = operation.with_context(site, |cx| engine.inspect(cx))?;
         let held = record.applied.map(|applied| applied.source_time);
         return Ok(seen.replayed.max(held));
@@ -426,6 +429,7 @@ fn promote(site: &ServiceSite, cx: &engines::Context<'_>) -> Result<(), Error> {
         record.applied = None;
         record.unloaded = None;
         record.offline = None;
+        record.rewinding = false;
     })?;
     Ok(())
 }

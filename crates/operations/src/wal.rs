@@ -12,7 +12,8 @@ pub use gap::{Gap, open as open_gap};
 pub use receive::{Done as Received, Params as Receive, cap, is_running, run as receive, spare};
 
 use crate::operation::Operation;
-use crate::{Error, ServiceSite, refresh, standing};
+use crate::standing::{self, Still};
+use crate::{Error, ServiceSite, refresh};
 use engines::Running;
 use engines::postgres::{
     Cut, Lsn, Records, Segments, WalFile, check_wal_file, segments_of, unarchived,
@@ -27,15 +28,17 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use storage::ErrorKind;
 
-/// How long a standby may take to replay what the vault has before a takeover gives up.
+/// How long a standby that has more to replay may stand still before a takeover gives up.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// How long a standby's position must stand still to count as the end of what it can get.
 const STILL: Duration = Duration::from_millis(600);
 
-/// After so long the standby has asked for the next segment several times, and what the vault has
-/// of it does not help: it is of a timeline that was left, or behind a gap.
+/// After so long the standby has asked for the next segment several times.
 const STUCK: Duration = Duration::from_secs(30);
+
+/// How often the vault is asked whether it has more for a standby that stands still.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Where [`stored_until`] is noted.
 const STORED: &str = "log-pushed";
@@ -214,8 +217,14 @@ fn put(target: &Path, bytes: &[u8]) -> Result<(), Error> {
     })
 }
 
-/// Waits until the standby on this host has replayed what the vault has.
-pub(crate) fn catch_up(site: &ServiceSite, operation: &Operation) -> Result<(), Error> {
+/// Waits until the standby on this host has replayed what the vault has. One that does not go on with
+/// what is there for it is refused: it may be a copy of something else, or never come up once it is
+/// promoted. Unless somebody says to take it `as_it_is`.
+pub(crate) fn catch_up(
+    site: &ServiceSite,
+    operation: &Operation,
+    as_it_is: bool,
+) -> Result<(), Error> {
     let engine = site.engine()?;
     if operation.with_context(site, |cx| engine.running(cx))? == Running::No {
         operation.with_context(site, |cx| engine.start(cx))?;
@@ -227,41 +236,61 @@ pub(crate) fn catch_up(site: &ServiceSite, operation: &Operation) -> Result<(), 
         .and_then(|stopped| stopped.last_position.clone())
         .or_else(|| state.head_point().and_then(|point| point.position.clone()));
     let stored = Stored::look(site)?;
-    let deadline = Instant::now() + PATIENCE;
-    let mut last: Option<(Option<Position>, Instant)> = None;
+    let mut still = Still::default();
+    // What the vault has for it there, as it was seen last.
+    let mut looked: Option<(After, Instant)> = None;
     loop {
         operation.check_cancel()?;
         let seen = operation.with_context(site, |cx| engine.inspect(cx))?;
-        let still = match &last {
-            Some((position, since)) if *position == seen.position => since.elapsed(),
-            _ => {
-                last = Some((seen.position.clone(), Instant::now()));
-                Duration::ZERO
-            }
-        };
         let position = seen.position.as_ref();
-        if refresh::reached(position, goal.as_ref())
-            && stored.is_exhausted(position)
-            && stored.ends_at(site, position)?
-        {
-            return Ok(());
+        let still = still.since(position, Instant::now());
+        if still.is_zero() {
+            looked = None;
         }
-        if still >= STILL && refresh::reached(position, goal.as_ref()) {
-            if stored.is_exhausted(position) {
-                return Ok(());
-            }
-            if still >= STUCK {
-                operation.report().warn(
-                    "the vault has more of the log than the standby can use: it ends at a gap, or \
-                     on a timeline that was left",
-                );
-                return Ok(());
+        let reached = refresh::reached(position, goal.as_ref());
+        if reached {
+            let after = match looked {
+                Some((after, at)) if at.elapsed() < LOOK => after,
+                _ => {
+                    let after = stored.after(site, position)?;
+                    looked = Some((after, Instant::now()));
+                    after
+                }
+            };
+            match after {
+                After::Nothing => return Ok(()),
+                After::Unknown if still >= STILL => return Ok(()),
+                // No waiting gets it further: it stands at a gap, or on a timeline that was left.
+                After::Segments | After::Records
+                    if still >= STUCK && stored.is_of_no_use(site, position, after)? =>
+                {
+                    operation.report().warn(
+                        "the vault has more of the log than the standby can use: it ends at a \
+                         gap, or on a timeline that was left",
+                    );
+                    return Ok(());
+                }
+                After::Segments | After::Records if still >= STUCK => {
+                    let what = format!(
+                        "the standby of {} stands still, and the vault has more of the log for \
+                         it: {}",
+                        site.name(),
+                        seen.summary
+                    );
+                    if as_it_is {
+                        operation.report().warn(&what);
+                        return Ok(());
+                    }
+                    return Err(Error::new(Class::Unavailable, what).hinting(STANDS_STILL));
+                }
+                _ => {}
             }
         }
         let stuck = still >= STUCK
+            && !reached
             && (is_lost(site, position, &goal)?
                 || standing::gone_past(site, position, goal.as_ref())?.is_some());
-        if stuck || Instant::now() >= deadline {
+        if stuck || still >= PATIENCE {
             let place = goal.map_or_else(|| "its goal".to_owned(), |goal| goal.to_string());
             return Err(Error::new(
                 Class::Unavailable,
@@ -276,6 +305,13 @@ pub(crate) fn catch_up(site: &ServiceSite, operation: &Operation) -> Result<(), 
     }
 }
 
+/// What is wrong with a standby that stands still is in its server's log.
+const STANDS_STILL: &str = "\
+    Look into its server's log for the reason: a setting that is lower than the primary's was, replay \
+    that somebody has paused, a copy of something else. `mainstay refresh --reseed` builds it anew \
+    from the newest point; or say with `--override replay-stands-still=REASON` why what it has is \
+    enough: what it does not replay is lost to it.";
+
 /// Whether the vault lacks the very next segment on the way to the goal. It may still come: the
 /// caller has waited for it.
 pub(crate) fn is_lost(
@@ -283,10 +319,15 @@ pub(crate) fn is_lost(
     position: Option<&Position>,
     goal: &Option<Position>,
 ) -> Result<bool, Error> {
-    let (Some(Position::Lsn { lsn, timeline }), Some(Position::Lsn { .. })) = (position, goal)
-    else {
-        return Ok(false);
-    };
+    match goal {
+        Some(Position::Lsn { .. }) => lacks_next(site, position),
+        _ => Ok(false),
+    }
+}
+
+/// Whether the vault lacks the very next segment that a standby at this position asks for.
+fn lacks_next(site: &ServiceSite, position: Option<&Position>) -> Result<bool, Error> {
+    let Some(Position::Lsn { lsn, timeline }) = position else { return Ok(false) };
     let Some(segments) = data_dir(site)?.as_deref().and_then(segments_of) else {
         return Ok(false);
     };
@@ -303,52 +344,88 @@ pub(crate) fn is_lost(
     Ok(true)
 }
 
+/// What the vault has of the log after a standby's position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    /// Not one whole record: there is nothing left to replay.
+    Nothing,
+    /// Whole records, in the last segment that can be got to without a gap.
+    Records,
+    /// Whole segments.
+    Segments,
+    /// That cannot be told.
+    Unknown,
+}
+
 /// The segments that the vault has, by where they begin.
 struct Stored {
     segments: Option<Segments>,
     starts: BTreeSet<u64>,
+    /// The newest timeline of each.
+    timelines: BTreeMap<u64, u32>,
 }
 
 impl Stored {
     fn look(site: &ServiceSite) -> Result<Stored, Error> {
         let segments = data_dir(site)?.as_deref().and_then(segments_of);
-        let Some(segments) = segments else {
-            return Ok(Stored { segments: None, starts: BTreeSet::new() });
-        };
-        let log = LogStore::new(site.repository()?);
-        let names: Vec<String> = log.list()?.into_iter().map(|(name, _)| name).collect();
-        let parts: BTreeSet<String> = log.list_parts()?.into_iter().map(|(name, _)| name).collect();
-        let found = names.iter().chain(&parts).filter_map(|name| match WalFile::parse(name) {
-            Some(WalFile::Segment { timeline, place }) => {
-                Some((timeline, segments.start_of(place)?.0))
-            }
-            _ => None,
-        });
-        Ok(Stored { segments: Some(segments), starts: of_history(found) })
+        let (mut starts, mut timelines) = (BTreeSet::new(), BTreeMap::new());
+        if let Some(segments) = segments {
+            let log = LogStore::new(site.repository()?);
+            let whole = log.list()?.into_iter().map(|(name, _)| name);
+            let names: BTreeSet<String> =
+                whole.chain(log.list_parts()?.into_iter().map(|(name, _)| name)).collect();
+            let found = names.iter().filter_map(|name| match WalFile::parse(name) {
+                Some(WalFile::Segment { timeline, place }) => {
+                    Some((timeline, segments.start_of(place)?.0))
+                }
+                _ => None,
+            });
+            // Names sort by timeline.
+            timelines = found.clone().map(|(timeline, start)| (start, timeline)).collect();
+            starts = of_history(found);
+        }
+        Ok(Stored { segments, starts, timelines })
     }
 
-    /// Whether no whole record is in the vault at this position: there is nothing left to replay.
-    /// Says no where that cannot be told.
-    fn ends_at(&self, site: &ServiceSite, position: Option<&Position>) -> Result<bool, Error> {
+    fn after(&self, site: &ServiceSite, position: Option<&Position>) -> Result<After, Error> {
+        if !self.is_exhausted(position) {
+            return Ok(After::Segments);
+        }
         let (Some(segments), Some(Position::Lsn { timeline, lsn })) = (self.segments, position)
         else {
-            return Ok(false);
+            return Ok(After::Unknown);
         };
         let number = segments.number(Lsn(*lsn));
         let start = segments.start(number);
         if !self.starts.contains(&start.0) {
-            // It ends with the segment before, and the standby is past that.
-            return Ok(start.0 == *lsn);
+            // It ends with the segment before. A standby that is past that has more from its primary.
+            return Ok(if start.0 == *lsn { After::Nothing } else { After::Unknown });
         }
         let log = LogStore::new(site.repository()?);
-        let name = segments.name(*timeline, number);
+        let timeline =
+            self.timelines.get(&start.0).map_or(*timeline, |newest| *newest.max(timeline));
+        let name = segments.name(timeline, number);
         let bytes = match log.fetch(&name)? {
             Some(bytes) => Some(bytes),
             None => log.beginning(&name)?.map(|begun| begun.bytes),
         };
-        let Some(bytes) = bytes else { return Ok(false) };
-        let Some(cut) = Cut::of(&bytes) else { return Ok(false) };
-        Ok(Records::within(&bytes, start, cut, Lsn(*lsn)).next().is_none())
+        let Some(bytes) = bytes else { return Ok(After::Unknown) };
+        Ok(records_after(&bytes, start, Lsn(*lsn)))
+    }
+
+    /// Whether nothing of that can ever be replayed from this position on.
+    fn is_of_no_use(
+        &self,
+        site: &ServiceSite,
+        position: Option<&Position>,
+        after: After,
+    ) -> Result<bool, Error> {
+        if after == After::Segments && lacks_next(site, position)? {
+            return Ok(true);
+        }
+        let newest = self.timelines.values().max();
+        let newest = newest.map(|timeline| Position::Lsn { timeline: *timeline, lsn: 0 });
+        Ok(standing::gone_past(site, position, newest.as_ref())?.is_some())
     }
 
     /// Whether a standby at this position is in, or beyond, the last segment that it can get to
@@ -360,6 +437,25 @@ impl Stored {
         let next = segments.number(Lsn(*lsn)).saturating_add(1);
         !self.starts.contains(&segments.start(next).0)
     }
+}
+
+/// What there is after a position in a segment that begins like this. From its own beginning on: at a
+/// place that is none between two of its records, as that of a copy of something else, none begins.
+fn records_after(bytes: &[u8], start: Lsn, at: Lsn) -> After {
+    let end = match Records::new(bytes, start) {
+        Some(mut records) => {
+            records.by_ref().for_each(drop);
+            records.end()
+        }
+        None => {
+            let Some(cut) = Cut::of(bytes) else { return After::Unknown };
+            match Records::within(bytes, start, cut, at).next() {
+                Some(record) => record.end,
+                None => at,
+            }
+        }
+    };
+    if end <= at { After::Nothing } else { After::Records }
 }
 
 /// Where segments begin that lie on the way to the newest timeline: of an older one only what was

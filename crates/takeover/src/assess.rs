@@ -235,7 +235,7 @@ fn overrides(
                     .push(format!("There is no gate {name:?}; gates are {}.", names.join(", ")));
             }
             Some(gate) if !gate.overridable(request.kind) => mistakes.push(match gate {
-                Gate::PrimaryNotFenced => format!(
+                Gate::PrimaryNotFenced | Gate::ReplayStandsStill => format!(
                     "The gate {gate} cannot be overridden in a planned takeover; ask for an \
                      unplanned one."
                 ),

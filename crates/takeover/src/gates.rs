@@ -23,6 +23,9 @@ pub enum Gate {
     BehindAnotherStandby,
     /// Somebody wrote to the candidate's copy.
     CopyModified,
+    /// The candidate does not replay the log that the vault has for it. Only once the old primary is
+    /// fenced can that be seen; then it refuses whatever was not overridden before.
+    ReplayStandsStill,
     /// The old primary may still serve.
     PrimaryNotFenced,
     /// Planned: the old primary stopped without handing over its last point.
@@ -60,13 +63,14 @@ pub struct GateReport {
 }
 
 /// All gates, in the order in which they are shown.
-const GATES: [Gate; 8] = [
+const GATES: [Gate; 9] = [
     Gate::WrongRole,
     Gate::TakeoverUnderWay,
     Gate::NoValidPoint,
     Gate::ImportInProgress,
     Gate::BehindAnotherStandby,
     Gate::CopyModified,
+    Gate::ReplayStandsStill,
     Gate::PrimaryNotFenced,
     Gate::NothingHandedOver,
 ];
@@ -81,6 +85,7 @@ impl Gate {
             Gate::ImportInProgress => "import-in-progress",
             Gate::BehindAnotherStandby => "behind-another-standby",
             Gate::CopyModified => "copy-modified",
+            Gate::ReplayStandsStill => "replay-stands-still",
             Gate::PrimaryNotFenced => "primary-not-fenced",
             Gate::NothingHandedOver => "nothing-handed-over",
         }
@@ -106,7 +111,7 @@ impl Gate {
             | Gate::NoValidPoint
             | Gate::ImportInProgress
             | Gate::NothingHandedOver => false,
-            Gate::PrimaryNotFenced => kind == TakeoverKind::Unplanned,
+            Gate::PrimaryNotFenced | Gate::ReplayStandsStill => kind == TakeoverKind::Unplanned,
             Gate::TakeoverUnderWay | Gate::BehindAnotherStandby | Gate::CopyModified => true,
         }
     }
@@ -128,6 +133,7 @@ pub(crate) fn ask(view: &View<'_>) -> Vec<GateReport> {
             Gate::ImportInProgress => import_in_progress(view),
             Gate::BehindAnotherStandby => behind_another_standby(view),
             Gate::CopyModified => copy_modified(view),
+            Gate::ReplayStandsStill => replay_stands_still(view),
             Gate::PrimaryNotFenced => primary_not_fenced(view),
             Gate::NothingHandedOver => nothing_handed_over(view),
         };
@@ -259,6 +265,15 @@ fn copy_modified(view: &View<'_>) -> Answer {
         )),
         CopyState::Untouched => open(format!("The copy of {to} is what its last refresh left.")),
         CopyState::NotComparable => open(format!("The copy of {to} is kept by its engine.")),
+    }
+}
+
+/// What is seen later is no reason to refuse now; an override of it holds for then.
+fn replay_stands_still(view: &View<'_>) -> Answer {
+    let to = view.to;
+    match view.overrides.contains_key(Gate::ReplayStandsStill.name()) {
+        true => shut(format!("{to} takes over even if it does not replay all that the vault has.")),
+        false => open(format!("{to} first replays what the vault has of its log, if it has one.")),
     }
 }
 

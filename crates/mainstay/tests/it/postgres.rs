@@ -17,6 +17,7 @@ mod logical_faults;
 mod over;
 mod passwords;
 mod receiving;
+mod standing_still;
 mod targets;
 mod versions;
 

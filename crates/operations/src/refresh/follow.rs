@@ -2,7 +2,7 @@
 
 use super::Done;
 use crate::operation::Operation;
-use crate::standing::{self, Stuck};
+use crate::standing::{self, Still, Stuck};
 use crate::{Error, MemberRecord, ServiceSite};
 use engines::{Inspection, Running};
 use jiff::Timestamp;
@@ -10,7 +10,7 @@ use model::state::Applied;
 use model::{Class, Position, Progress, RecoveryPoint};
 use std::time::{Duration, Instant};
 
-/// How long a following standby may take to replay what the vault has.
+/// How long a following standby that has more to replay may stand still.
 const REPLAY_PATIENCE: Duration = Duration::from_secs(600);
 
 /// After so long a standby has asked several times for the next part of the log.
@@ -43,19 +43,12 @@ pub(super) fn follow(
     operation.report().phase("waiting for the standby to replay");
     // How far it can get with what the vault has.
     let goal = point.position.clone();
-    let deadline = Instant::now() + REPLAY_PATIENCE;
-    let mut last: Option<(Option<Position>, Instant)> = None;
+    let mut still = Still::default();
     let mut looked: Option<Instant> = None;
     loop {
         operation.check_cancel()?;
         let seen = operation.with_context(site, |cx| engine.inspect(cx))?;
-        let still = match &last {
-            Some((position, since)) if *position == seen.position => since.elapsed(),
-            _ => {
-                last = Some((seen.position.clone(), Instant::now()));
-                Duration::ZERO
-            }
-        };
+        let still = still.since(seen.position.as_ref(), Instant::now());
         if seen.running == Running::Yes && !seen.following {
             return Err(Error::refused(format!(
                 "the copy of {name} on this host does not follow any more: it was promoted or written to"
@@ -107,7 +100,7 @@ pub(super) fn follow(
             }
             lost = crate::wal::is_lost(site, seen.position.as_ref(), &goal)?;
         }
-        if lost || Instant::now() >= deadline {
+        if lost || still >= REPLAY_PATIENCE {
             let why = if lost { ": the vault does not have the log up to there" } else { "" };
             let place = goal.as_ref().map_or_else(|| "its goal".to_owned(), Position::to_string);
             let what = format!("the standby of {name} does not get to {place}{why}");

@@ -42,6 +42,10 @@ fn where_nothing_is_wrong_all_gates_are_open_and_say_why() {
             ("import-in-progress", "No refresh is changing the copy of b."),
             ("behind-another-standby", "No other standby holds newer data than b."),
             ("copy-modified", "The copy of b is what its last refresh left."),
+            (
+                "replay-stands-still",
+                "b first replays what the vault has of its log, if it has one.",
+            ),
             ("primary-not-fenced", "The fence hook will make sure that a does not serve."),
             ("nothing-handed-over", "An unplanned takeover waits for no last point."),
         ]
@@ -405,6 +409,11 @@ fn what_cannot_be_overridden_is_refused_with_words() {
          takeover; ask for an unplanned one."
     );
     assert_eq!(
+        refused(PLANNED, "replay-stands-still", "because"),
+        "The request is refused. The gate replay-stands-still cannot be overridden in a planned \
+         takeover; ask for an unplanned one."
+    );
+    assert_eq!(
         refused(UNPLANNED, "copy-modified", "  "),
         "The request is refused. The override of the gate copy-modified needs a reason."
     );
@@ -412,8 +421,16 @@ fn what_cannot_be_overridden_is_refused_with_words() {
         refused(UNPLANNED, "not-fenced", "because"),
         "The request is refused. There is no gate \"not-fenced\"; gates are wrong-role, \
          takeover-under-way, no-valid-point, import-in-progress, behind-another-standby, \
-         copy-modified, primary-not-fenced, nothing-handed-over."
+         copy-modified, replay-stands-still, primary-not-fenced, nothing-handed-over."
     );
+}
+
+#[test]
+fn what_is_seen_only_later_is_overridden_before() {
+    let request = with(to(UNPLANNED, "b"), "replay-stands-still", "it is paused");
+    let assessment = ask(&shop(), &fine("b"), &request);
+    assert!(assessment.allowed);
+    assert_eq!(assessment.overrides["replay-stands-still"], "it is paused");
 }
 
 #[test]
@@ -423,7 +440,7 @@ fn names_and_gates_are_one_to_one() {
         let json = serde_json::to_string(&gate).unwrap();
         assert_eq!(json, format!("\"{gate}\""));
     }
-    assert_eq!(Gate::all().count(), 8);
+    assert_eq!(Gate::all().count(), 9);
 }
 
 #[test]

@@ -1,0 +1,69 @@
+//! Takeover by a standby that does not replay what the vault has for it.
+
+use super::*;
+
+/// The primary is gone, and what it archived last lies in the vault, more than a segment of it. Returns
+/// the newest order.
+fn lose(a: &Host) -> u64 {
+    for _ in 0..2 {
+        a.write();
+        a.archived();
+    }
+    let newest = a.write();
+    a.archived();
+    a.server.kill();
+    newest
+}
+
+/// It is refused before anything is raised, and the claim given back.
+#[track_caller]
+fn is_refused(stage: &Stage) {
+    let said = stage.b.run(&["takeover", "shop", "--yes"]);
+    assert_ne!(said.code, 0, "{said:#?}");
+    said.complains("stands still").complains("--override replay-stands-still");
+    let status = stage.b.run(&["status", "shop", "--json"]).json()["services"][0].clone();
+    assert!(status["takeover"].is_null() && status["generation"] == 1, "{status}");
+    assert_eq!(stage.b.server.sql("SELECT pg_is_in_recovery()"), "t");
+}
+
+/// With a setting that is too low it would not even come up as a primary: nothing is raised, and once it
+/// has what it needs it takes over with everything.
+#[test]
+fn a_standby_that_cannot_replay_is_not_promoted() {
+    let stage = Stage::new();
+    let (a, b) = (&stage.a, &stage.b);
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    b.run(&["refresh", "shop"]).code(0);
+    a.server.sql("ALTER SYSTEM SET max_connections = 50");
+    a.server.stop("fast");
+    a.server.start();
+    let newest = lose(a);
+    stage.dead(true);
+    b.server.eventually("SELECT pg_is_wal_replay_paused()");
+    is_refused(&stage);
+    b.server.sql("ALTER SYSTEM SET max_connections = 50");
+    b.server.stop("fast");
+    b.server.start();
+    b.run(&["takeover", "shop", "--yes"]).code(0);
+    assert_eq!(b.newest(), newest);
+}
+
+/// Whoever knows why it stands still may say so.
+#[test]
+fn a_standby_whose_replay_is_paused_takes_over_only_if_somebody_says_so() {
+    let stage = Stage::new();
+    let (a, b) = (&stage.a, &stage.b);
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    b.run(&["refresh", "shop"]).code(0);
+    b.server.sql("SELECT pg_wal_replay_pause()");
+    b.server.eventually("SELECT pg_get_wal_replay_pause_state() = 'paused'");
+    let held = b.newest();
+    lose(a);
+    stage.dead(true);
+    is_refused(&stage);
+    b.run(&["takeover", "shop", "--yes", "--override", "replay-stands-still=I paused it"]).code(0);
+    assert_eq!(b.newest(), held, "a promotion ends the pause, and asks for no more of the log");
+    b.write();
+}
