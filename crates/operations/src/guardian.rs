@@ -35,7 +35,7 @@ pub fn guard(site: &ServiceSite, id: &OperationId, run: &Run) -> Result<(), Erro
             return Ok(());
         }
         let cleaned = MemberLock::take(&site.dir(), "guardian", None, &run.cancel)
-            .and_then(|_lock| recover::sweep_locked(site, run));
+            .and_then(|_lock| recover::sweep_locked(site, run, None));
         match cleaned {
             // What could not be done was told, and is tried again.
             Ok(_) if is_over(&dir)? => return Ok(()),

@@ -67,7 +67,7 @@ impl Operation {
         run: &Run,
     ) -> Result<Operation, Error> {
         let mut lock = MemberLock::take(&site.dir(), kind.as_str(), run.wait, &run.cancel)?;
-        for line in recover::sweep_locked(site, run)? {
+        for line in recover::sweep_locked(site, run, Some(kind))? {
             run.progress.warn(&line);
         }
         let id = new_id(kind)?;

@@ -4,13 +4,13 @@
 //! begun or, past its commit marker, brings it to its end. A live operation that fails uses the
 //! very same function, so that the path after a crash is walked every day.
 
-use crate::journal::{self, Event, Journal, Kind, Outcome, Steps};
+use crate::journal::{self, Entry, Event, Journal, Kind, Outcome, Steps};
 use crate::lock::MemberLock;
 use crate::operation::{Parts, Run, is_alive, operations_dir, remove_scratch};
 use crate::{
     Error, ServiceSite, backup, drill, forget, offline, quiesce, refresh, rejoin, restore, takeover,
 };
-use model::{Class, OperationId, ServiceState};
+use model::{CancelToken, Class, OperationId, ServiceState};
 use std::path::{Path, PathBuf};
 
 /// How many finished operations are kept for `mainstay logs`.
@@ -19,11 +19,15 @@ const KEPT: usize = 200;
 /// Cleans up after whoever died on this member; says what was done.
 pub fn sweep(site: &ServiceSite, run: &Run) -> Result<Vec<String>, Error> {
     let _lock = MemberLock::take(&site.dir(), "clean-up", run.wait, &run.cancel)?;
-    sweep_locked(site, run)
+    sweep_locked(site, run, None)
 }
 
-/// The same, by whoever holds the lock already.
-pub(crate) fn sweep_locked(site: &ServiceSite, run: &Run) -> Result<Vec<String>, Error> {
+/// The same, by whoever holds the lock already, and begins this next.
+pub(crate) fn sweep_locked(
+    site: &ServiceSite,
+    run: &Run,
+    next: Option<Kind>,
+) -> Result<Vec<String>, Error> {
     let mut said = Vec::new();
     let dirs = list(site)?;
     let mut ended = Vec::new();
@@ -41,12 +45,20 @@ pub(crate) fn sweep_locked(site: &ServiceSite, run: &Run) -> Result<Vec<String>,
         if is_alive(&dir)? {
             return Err(without_lock(&id, kind));
         }
+        // The service's unit is to come after this; whoever promotes and starts it would wait for itself.
+        if run.booting && kind == Kind::Takeover && takeover::is_raised(&entries) {
+            said.push(format!(
+                "{id} had died past its point of no return; the next command brings it to its end"
+            ));
+            continue;
+        }
         let mut journal = Journal::reopen(&dir)?;
         let lines = match undo(site, kind, &id, &dir, &mut journal, run, After::Death) {
             Ok(lines) => lines,
-            // A service that does not start must not bar the way to a restore of it. It is told,
-            // and tried again by its guardian and by every command that follows.
-            Err(error) if kind == Kind::Backup && !quiesce::is_back(journal.entries()) => {
+            // A service that does not start, or a copy that cannot be promoted, must not bar the way to
+            // a restore of it. It is told, and tried again by its guardian and by every command that
+            // follows.
+            Err(error) if may_wait(kind, journal.entries(), next) => {
                 said.push(format!("{id} had died: {}", error.chain()));
                 continue;
             }
@@ -71,6 +83,18 @@ pub(crate) fn sweep_locked(site: &ServiceSite, run: &Run) -> Result<Vec<String>,
         crate::exchange::remove(&dir)?;
     }
     Ok(said)
+}
+
+/// Whether what could not be cleaned up may wait for another time, while this is done.
+fn may_wait(kind: Kind, entries: &[Entry], next: Option<Kind>) -> bool {
+    match kind {
+        Kind::Backup => !quiesce::is_back(entries),
+        Kind::Restore => restore::is_stopped(entries),
+        Kind::Takeover => {
+            takeover::is_raised(entries) && matches!(next, Some(Kind::Restore | Kind::Drill))
+        }
+        _ => false,
+    }
 }
 
 /// A process that works without the lock is not ours to end, and nothing may be done beside it.
@@ -185,9 +209,25 @@ impl Left<'_> {
         &self,
         call: impl FnOnce(&engines::Context<'_>) -> Result<T, engines::Error>,
     ) -> Result<T, Error> {
+        self.with_token(self.run.cancel.clone(), call)
+    }
+
+    /// The same for what a cancel must not stop.
+    pub(crate) fn with_calm_context<T>(
+        &self,
+        call: impl FnOnce(&engines::Context<'_>) -> Result<T, engines::Error>,
+    ) -> Result<T, Error> {
+        self.with_token(CancelToken::new(), call)
+    }
+
+    fn with_token<T>(
+        &self,
+        cancel: CancelToken,
+        call: impl FnOnce(&engines::Context<'_>) -> Result<T, engines::Error>,
+    ) -> Result<T, Error> {
         let scratch = self.dir.join("scratch");
         crate::member::private_dir(&scratch).map_err(|e| Error::io("make", &scratch, e))?;
-        let (progress, cancel) = (self.run.progress.clone(), self.run.cancel.clone());
+        let progress = self.run.progress.clone();
         Parts::new(self.site, Some(self.id), scratch, progress, cancel).call(call)
     }
 }

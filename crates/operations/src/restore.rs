@@ -18,7 +18,7 @@ pub use over::Changed;
 pub mod part;
 
 use crate::exchange::{Placement, aside, beside};
-use crate::journal::{Kind, Outcome};
+use crate::journal::{Entry, Kind, Outcome, Steps};
 use crate::operation::{Operation, Run};
 use crate::placing::{self, Placing};
 use crate::recover::Left;
@@ -528,10 +528,24 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
             return Ok(());
         }
         let engine = left.site.engine()?;
-        left.with_context(|cx| engine.start(cx))?;
-        left.finished("start", "the service was started again")?;
+        match left.with_context(|cx| engine.start(cx)) {
+            Ok(()) => left.finished("start", "the service was started again")?,
+            // The content is what somebody asked for. One that the service does not start with must not
+            // bar the way to another.
+            Err(error) if replaced => {
+                left.found(format!("the service does not start: {}", error.chain()));
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
+}
+
+/// Whether the service may have been stopped for one that came to nothing, and is not known to be back.
+pub(crate) fn is_stopped(entries: &[Entry]) -> bool {
+    entries.begun("stop").is_some()
+        && entries.begun("place").is_none()
+        && entries.done("start").is_none()
 }
 
 fn own_purpose(

@@ -10,11 +10,13 @@
 //! | `promote` | the copy accepts writes | |
 //! | `start` | the service runs | |
 //! | `hooks` | the service and its clients know | |
+//! | `log` | the vault has what only this standby had received, or it is known what it lacks | |
 //! | `finish` | the takeover is history | |
 
-use crate::journal::{Kind, Outcome};
+use crate::journal::{Entry, Kind, Outcome, Steps};
 use crate::operation::{Operation, Run};
 use crate::recover::Left;
+use crate::wal::HandedOver;
 use crate::{Error, MemberRecord, ServiceSite, hooks, refresh};
 use engines::{Purpose, Refresh, Running};
 use jiff::Timestamp;
@@ -150,17 +152,24 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     let (started, checklist, promotion_seconds) = {
         let calm = operation.calm(site);
         let cx = calm.context();
-        operation.forward("promote", (), |operation| {
-            operation.report().phase("promoting");
-            promote(site, &cx)
-        })?;
-        let promotion_seconds = raised_at.elapsed().as_secs_f64();
-        let started = operation.forward("start", (), |_| Ok(start(site, &cx)))?;
-        let variables = takeover_variables(site, operation.id(), &from);
-        let mut checklist = vec![started.clone()];
-        let more = operation.forward("hooks", (), |_| Ok(follow_up(site, &cx, &variables)))?;
-        checklist.extend(more);
-        (started.done, checklist, promotion_seconds)
+        let report = operation.report();
+        crate::wal::while_kept(site, &*report, || -> Result<_, Error> {
+            let began = operation.forward("promote", (), |operation| {
+                operation.report().phase("promoting");
+                promote(site, &cx)
+            })?;
+            let promotion_seconds = raised_at.elapsed().as_secs_f64();
+            let started = operation.forward("start", (), |_| Ok(start(site, &cx)))?;
+            let variables = takeover_variables(site, operation.id(), &from);
+            let mut checklist = vec![started.clone()];
+            let more = operation.forward("hooks", (), |_| Ok(follow_up(site, &cx, &variables)))?;
+            checklist.extend(more);
+            if let Some(began) = began {
+                let more = operation.forward("log", (), |_| Ok(hand_over(site, &began)))?;
+                checklist.extend(more);
+            }
+            Ok((started.done, checklist, promotion_seconds))
+        })?
     };
     let state = operation.forward("finish", (), |_| finish(site, &id))?;
     for item in checklist.iter().filter(|item| !item.done) {
@@ -409,13 +418,13 @@ fn raise(site: &ServiceSite, id: &OperationId) -> Result<Generation, Error> {
     Ok(generation)
 }
 
-/// The copy becomes the primary's. Can be repeated.
-fn promote(site: &ServiceSite, cx: &engines::Context<'_>) -> Result<(), Error> {
+/// The copy becomes the primary's. Can be repeated. Says where its own history begins, if its engine has
+/// such a place.
+fn promote(site: &ServiceSite, cx: &engines::Context<'_>) -> Result<Option<Position>, Error> {
     let engine = site.engine()?;
+    let mut began = None;
     match engine.refresh() {
-        Refresh::Follow => {
-            engine.promote(cx)?;
-        }
+        Refresh::Follow => began = engine.promote(cx)?.position,
         Refresh::Exchange => {}
         Refresh::Import => {
             if let Some(applied) = MemberRecord::load(site)?.applied {
@@ -431,7 +440,7 @@ fn promote(site: &ServiceSite, cx: &engines::Context<'_>) -> Result<(), Error> {
         record.offline = None;
         record.rewinding = false;
     })?;
-    Ok(())
+    Ok(began)
 }
 
 /// Starts the service. After the point of no return a failure is told, not undone.
@@ -473,6 +482,25 @@ fn follow_up(
         items.push(Item { what: what.to_owned(), done, detail });
     }
     items
+}
+
+/// What the old primary had not shipped, this standby may have received.
+fn hand_over(site: &ServiceSite, began: &Position) -> Option<Item> {
+    let what = "the vault has the log up to the promotion".to_owned();
+    let (done, detail) = match crate::wal::hand_over(site, Some(began)) {
+        Ok(None) => return None,
+        Ok(Some(HandedOver { segments, gap: None })) => {
+            (true, format!("{segments} segments that this standby had received were stored"))
+        }
+        Ok(Some(HandedOver { gap: Some(gap), .. })) => {
+            (false, format!("{gap}; run `mainstay backup {}`: a new base is due", site.name()))
+        }
+        Err(error) => (
+            false,
+            format!("{}; run `mainstay backup {}` for a new base", error.chain(), site.name()),
+        ),
+    };
+    Some(Item { what, done, detail })
 }
 
 fn finish(site: &ServiceSite, id: &OperationId) -> Result<ServiceState, Error> {
@@ -522,14 +550,16 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
         Some(intent) => {
             let from = intent.from.clone();
             let variables = takeover_variables(site, &id, &from);
-            left.with_context(|cx| {
+            // As before it died, nothing stops what can only go forward.
+            left.with_calm_context(|cx| {
                 let all = || -> Result<Vec<Item>, Error> {
-                    promote(site, cx)?;
+                    let began = promote(site, cx)?;
                     let mut items = vec![start(site, cx)];
                     items.extend(follow_up(site, cx, &variables));
+                    items.extend(began.and_then(|began| hand_over(site, &began)));
                     Ok(items)
                 };
-                let items = all().map_err(|e| {
+                let items = crate::wal::while_kept(site, cx.progress, all).map_err(|e| {
                     let class = model::Classify::class(&e);
                     engines::Error::new(class, "the takeover could not be brought to its end")
                         .because(e)
@@ -543,6 +573,11 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
             left.finished("finish", "the takeover was brought to its end")
         }
     }
+}
+
+/// Whether it may have passed its point of no return, and has not come to its end.
+pub(crate) fn is_raised(entries: &[Entry]) -> bool {
+    entries.begun("raise").is_some() && entries.done("finish").is_none()
 }
 
 /// Gives back this claim, whose host is gone. By its id: a claim that somebody else made since it

@@ -1,6 +1,7 @@
 //! The service's continuous log between its server and the vault: what `archive_command` and
 //! `restore_command` call, and how far a takeover can get with it.
 
+mod branch;
 mod gap;
 mod lag;
 mod receive;
@@ -8,6 +9,7 @@ mod ship;
 pub mod sqlite;
 pub(crate) mod target;
 
+pub(crate) use branch::{HandedOver, hand_over, while_kept};
 pub use gap::{Gap, open as open_gap};
 pub use receive::{Done as Received, Params as Receive, cap, is_running, run as receive, spare};
 

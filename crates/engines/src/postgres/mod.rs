@@ -37,7 +37,7 @@ pub use receive::{Log, Slot, Source, Waiting};
 #[cfg(any(test, feature = "doubles"))]
 pub use record::made;
 pub use record::{Cut, Record, Records, What};
-pub use server::left_at;
+pub use server::{ancestors, left_at};
 pub use wal::check_file as check_wal_file;
 
 use crate::control::Control;

@@ -173,6 +173,20 @@ impl<'a> Source<'a> {
         })
     }
 
+    /// Lets the server, a standby too, throw nothing of its log away as long as this is there.
+    pub fn keep(&mut self) -> Result<(), Error> {
+        let slot = format!("mainstay_keeps_{}", std::process::id());
+        let made = self.ask(|session| {
+            session.row(
+                "keep its log for a while",
+                "SELECT slot_name::text FROM \
+                 pg_create_physical_replication_slot($1::text, true, true)",
+                &[&slot],
+            )
+        });
+        made.map(drop)
+    }
+
     /// Drops the slot, so that the server keeps nothing for us. Whoever used it must have ended.
     pub fn drop_slot(&mut self) -> Result<(), Error> {
         let slot = self.slot.clone();

@@ -372,8 +372,19 @@ pub(super) fn branch(data_dir: &Path, timeline: u32) -> Option<Lsn> {
 /// A recovery that ended before the place where an earlier timeline had been left went another way from
 /// there on, though the line of that one stays as it was.
 pub fn left_at(history: &[u8], timeline: u32) -> Option<Lsn> {
-    let text = std::str::from_utf8(history).ok()?;
-    left(text).skip_while(|(left, _)| *left != timeline).map(|(_, at)| at).min()
+    ancestors(history).into_iter().find(|(left, _)| *left == timeline).map(|(_, at)| at)
+}
+
+/// The timelines on the way to the one that this is the history of, oldest first, each with where that way
+/// left it.
+pub fn ancestors(history: &[u8]) -> Vec<(u32, Lsn)> {
+    let mut way: Vec<(u32, Lsn)> = left(std::str::from_utf8(history).unwrap_or_default()).collect();
+    let mut first = Lsn(u64::MAX);
+    for (_, at) in way.iter_mut().rev() {
+        first = first.min(*at);
+        *at = first;
+    }
+    way
 }
 
 /// The timelines that a history names, oldest first, each with where it was left.

@@ -47,6 +47,7 @@ mod sqlite_standby;
 mod standby;
 mod takeover;
 mod terminal;
+mod unfinished;
 mod upkeep;
 mod vault_host;
 mod vault_rig;

@@ -10,6 +10,7 @@ mod checks;
 mod drilling;
 mod faults;
 mod gaps;
+mod handing_over;
 mod incremental;
 mod kills;
 mod logical;
