@@ -271,9 +271,7 @@ fn is_due(
     }
     let newest = state.head.map(|head| head.snapshot);
     let wanted = newest.is_some() && newest != record.head;
-    let failed = attempts.last().filter(|attempt| !attempt.well);
-    let retry = failed.and_then(|failed| failed.began.checked_add(duration::signed(RETRY)).ok());
-    let retry = retry.filter(|retry| *retry > now);
+    let retry = due::retry(&attempts, RETRY, now);
     Ok((wanted && retry.is_none(), retry))
 }
 

@@ -2,7 +2,7 @@
 //! was observed and of the time; nothing here looks or acts.
 
 use jiff::Timestamp;
-use model::schedule::Schedule;
+use model::schedule::{CLOCK_TOLERANCE, Schedule};
 use model::{MemberName, Role, duration};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -80,21 +80,14 @@ pub(crate) fn decide(seen: &Observed, now: Timestamp) -> Decision {
         Role::Standby => Action::Refresh,
         Role::Broken => return Decision { action: Action::Nothing, next: None },
     };
-    let went_well = seen.attempts.iter().rev().find(|attempt| attempt.well);
-    let last = went_well.map(|attempt| attempt.began);
     let (scheduled, next) = match &seen.schedule {
         Some(schedule) => {
-            let due = schedule.due(last, now);
+            let due = schedule.due(went_well(&seen.attempts, now), now);
             (due.now, due.next)
         }
         None => (false, None),
     };
-    // One "in the future", of a clock that was set back since, is not waited for.
-    let failed = seen.attempts.last().filter(|attempt| !attempt.well && attempt.began <= now);
-    let retry = failed.and_then(|attempt| {
-        attempt.began.checked_add(duration::signed(RETRY)).ok().filter(|retry| *retry > now)
-    });
-    match (scheduled || seen.needs_base(), retry) {
+    match (scheduled || seen.needs_base(), retry(&seen.attempts, RETRY, now)) {
         (true, Some(retry)) => Decision { action: Action::Nothing, next: Some(retry) },
         (true, None) => Decision { action, next },
         (false, _) => Decision { action: Action::Nothing, next },
@@ -102,21 +95,37 @@ pub(crate) fn decide(seen: &Observed, now: Timestamp) -> Decision {
 }
 
 /// Whether a run by a schedule of its own is due, and when to ask again: one that failed is tried again
-/// after `retry`, and not only at the schedule's next time.
+/// after `pause`, and not only at the schedule's next time.
 pub(crate) fn scheduled(
     schedule: &Schedule,
     attempts: &[Attempt],
-    retry: Duration,
+    pause: Duration,
     now: Timestamp,
 ) -> (bool, Option<Timestamp>) {
-    let went_well = attempts.iter().rev().find(|attempt| attempt.well);
-    let due = schedule.due(went_well.map(|attempt| attempt.began), now);
-    let failed = attempts.last().filter(|attempt| !attempt.well);
-    let retry = failed.and_then(|failed| failed.began.checked_add(duration::signed(retry)).ok());
-    match retry.filter(|retry| *retry > now) {
+    let due = schedule.due(went_well(attempts, now), now);
+    match retry(attempts, pause, now) {
         Some(retry) if due.now => (false, Some(retry)),
         _ => (due.now, due.next),
     }
+}
+
+/// When a run is tried again: after this pause, if the last one failed and that is not over yet.
+pub(crate) fn retry(attempts: &[Attempt], pause: Duration, now: Timestamp) -> Option<Timestamp> {
+    let failed = newest_first(attempts, now).next().filter(|attempt| !attempt.well)?;
+    let retry = failed.began.checked_add(duration::signed(pause)).ok()?;
+    (retry > now).then_some(retry)
+}
+
+/// When the last run began that went well.
+fn went_well(attempts: &[Attempt], now: Timestamp) -> Option<Timestamp> {
+    newest_first(attempts, now).find(|attempt| attempt.well).map(|attempt| attempt.began)
+}
+
+/// The runs that can have been. One "in the future", of a clock that was set back since, says nothing of
+/// what is due now: neither is its failure waited for, nor does it make the same due again and again.
+fn newest_first(attempts: &[Attempt], now: Timestamp) -> impl Iterator<Item = &Attempt> {
+    let latest = now.checked_add(duration::signed(CLOCK_TOLERANCE)).unwrap_or(Timestamp::MAX);
+    attempts.iter().rev().filter(move |attempt| attempt.began <= latest)
 }
 
 /// From when the newest point (of a standby: what it holds) must be at least: younger than the
@@ -287,6 +296,26 @@ mod tests {
         assert_eq!(ask(&observed.attempts, "09:10:00"), (false, Some(at("09:30:01"))));
         assert!(ask(&observed.attempts, "09:30:01").0);
         assert!(!ask(&observed.attempts[..1], "08:59:00").0);
+    }
+
+    #[test]
+    fn runs_of_a_clock_that_was_set_back_silence_nothing() {
+        let before = seen(&[("08:00:01", true), ("20:00:01", true), ("21:00:01", false)]);
+        let schedule = before.schedule.clone().unwrap();
+        let pause = Duration::from_secs(1800);
+        for observed in [&before, &seen(&[("21:00:01", false)])] {
+            assert_eq!(decide(observed, at("09:10:00")).action, Action::Backup);
+            assert!(scheduled(&schedule, &observed.attempts, pause, at("09:10:00")).0);
+            assert_eq!(retry(&observed.attempts, pause, at("09:10:00")), None);
+        }
+        // Once there is one of the clock as it is now, that counts.
+        let mut after = before;
+        after.attempts.insert(1, Attempt { began: at("09:10:00"), well: true, incomplete: false });
+        assert_eq!(decide(&after, at("09:11:00")).action, Action::Nothing);
+        assert!(!scheduled(&schedule, &after.attempts, pause, at("09:11:00")).0);
+        after.attempts[1].well = false;
+        assert_eq!(decide(&after, at("09:11:00")).next, Some(at("09:20:00")));
+        assert_eq!(retry(&after.attempts, pause, at("09:11:00")), Some(at("09:40:00")));
     }
 
     #[test]

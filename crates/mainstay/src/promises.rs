@@ -1,7 +1,7 @@
 //! Whether what was promised of recoveries holds: drills on time, and as fast as declared. Functions
 //! of what was observed and of the time; nothing here looks or acts.
 
-use crate::due::Attempt;
+use crate::due::{self, Attempt};
 use jiff::{SignedDuration, Timestamp};
 use model::duration;
 use model::schedule::Schedule;
@@ -117,15 +117,7 @@ fn due(
     attempts: &[Attempt],
     now: Timestamp,
 ) -> (bool, Option<Timestamp>) {
-    let Some(schedule) = schedule else { return (false, None) };
-    let went_well = attempts.iter().rev().find(|attempt| attempt.well);
-    let due = schedule.due(went_well.map(|attempt| attempt.began), now);
-    let failed = attempts.last().filter(|attempt| !attempt.well);
-    let retry = failed.and_then(|attempt| after(attempt.began, RETRY));
-    match retry.filter(|retry| *retry > now) {
-        Some(retry) if due.now => (false, Some(retry)),
-        _ => (due.now, due.next),
-    }
+    schedule.map_or((false, None), |schedule| due::scheduled(schedule, attempts, RETRY, now))
 }
 
 fn overdue(
@@ -146,10 +138,6 @@ fn overdue(
         None if since < limit => Some(format!("no {what} went well in {}", ago(since))),
         _ => None,
     }
-}
-
-fn after(time: Timestamp, later: Duration) -> Option<Timestamp> {
-    time.checked_add(duration::signed(later)).ok()
 }
 
 #[cfg(test)]
@@ -203,6 +191,8 @@ mod tests {
         let failed = weekly(&[("08T04:01", false)]);
         assert_eq!(failed.due(at("08T04:30")), (false, Some(at("08T10:01"))));
         assert!(failed.due(at("08T10:01")).0);
+        // A clock that was set back since.
+        assert!(failed.due(at("07T04:30")).0);
         let unscheduled = Drills { schedule: None, ..weekly(&[]) };
         assert_eq!(unscheduled.due(at("10T00:00")), (false, None));
     }

@@ -19,7 +19,7 @@ use std::time::Duration;
 const LARGEST_JITTER: Duration = Duration::from_secs(300);
 
 /// A last run that lies further in the future than this was recorded by a clock that was wrong.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
 /// The text is not a schedule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
