@@ -314,6 +314,54 @@ fn written_once_more(stage: &Stage) -> impl Fn() + '_ {
     }
 }
 
+/// A server that goes back while the vault has all of a segment is not taken for one that goes on.
+#[test]
+fn other_bytes_of_a_whole_segment_are_refused_before_it_is_whole_again() {
+    let stage = Stage::with(NO_ARCHIVE, "");
+    let a = &stage.a;
+    let again = written_once_more(&stage);
+    a.server.sql("SELECT pg_switch_wal()");
+    a.run(&["wal", "receive", "shop", "--once"]).code(0);
+    again();
+    a.run(&["wal", "receive", "shop", "--once"]).code(1).complains("another server has pushed");
+}
+
+/// A takeover that is given back costs nothing: the server keeps what nobody may ship meanwhile.
+#[test]
+fn a_takeover_that_is_given_back_leaves_no_gap() {
+    let stage = Stage::with(NO_ARCHIVE, "");
+    let (a, b) = (&stage.a, &stage.b);
+    a.server.sql("ALTER SYSTEM SET max_wal_size = '32MB'");
+    a.server.sql("ALTER SYSTEM SET wal_keep_size = 0");
+    a.server.sql("SELECT pg_reload_conf()");
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    b.run(&["refresh", "shop"]).code(0);
+    let said = stage.dir.path().join("said");
+    let mut receive = a.command(&["wal", "receive", "shop"]);
+    receive.stdout(Stdio::null()).stderr(fs::File::create(&said).unwrap());
+    let _receive = Load(receive.spawn().unwrap());
+    is_stored(a);
+    stage.dead(true);
+    let mut takeover = b.command(&["takeover", "shop", "--yes"]);
+    run(takeover.env("MAINSTAY_TEST_KILL_AT", "fence:done")).code(137);
+    a.write();
+    wait_for("it may ship nothing", || fs::read_to_string(&said).unwrap().contains("not to serve"));
+    // Whatever is not kept is gone.
+    for _ in 0..4 {
+        a.write();
+        a.server.sql("SELECT pg_switch_wal()");
+        a.server.sql("CHECKPOINT");
+    }
+    b.run(&["recover", "shop"]).code(0);
+    stage.dead(false);
+    let wanted = a.write();
+    is_stored(a);
+    let status = a.run(&["status", "shop", "--json"]).code(0).json();
+    assert!(status["services"][0]["log-gap"].is_null(), "{status}");
+    assert_eq!(restored(&stage, a, "copy", &[]).newest(), wanted);
+}
+
 /// A slot can point to what is not there: the log goes on with a new one, and the gap has an end.
 #[test]
 fn a_slot_that_keeps_nothing_any_more_gives_way_to_a_new_one() {
