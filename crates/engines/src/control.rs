@@ -28,6 +28,17 @@ pub struct Control {
     pauses: Vec<Duration>,
 }
 
+/// What becomes of a service when its host has started, without anybody's doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtBoot {
+    /// Its host starts it.
+    ByItself,
+    /// systemd was told to, and does when its turn comes.
+    Told,
+    /// Nobody starts it: it has no unit.
+    ByCommand,
+}
+
 /// One thing to run.
 #[derive(Clone, Debug)]
 enum Step {
@@ -102,6 +113,29 @@ impl Control {
     /// stopped one is no error. Tried again before it counts as failed.
     pub fn stop(&self, cx: &Context<'_>) -> Result<(), Error> {
         self.bring(cx, "stop", self.stop.as_ref(), Seen::Stopped)
+    }
+
+    /// Sees to it that the service's unit is started when its host has just started, and says whether
+    /// that was needed. Never waits for it: what runs at that time is often ordered before it.
+    pub fn start_at_boot(&self, cx: &Context<'_>) -> Result<AtBoot, Error> {
+        let Some(Step::Systemctl { unit, .. }) = &self.start else {
+            return Ok(AtBoot::ByCommand);
+        };
+        let systemctl = |what: &str, words: &[&str]| {
+            let command = Command::program(format!("`systemctl {what} {unit}`"), "systemctl");
+            let command = command.args(words).args(["--", unit.as_str()]);
+            self.command(cx, command).timeout(STATUS_TIMEOUT)
+        };
+        let output = systemctl("is-enabled", &["is-enabled"]).ask(cx.cancel)?;
+        // Others (`static`, `disabled`, `linked`) may be started by something else, or not. To tell
+        // systemd to start what it starts anyway changes nothing.
+        let starts = ["enabled", "enabled-runtime", "alias", "generated"];
+        if output.success() && output.stdout_text().is_ok_and(|text| starts.contains(&text.trim()))
+        {
+            return Ok(AtBoot::ByItself);
+        }
+        systemctl("start", &["start", "--no-block"]).run(cx.cancel)?;
+        Ok(AtBoot::Told)
     }
 
     /// Runs the step until the service is seen to be as wanted or the tries are used up.

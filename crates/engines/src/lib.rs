@@ -20,6 +20,7 @@ pub use contract::{
     Overwriting, Part, Promoted, Purpose, Refresh, Root, RootKind, Running, SnapshotMeta, Staged,
     TreeOptions, Verdict, Withheld,
 };
+pub use control::AtBoot;
 pub use error::Error;
 pub use password::Password;
 pub use rehearsal::{Isolation, Proof, Question, Rehearsal, Rehearsed};

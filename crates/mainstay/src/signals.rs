@@ -29,6 +29,18 @@ pub(crate) fn watch(token: CancelToken, quiet: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Lets what asks a program to end pass by. The signals are caught and not ignored: a service that is
+/// started here must not inherit that.
+pub(crate) fn ignore() -> Result<(), Failure> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+        .map_err(|e| Failure::io("wait for", "signals", &e))?;
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || signals.forever().for_each(drop))
+        .map_err(|e| Failure::io("start", "the thread that waits for signals", &e))?;
+    Ok(())
+}
+
 /// Whether `nohup` or the like asked for a hang-up to be ignored: bit 0 of `SigIgn` (proc(5)).
 pub(crate) fn hangup_is_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -235,6 +235,13 @@ pub struct Service {
     /// What is done to the service while it is captured.
     #[serde(default)]
     pub quiesce: Quiesce,
+    /// How long it may be stopped or frozen for a capture, e.g. `"5m"`. After that it is brought back,
+    /// and the backup fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiesce_limit: Option<String>,
+    /// How long each of its hooks may run, e.g. `"20m"`. One that takes longer is ended, and has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook_timeout: Option<String>,
     /// How hard the history is compressed.
     #[serde(default)]
     pub compression: Compression,

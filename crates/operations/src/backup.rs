@@ -254,7 +254,7 @@ fn perform_with(
     check_space(site, parent.is_none(), seen.size_bytes)?;
     if let Some(command) = &site.spec().hooks.before_backup {
         let variables = hooks::variables(site, Some(operation.id()));
-        hooks::run("before-backup", command, &variables, operation.cancel())?;
+        hooks::run(site, "before-backup", command, &variables, operation.cancel())?;
     }
     let archiver = Archiver::new(
         repository,
@@ -288,12 +288,14 @@ fn perform_with(
     });
     // The service comes back whether reading went well or not; a restart that fails must not
     // cost the backup that was taken, and is told once that is safe.
-    let resumed = if quiesced { quiesce::resume(site, operation) } else { Ok(()) };
+    let (resumed, in_time) =
+        if quiesced { quiesce::resume(site, operation) } else { (Ok(()), Ok(())) };
     let stopped_seconds = quiesced.then(|| stopping.elapsed().as_secs_f64());
     if let Err(error) = &resumed {
         report.warn(&format!("the service did not come back: {}", error.chain()));
     }
-    let mut captured = read?;
+    // What was read of a service that had been let go meanwhile is of no one moment.
+    let mut captured = in_time.and(read)?;
     crate::wal::sqlite::link(&chains, &mut captured.detail);
 
     let meta = SnapshotMeta {
@@ -584,7 +586,7 @@ fn after_hook(
     variables.push(("MAINSTAY_OUTCOME".to_owned(), outcome.to_owned()));
     variables.push(("MAINSTAY_DETAIL".to_owned(), detail));
     let calm = model::CancelToken::new();
-    hooks::run("after-backup", command, &variables, &calm).map(|_| ())
+    hooks::run(site, "after-backup", command, &variables, &calm).map(|_| ())
 }
 
 /// Pipes what an engine captures into the repository.

@@ -2,7 +2,13 @@
 
 use crate::{Error, ServiceSite};
 use engines::command::Command;
-use model::{CancelToken, Class, OperationId};
+use model::{CancelToken, Class, OperationId, duration};
+use std::time::{Duration, Instant};
+
+/// How long a hook may run, if its service does not say.
+const LIMIT: Duration = Duration::from_secs(3600);
+/// The same for those that the service is held still by, or waits for.
+const STILL_LIMIT: Duration = Duration::from_secs(120);
 
 /// What a hook is told, as `MAINSTAY_*` variables.
 pub(crate) type Variables = Vec<(String, String)>;
@@ -24,37 +30,59 @@ pub(crate) fn variables(site: &ServiceSite, operation: Option<&OperationId>) -> 
     variables
 }
 
-/// Runs one hook and waits for it.
+/// Runs one hook and waits for it, as long as it may take.
 pub(crate) fn run(
+    site: &ServiceSite,
     name: &str,
     command: &str,
     variables: &Variables,
     cancel: &CancelToken,
 ) -> Result<String, Error> {
-    finish(name, hook(name, command, variables), cancel)
+    finish(site, name, hook(name, command, variables), cancel)
 }
 
 /// The same for a hook that must end when this process does, even by SIGKILL.
 pub(crate) fn run_tied(
+    site: &ServiceSite,
     name: &str,
     command: &str,
     variables: &Variables,
     cancel: &CancelToken,
 ) -> Result<String, Error> {
-    finish(name, hook(name, command, variables).tied(), cancel)
+    finish(site, name, hook(name, command, variables).tied(), cancel)
 }
 
 fn hook(name: &str, command: &str, variables: &Variables) -> Command {
     Command::shell(format!("hook `{name}`"), command).envs(variables)
 }
 
-fn finish(name: &str, command: Command, cancel: &CancelToken) -> Result<String, Error> {
-    let output = command.run(cancel).map_err(|e| {
+fn finish(
+    site: &ServiceSite,
+    name: &str,
+    command: Command,
+    cancel: &CancelToken,
+) -> Result<String, Error> {
+    let (limit, began) = (limit(site, name), Instant::now());
+    let output = command.timeout(limit).run(cancel).map_err(|e| {
         use model::Classify;
-        match e.class() {
-            Class::Cancelled => Error::cancelled(),
-            _ => Error::new(Class::Failed, format!("the hook `{name}` failed")).because(e),
+        if e.class() == Class::Cancelled {
+            return Error::cancelled();
         }
+        if began.elapsed() < limit {
+            return Error::new(Class::Failed, format!("the hook `{name}` failed")).because(e);
+        }
+        let limit = duration::human(limit);
+        Error::new(Class::Failed, format!("the hook `{name}` was ended after {limit}"))
+            .because(e)
+            .hinting(format!(
+                "Find out what it waits for; `hook-timeout` in [service.{}] says how long it may.",
+                site.name()
+            ))
     })?;
     output.stdout_text().map_err(Error::from)
+}
+
+fn limit(site: &ServiceSite, name: &str) -> Duration {
+    let said = site.spec().hook_timeout.as_deref().and_then(|text| duration::parse(text).ok());
+    said.unwrap_or(if matches!(name, "freeze" | "thaw") { STILL_LIMIT } else { LIMIT })
 }

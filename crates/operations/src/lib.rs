@@ -6,6 +6,7 @@
 //! takeovers; it executes one that was decided.
 
 pub mod alert;
+mod asking;
 pub mod backup;
 pub mod beside;
 pub mod cancel;

@@ -3,12 +3,21 @@
 //! It stands before the service's own unit (`ExecCondition=`). What it answers does not depend on
 //! the configuration's role: the vault's state rules, and what this host remembers of it.
 
+use crate::asking::{Asking, Patience};
 use crate::{Error, MemberRecord, ServiceSite};
 use engines::Refresh;
 use model::config::WhenUnreachable;
 use model::state::FenceProof;
 use model::{Class, Classify, Role, ServiceState};
 use serde::Serialize;
+use std::time::Duration;
+
+/// How long a vault is waited for whose answer decides whether a service that was stopped for a while is
+/// started again: one that is open, and one that has to be opened first, which takes a calculation.
+const PATIENCE: Duration = Duration::from_secs(2);
+const OPENING: Duration = Duration::from_secs(10);
+/// How long the gate waits for it, before it does what is declared for a vault that cannot be asked.
+const GATE: Duration = Duration::from_secs(60);
 
 /// The answer, with the reason in one sentence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -52,7 +61,9 @@ pub fn ask(site: &ServiceSite) -> Result<Answer, Error> {
         )));
     }
     let follows = site.engine()?.refresh() == Refresh::Follow;
-    let state = site.load_state();
+    // Whatever starts the service waits for this.
+    let asked = site.clone();
+    let state = Asking::new().ask("state", Patience::of(GATE), move || asked.load_state());
     if record.offline.is_some() {
         // Only one that nobody took over meanwhile is brought back by that.
         return Ok(match state {
@@ -79,13 +90,16 @@ fn is_broken(site: &ServiceSite, state: &ServiceState) -> bool {
 }
 
 /// Why what an operation had stopped for a while must not be started again: somebody took over
-/// meanwhile, and serves. None if it may, and also if the vault cannot be asked and this host knows
+/// meanwhile, and serves. None if it may, and also if the vault does not answer soon and this host knows
 /// of no other primary: a service that stays down because its vault does is no safer than one that
 /// was never stopped.
 pub(crate) fn barred(site: &ServiceSite) -> Option<String> {
     let record = MemberRecord::load(site).ok()?;
     let me = site.member();
-    match site.load_state() {
+    // Nobody waits for a vault that hangs while a service is down.
+    let patience = if site.has_asked() { PATIENCE } else { OPENING };
+    let asked = site.clone();
+    match Asking::new().ask("state", Patience::of(patience), move || asked.load_state()) {
         Ok(versioned) if versioned.number > 0 => {
             let state = versioned.state;
             // What runs on a standby does not serve as the primary.

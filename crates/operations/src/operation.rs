@@ -3,7 +3,7 @@
 use crate::journal::{Event, FORMAT, Journal, Kind, Outcome};
 use crate::lock::MemberLock;
 use crate::report::Report;
-use crate::{Error, ServiceSite, hooks, journal, recover};
+use crate::{Error, ServiceSite, hooks, journal, quiesce, recover};
 use jiff::Timestamp;
 use model::{CancelToken, Class, Classify, OperationId, Progress};
 use repository::{Repository, RepositoryLock, Work};
@@ -29,7 +29,7 @@ pub struct Run {
     /// How long to wait for another operation's lock; not at all without it.
     pub wait: Option<Duration>,
     /// The host has just started, and services with it: what has to be started again is left to
-    /// whatever starts it anyway. Waiting for that here would keep it from its turn.
+    /// whatever starts it anyway, if anything does. Waiting for that here would keep it from its turn.
     pub booting: bool,
 }
 
@@ -365,8 +365,8 @@ fn new_id(kind: Kind) -> Result<OperationId, Error> {
 /// How often a process shows that it lives.
 const BEAT: Duration = Duration::from_secs(5);
 
-/// Turns the appearance of a file `cancel` into a cancelled token: `mainstay cancel` writes it. And
-/// shows meanwhile that the process lives.
+/// Turns the appearance of a file `cancel` into a cancelled token: `mainstay cancel` writes it. So does
+/// the end of the time for which a service may be held still. And shows meanwhile that the process lives.
 struct CancelWatch {
     over: Arc<AtomicBool>,
 }
@@ -374,11 +374,12 @@ struct CancelWatch {
 impl CancelWatch {
     fn start(dir: &Path, cancel: CancelToken) -> CancelWatch {
         let over = Arc::new(AtomicBool::new(false));
-        let (file, alive, ended) = (dir.join("cancel"), alive_path(dir), over.clone());
+        let (here, file, alive) = (dir.to_owned(), dir.join("cancel"), alive_path(dir));
+        let ended = over.clone();
         std::thread::spawn(move || {
             let mut beat = Instant::now();
             while !ended.load(Ordering::SeqCst) {
-                if file.exists() {
+                if file.exists() || quiesce::is_over(&here) {
                     cancel.cancel();
                 }
                 if beat.elapsed() >= BEAT {

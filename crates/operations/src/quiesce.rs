@@ -2,7 +2,12 @@
 //!
 //! The order is what makes it safe: the journal says `quiesce` before the service is touched, and a
 //! guardian, a process of its own, is waiting on the worker's sign of life before that. Whoever is
-//! first to notice the worker's death (the guardian, or the next command) brings the service back.
+//! first to notice the worker's death (the guardian, or the next command) brings the service back. The
+//! guardian also does when that takes too long (`limit`).
+
+mod limit;
+
+pub(crate) use limit::{Watch, is_over};
 
 use crate::hooks;
 use crate::journal::{Entry, Steps};
@@ -10,6 +15,8 @@ use crate::may_start;
 use crate::operation::Operation;
 use crate::recover::{After, Left};
 use crate::{Error, ServiceSite};
+use engines::AtBoot;
+use limit::Turn;
 use model::config::Quiesce;
 use model::{Class, Progress};
 use std::process::{Command, Stdio};
@@ -29,7 +36,13 @@ pub(crate) fn wanted(site: &ServiceSite) -> bool {
 /// Arms the guardian, then stops or freezes the service.
 pub(crate) fn quiesce(site: &ServiceSite, operation: &mut Operation) -> Result<(), Error> {
     guard(site, operation)?;
-    operation.step(STEP, site.spec().quiesce, |operation| {
+    // Once more: what was done since it was asked first may have taken long. A vault that hangs now
+    // would keep the service down, and one that has another primary by now does not let it up again.
+    operation.report().phase("asking the vault");
+    let state = site.load_state()?.state;
+    state.require_primary(site.member(), state.generation)?;
+    limit::begin(operation.dir())?;
+    let held = operation.step(STEP, site.spec().quiesce, |operation| {
         operation.report().phase("stopping the service");
         match site.spec().quiesce {
             Quiesce::None => Ok(()),
@@ -41,6 +54,10 @@ pub(crate) fn quiesce(site: &ServiceSite, operation: &mut Operation) -> Result<(
                 hook(site, "freeze", &site.spec().hooks.freeze, operation).map(|_| ())
             }
         }
+    });
+    held.map_err(|error| match is_over(operation.dir()) {
+        true => limit::exceeded(site),
+        false => error,
     })
 }
 
@@ -49,40 +66,88 @@ pub(crate) fn guard(site: &ServiceSite, operation: &mut Operation) -> Result<(),
     operation.step("arm", (), |operation| arm(site, operation)).map(|_| ())
 }
 
-/// Brings it back after a capture. A cancel does not stop this.
-pub(crate) fn resume(site: &ServiceSite, operation: &mut Operation) -> Result<(), Error> {
-    operation.forward("resume", (), |operation| {
+/// Brings it back after a capture. A cancel does not stop this. Says first whether that went well, and
+/// then whether the service was still until now: if not, what was captured is no point.
+pub(crate) fn resume(
+    site: &ServiceSite,
+    operation: &mut Operation,
+) -> (Result<(), Error>, Result<(), Error>) {
+    let turn = Turn::wait(operation.dir());
+    let in_time = match turn.is_in_time(operation.dir()) {
+        true => Ok(()),
+        false => Err(limit::exceeded(site)),
+    };
+    let resumed = operation.forward("resume", (), |operation| {
+        if turn.is_back(operation.dir()) {
+            return Ok(());
+        }
         operation.report().phase("starting the service");
         // A fresh token: whoever cancelled the backup did not ask for the service to stay down.
         let calm = operation.calm(site);
-        bring_back(site, &calm.context())
-    })
+        bring_back(site, &calm.context())?;
+        turn.back(operation.dir());
+        Ok(())
+    });
+    (resumed, in_time)
 }
 
 /// After a crash or failure: the service comes back before anything else is looked at, since
-/// nothing else is as urgent and nothing of it needs the vault.
+/// nothing else is as urgent, and a vault that does not answer is not waited for.
 pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
     if left.begun(STEP).is_none() || left.done("resume").is_some() {
         return Ok(());
     }
     let site = left.site;
-    if left.run.booting && site.spec().quiesce == Quiesce::Stop {
-        return left.finished("resume", "the service starts with its host");
+    let turn = Turn::wait(left.dir);
+    if turn.is_back(left.dir) {
+        return left.finished("resume", "the service had been let go when its time was over");
+    }
+    let booting = left.run.booting;
+    if booting && site.spec().quiesce == Quiesce::Stop {
+        let said = start_at_boot(left)?;
+        return left.finished("resume", said);
     }
     let interrupted = left.done(STEP).is_none() && left.after == After::Death;
     left.with_context(|cx| {
-        if interrupted && site.spec().quiesce == Quiesce::Stop {
-            // The stop was under way and may still be: a service that looks as if it ran would go
-            // down after it was left alone. Once it has surely stopped it can be started.
-            if let Err(error) = site.engine().map_err(told).and_then(|engine| engine.stop(cx)) {
-                cx.progress.warn(&format!("the stop could not be brought to its end: {error}"));
-            }
+        if interrupted && !booting {
+            end_of_stop(site, cx);
         }
-        bring_back(site, cx).map_err(|e| {
+        // Other services wait for this at the start of their host. It is tried again later.
+        let tries = if booting { 1 } else { TRIES };
+        bring_back_in(site, cx, tries).map_err(|e| {
             engines::Error::new(Class::Failed, "the service could not be brought back").because(e)
         })
     })?;
+    turn.back(left.dir);
     left.finished("resume", "the service was brought back")
+}
+
+/// Starts a service that an operation had stopped when its host went down, unless its host starts it
+/// anyway: that comes after this, and would be waited for in vain. What was done, in a sentence.
+pub(crate) fn start_at_boot(left: &Left<'_>) -> Result<String, Error> {
+    if let Some(why) = may_start::barred(left.site) {
+        return Ok(format!("the service is not started again: {why}"));
+    }
+    let engine = left.site.engine()?;
+    left.with_context(|cx| match engine.control().start_at_boot(cx)? {
+        AtBoot::ByItself => Ok("the service starts with its host"),
+        AtBoot::Told => Ok("systemd was told to start the service, which does not start by itself"),
+        AtBoot::ByCommand => {
+            engine.start(cx).map(|()| "the service was started, which no unit of its host does")
+        }
+    })
+    .map(str::to_owned)
+}
+
+/// A stop that was under way may still be: a service that looks as if it ran would go down after it
+/// was left alone. Once it has surely stopped it can be started.
+fn end_of_stop(site: &ServiceSite, cx: &engines::Context<'_>) {
+    if site.spec().quiesce != Quiesce::Stop {
+        return;
+    }
+    if let Err(error) = site.engine().map_err(told).and_then(|engine| engine.stop(cx)) {
+        cx.progress.warn(&format!("the stop could not be brought to its end: {error}"));
+    }
 }
 
 fn told(error: Error) -> engines::Error {
@@ -95,9 +160,13 @@ pub(crate) fn is_back(entries: &[Entry]) -> bool {
 }
 
 fn bring_back(site: &ServiceSite, cx: &engines::Context<'_>) -> Result<(), Error> {
+    bring_back_in(site, cx, TRIES)
+}
+
+fn bring_back_in(site: &ServiceSite, cx: &engines::Context<'_>, tries: u32) -> Result<(), Error> {
     let variables = &cx.variables.to_vec();
     // An engine tries a start again by itself.
-    let most = if site.spec().quiesce == Quiesce::Stop { 1 } else { TRIES };
+    let most = if site.spec().quiesce == Quiesce::Stop { 1 } else { tries };
     // While it was stopped, or its host was gone, somebody may have taken over.
     if site.spec().quiesce == Quiesce::Stop
         && let Some(why) = may_start::barred(site)
@@ -111,7 +180,7 @@ fn bring_back(site: &ServiceSite, cx: &engines::Context<'_>) -> Result<(), Error
             Quiesce::None => Ok(()),
             Quiesce::Stop => site.engine()?.start(cx).map_err(Error::from),
             Quiesce::Freeze => match &site.spec().hooks.thaw {
-                Some(thaw) => hooks::run("thaw", thaw, variables, cx.cancel).map(|_| ()),
+                Some(thaw) => hooks::run(site, "thaw", thaw, variables, cx.cancel).map(|_| ()),
                 None => Ok(()),
             },
         };
@@ -138,7 +207,7 @@ fn hook(
     };
     let variables = hooks::variables(site, Some(operation.id()));
     // It must not go on after our death: somebody thaws then.
-    hooks::run_tied(name, command, &variables, operation.cancel())
+    hooks::run_tied(site, name, command, &variables, operation.cancel())
 }
 
 /// Starts `mainstay guardian SERVICE OPERATION` in a session of its own, so that neither a signal

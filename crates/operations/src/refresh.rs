@@ -251,7 +251,7 @@ pub(crate) fn perform(
         let variables = crate::hooks::variables(site, Some(operation.id()));
         // The refresh itself is past its commit marker: a cancel comes too late.
         let calm = model::CancelToken::new();
-        crate::hooks::run("after-refresh", command, &variables, &calm)?;
+        crate::hooks::run(site, "after-refresh", command, &variables, &calm)?;
     }
     done.seconds = began.elapsed().as_secs_f64();
     Ok(done)
@@ -509,7 +509,10 @@ fn bring_back(left: &mut Left<'_>) -> Result<(), Error> {
         return Ok(());
     }
     if left.run.booting {
-        left.found("the standby starts with its host");
+        match crate::quiesce::start_at_boot(left) {
+            Ok(said) => left.found(said),
+            Err(error) => left.found(format!("the standby does not start: {}", error.chain())),
+        }
         return Ok(());
     }
     if let Some(why) = may_start::barred(left.site) {

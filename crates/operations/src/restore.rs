@@ -321,6 +321,7 @@ fn of_the_copy(mut definition: Service, targets: &[PathBuf]) -> Service {
         stop: None,
         status: None,
         quiesce: Quiesce::None,
+        quiesce_limit: None,
         hooks: Default::default(),
         ..definition
     }
@@ -518,18 +519,19 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
     let wanted = !replaced
         || (start_after == serde_json::Value::Bool(true)
             && MemberRecord::load(left.site)?.unloaded.is_none());
-    if wanted && left.run.booting {
-        left.found("the service starts with its host");
-        return Ok(());
-    }
     if wanted && left.done("start").is_none() {
-        if let Some(why) = may_start::barred(left.site) {
+        let started = if left.run.booting {
+            quiesce::start_at_boot(left)
+        } else if let Some(why) = may_start::barred(left.site) {
             left.found(format!("the service is not started again: {why}"));
             return Ok(());
-        }
-        let engine = left.site.engine()?;
-        match left.with_context(|cx| engine.start(cx)) {
-            Ok(()) => left.finished("start", "the service was started again")?,
+        } else {
+            let engine = left.site.engine()?;
+            let started = left.with_context(|cx| engine.start(cx));
+            started.map(|()| "the service was started again".to_owned())
+        };
+        match started {
+            Ok(said) => left.finished("start", said)?,
             // The content is what somebody asked for. One that the service does not start with must not
             // bar the way to another.
             Err(error) if replaced => {

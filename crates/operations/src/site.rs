@@ -199,6 +199,11 @@ impl ServiceSite {
         Ok(self.0.state.get_or_init(|| store))
     }
 
+    /// Whether the vault was reached already, so that it answers at once if it answers at all.
+    pub(crate) fn has_asked(&self) -> bool {
+        self.0.state.get().is_some()
+    }
+
     /// This member's memory of the state.
     pub fn witness(&self) -> Witness {
         Witness::at(&self.dir().join("witness.json"))

@@ -205,7 +205,7 @@ fn fence(
     let mut hook_error = None;
     if let Some(command) = &site.spec().hooks.fence {
         let variables = takeover_variables(site, operation.id(), &Some(from.clone()));
-        match hooks::run("fence", command, &variables, operation.cancel()) {
+        match hooks::run(site, "fence", command, &variables, operation.cancel()) {
             // A planned takeover loses nothing only if the old primary handed everything over; a
             // fence that merely cut it off is no hand-over.
             Ok(_) if params.kind == TakeoverKind::Unplanned => {
@@ -474,7 +474,7 @@ fn follow_up(
     let mut items = Vec::new();
     for (name, what, command) in known {
         let Some(command) = command else { continue };
-        let result = hooks::run(name, command, variables, cx.cancel);
+        let result = hooks::run(site, name, command, variables, cx.cancel);
         let (done, detail) = match result {
             Ok(said) => (true, said.trim().to_owned()),
             Err(error) => (false, error.chain()),

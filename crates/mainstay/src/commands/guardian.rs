@@ -1,6 +1,8 @@
 use crate::app::App;
 use crate::failure::{Exit, Outcome};
+use crate::signals;
 use model::{OperationId, ServiceName};
+use operations::Run;
 
 /// Wait for the end of an operation, and clean up if it died. Started by operations themselves.
 #[derive(Debug, clap::Args)]
@@ -11,6 +13,10 @@ pub(crate) struct GuardianArgs {
 
 pub(crate) fn run(app: &App, args: &GuardianArgs) -> Outcome {
     let service = app.service(&args.service)?;
-    operations::guardian::guard(&service, &args.operation, &app.run())?;
+    // Not `app.run()`, whose token a signal sets: whoever ends a session or a unit asks everybody to end,
+    // and this is what brings a service back after that. It ends by itself, or by SIGKILL.
+    signals::ignore()?;
+    let run = Run { progress: app.progress(), ..Run::default() };
+    operations::guardian::guard(&service, &args.operation, &run)?;
     Ok(Exit::DONE)
 }

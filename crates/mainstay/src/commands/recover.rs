@@ -15,7 +15,7 @@ pub(crate) struct RecoverArgs {
     services: Services,
 
     /// The host has just started: services that had been stopped for a moment are left to their own
-    /// units, which come after this.
+    /// units, which come after this, if these start with the host; others are started.
     #[arg(long)]
     booting: bool,
 }

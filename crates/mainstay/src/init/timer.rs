@@ -84,6 +84,8 @@ pub(crate) fn units(
          Type=oneshot\n\
          ExecStart={} --config {} --quiet recover --all --booting\n\
          TimeoutStartSec=5min\n\
+         # What it starts by a command of the configuration must outlive it.\n\
+         KillMode=process\n\
          \n\
          [Install]\n\
          WantedBy=multi-user.target\n",

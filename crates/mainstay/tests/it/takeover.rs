@@ -281,3 +281,20 @@ fn gates_refuse_with_the_reason() {
     assert_eq!(world.status("a")["generation"], 1);
     assert!(world.serves("a"));
 }
+
+#[test]
+fn a_hook_of_a_takeover_that_hangs_is_ended_and_the_next_one_runs() {
+    let lines = "hook-timeout = \"1s\"\n[service.docs.hooks]\nfence = \"sleep 86400\"\n\
+                 promoted = \"sleep 86400\"\nroute = \"touch @HOST@/routed\"\n\
+                 after-refresh = \"if [ -e @HOST@/hangs ]; then sleep 86400; fi\"\n";
+    let world = ready(lines);
+    fs::write(world.path("b/hangs"), "").unwrap();
+    world.run("b", &["refresh", "docs"]).code(1).complains("`after-refresh` was ended after 1 s");
+    // It proves nothing.
+    world.run("b", &["takeover", "docs", "--yes"]).code(1).complains("`fence` was ended after 1 s");
+    assert!(!world.serves("b"));
+    let said = world.run("b", FORCED).code(0);
+    let told = format!("{}{}", said.out, said.err);
+    assert!(told.contains("`promoted` was ended after 1 s"), "{told}");
+    assert!(world.path("b/routed").exists() && world.serves("b"));
+}

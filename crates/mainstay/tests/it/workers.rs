@@ -1,9 +1,9 @@
 //! Operations run in processes of their own: what attends them may go, and they are found again.
 
 use crate::rig::run;
-use crate::world::{CONTROLLED, World, fill, kill, state, wait_for};
+use crate::world::{CONTROLLED, World, fill, kill, signal, state, wait_for};
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 /// A world in which a backup of `a` waits, with the service stopped, until `go` is there.
 fn waiting() -> World {
@@ -23,10 +23,6 @@ fn begin(world: &World) -> (Child, u32) {
     let worker = world.worker("a");
     assert_ne!(child.id(), worker);
     (child, worker)
-}
-
-fn signal(pid: u32, name: &str) {
-    assert!(Command::new("kill").arg(name).arg(pid.to_string()).status().unwrap().success());
 }
 
 fn is_running(world: &World) -> bool {
@@ -130,36 +126,4 @@ fn a_worker_that_gives_no_sign_of_life_is_told() {
     signal(worker, "-CONT");
     fs::write(world.path("go"), "").unwrap();
     assert!(child.wait_with_output().unwrap().status.success());
-}
-
-/// After a reboot: a service's own unit starts it, so this must not wait for that.
-#[test]
-fn recovery_at_the_start_of_the_host_leaves_services_to_their_units() {
-    let world = waiting();
-    fs::write(world.path("go"), "").unwrap();
-    let mut command = world.command("a", &["backup", "docs"]);
-    let child = command.env("MAINSTAY_TEST_STOP_AT", "quiesce:done").spawn().unwrap();
-    let worker = world.worker("a");
-    wait_for("it stands still", || state(worker) == Some('T'));
-    assert!(!world.serves("a"));
-    // The host is lost, and all that is on it.
-    let dir = world.unfinished("a").pop().unwrap();
-    kill(guardian(dir.file_name().unwrap().to_str().unwrap()));
-    kill(worker);
-    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(137));
-    world.run("a", &["recover", "--all", "--booting"]).code(0).says("starts with its host");
-    assert!(!world.serves("a"));
-    assert!(world.unfinished("a").is_empty());
-    world.run("a", &["recover", "docs"]).code(0).says("nothing was left");
-    assert_eq!(world.service("a", "start"), 0);
-    world.run("a", &["backup", "docs"]).code(0);
-}
-
-/// The process that waits for the end of an operation.
-fn guardian(operation: &str) -> u32 {
-    let words = |pid: u32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let pids = fs::read_dir("/proc").unwrap().flatten();
-    let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let is_it = |pid: &u32| words(*pid).contains("guardian") && words(*pid).contains(operation);
-    pids.find(is_it).expect("a guardian")
 }

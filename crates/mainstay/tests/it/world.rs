@@ -2,12 +2,13 @@
 //! copied, so that each of many cases begins with the same past.
 
 use crate::rig::{Said, mainstay, run, script};
+use crate::vault_rig::VaultHost;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -155,6 +156,42 @@ impl World {
         };
         wait_for("an operation runs", || pid().is_some());
         pid().expect("it still runs")
+    }
+
+    /// The process that waits for the end of the operation that runs on a host.
+    #[track_caller]
+    pub(crate) fn guardian(&self, host: &str) -> u32 {
+        let dir = self.unfinished(host).pop().expect("an operation runs");
+        let operation = dir.file_name().expect("a name").to_string_lossy().into_owned();
+        let words =
+            |pid: u32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let pids = fs::read_dir("/proc").expect("processes").flatten();
+        let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let is_it =
+            |pid: &u32| words(*pid).contains("guardian") && words(*pid).contains(&operation);
+        pids.find(is_it).expect("a guardian")
+    }
+
+    /// Begins a command whose worker stops itself, by SIGSTOP, at a line of its journal. Returns when it
+    /// has: the command, and the worker.
+    #[track_caller]
+    pub(crate) fn halted(&self, mut command: Command, host: &str, at: &str) -> (Child, u32) {
+        command.env("MAINSTAY_TEST_STOP_AT", at);
+        let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = command.spawn().expect("it begins");
+        let worker = self.worker(host);
+        wait_for("it stands still", || state(worker) == Some('T'));
+        (child, worker)
+    }
+
+    /// Lets a host reach the vault by this server, which serves its directory, and not by itself.
+    pub(crate) fn reach_vault_by(&self, host: &str, server: &VaultHost) {
+        let file = self.path(host).join("mainstay.toml");
+        let text = fs::read_to_string(&file).expect("a configuration");
+        let url = format!("url = \"{}\"", self.path("vault").display());
+        assert!(text.contains(&url), "{text}");
+        fs::write(&file, text.replace(&url, &format!("url = \"{}\"", server.url)))
+            .expect("a configuration");
     }
 
     /// Operations that have begun and not ended.
@@ -331,6 +368,10 @@ pub(crate) fn state(pid: u32) -> Option<char> {
 
 /// Ends a process that a test's command has started.
 pub(crate) fn kill(pid: u32) {
-    let status = Command::new("kill").arg("-KILL").arg(pid.to_string()).status().unwrap();
-    assert!(status.success());
+    signal(pid, "-KILL");
+}
+
+/// Sends such a process a signal, by its name with a dash.
+pub(crate) fn signal(pid: u32, name: &str) {
+    assert!(Command::new("kill").arg(name).arg(pid.to_string()).status().unwrap().success());
 }

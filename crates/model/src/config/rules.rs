@@ -455,6 +455,11 @@ impl Judge<'_> {
             }
             _ => {}
         }
+        self.duration("quiesce-limit", service.quiesce_limit.as_deref());
+        self.duration("hook-timeout", service.hook_timeout.as_deref());
+        if service.quiesce_limit.is_some() && service.quiesce == Quiesce::None {
+            self.doubtful("quiesce-limit", "means nothing without `quiesce`");
+        }
         self.not_empty("unit", service.unit.as_ref());
         for (key, command) in commands {
             self.not_empty(key, command.as_ref());

@@ -142,6 +142,8 @@ fn each_contradiction_by_itself() {
         ("quiesce = \"stop\"", "\"stop\" needs `unit`, or `start` and `stop`"),
         ("quiesce = \"stop\"\nstart = \"x\"", "\"stop\" needs `unit`, or `start` and `stop`"),
         ("quiesce = \"freeze\"", "\"freeze\" needs `hooks.freeze` and `hooks.thaw`"),
+        ("quiesce-limit = \"soon\"", "is not a duration"),
+        ("hook-timeout = \"0s\"", "is no time at all"),
         ("quiesce = \"freeze\"\nhooks = { freeze = \"x\" }", "needs `hooks.freeze` and `hooks"),
         ("hooks = { freeze = \"x\", thaw = \"y\" }", "never runs without"),
         ("hooks = { fence = \"\" }", "service.a.hooks.fence: is empty"),
@@ -179,7 +181,7 @@ fn each_contradiction_by_itself() {
 #[test]
 fn what_is_right_is_let_through() {
     for lines in [
-        "unit = \"x.service\"\nquiesce = \"stop\"",
+        "unit = \"x.service\"\nquiesce = \"stop\"\nquiesce-limit = \"2h\"\nhook-timeout = \"5m\"",
         "start = \"a\"\nstop = \"b\"\nquiesce = \"stop\"",
         "quiesce = \"freeze\"\nhooks = { freeze = \"a\", thaw = \"b\" }",
         "role = \"standby\"\nschedule = \"*/5 * * * MON-FRI\"\ntime-zone = \"Europe/Berlin\"",
