@@ -13,6 +13,7 @@ pub(crate) use branch::{HandedOver, hand_over, while_kept};
 pub use gap::{Gap, open as open_gap};
 pub use receive::{Done as Received, Params as Receive, cap, is_running, run as receive, spare};
 
+use crate::asking::{Asking, Patience};
 use crate::operation::Operation;
 use crate::standing::{self, Still};
 use crate::{Error, ServiceSite, refresh};
@@ -41,6 +42,10 @@ const STUCK: Duration = Duration::from_secs(30);
 
 /// How often the vault is asked whether it has more for a standby that stands still.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a vault that hangs is waited for when more than may waits for it, and when that is not the
+/// first time.
+const FULL: Duration = Duration::from_secs(5);
+const FULL_AGAIN: Duration = Duration::from_millis(500);
 
 /// Where [`stored_until`] is noted.
 const STORED: &str = "log-pushed";
@@ -81,6 +86,19 @@ pub fn push(site: &ServiceSite, segment: &Path) -> Result<Pushed, Error> {
     Ok(pushed)
 }
 
+/// The same for a server that calls this and waits: whatever the vault does, its disk does not fill. If
+/// more than `log-queue` waits already, an answer is waited for a moment only, and the error says so.
+pub fn push_or_spare(site: &ServiceSite, segment: &Path) -> Result<Pushed, Error> {
+    // What is missing already is not missed more: there is nothing to wait for.
+    let is_open = gap::load(site)?.is_some_and(|gap| gap.to.is_none());
+    let grace = if is_open { FULL_AGAIN } else { FULL };
+    let began = Instant::now();
+    let enough = || began.elapsed() >= grace && is_full(site, segment).unwrap_or(false);
+    let (here, file) = (site.clone(), segment.to_owned());
+    Asking::new()
+        .have_done("push", Patience::until(Duration::MAX, &enough), move || push(&here, &file))
+}
+
 /// Lets a segment go that the vault does not take, if more than `log-queue` waits for it: a server
 /// keeps what it cannot archive, until its disk is full. What is missing is remembered. Says whether
 /// it was let go.
@@ -93,10 +111,17 @@ pub fn let_go(site: &ServiceSite, segment: &Path, why: &Error) -> Result<bool, E
     let (false, Some(WalFile::Segment { timeline, place })) = (ours, WalFile::parse(name)) else {
         return Ok(false);
     };
-    let size = match std::fs::metadata(segment) {
-        Ok(meta) => meta.len(),
-        Err(e) => return Err(Error::io("look at", segment, e)),
-    };
+    if !is_full(site, segment)? {
+        return Ok(false);
+    }
+    let start = Segments::of(size_of(segment)?).and_then(|segments| segments.start_of(place));
+    gap::note(site, timeline, start.unwrap_or(Lsn(0)), &receive::waited(cap(site)))?;
+    Ok(true)
+}
+
+/// Whether more segments wait beside this one than may.
+fn is_full(site: &ServiceSite, segment: &Path) -> Result<bool, Error> {
+    let size = size_of(segment)?;
     let status = segment.with_file_name("archive_status");
     let Ok(entries) = std::fs::read_dir(&status) else { return Ok(false) };
     let waiting = entries.flatten().filter(|entry| {
@@ -104,13 +129,12 @@ pub fn let_go(site: &ServiceSite, segment: &Path, why: &Error) -> Result<bool, E
         let name = name.to_str().and_then(|name| name.strip_suffix(".ready"));
         matches!(name.and_then(WalFile::parse), Some(WalFile::Segment { .. }))
     });
-    let cap = cap(site);
-    if (waiting.count() as u64).saturating_mul(size) <= cap {
-        return Ok(false);
-    }
-    let start = Segments::of(size).and_then(|segments| segments.start_of(place));
-    gap::note(site, timeline, start.unwrap_or(Lsn(0)), &receive::waited(cap))?;
-    Ok(true)
+    Ok((waiting.count() as u64).saturating_mul(size) > cap(site))
+}
+
+fn size_of(segment: &Path) -> Result<u64, Error> {
+    let meta = std::fs::metadata(segment).map_err(|e| Error::io("look at", segment, e))?;
+    Ok(meta.len())
 }
 
 /// The generation at which this host may write the log: only the primary may.

@@ -70,7 +70,7 @@ pub(crate) fn run(app: &App, args: &WalArgs) -> Outcome {
     match &args.what {
         What::Push { service, file } => {
             let service = app.service(service)?;
-            if let Err(error) = wal::push(&service, file) {
+            if let Err(error) = wal::push_or_spare(&service, file) {
                 if !wal::let_go(&service, file, &error)? {
                     return Err(error.into());
                 }

@@ -7,6 +7,7 @@
 
 use super::ship::{Goal, Shipped, Shipper};
 use super::{allowed, gap, note_stored};
+use crate::asking::{Asking, Patience};
 use crate::operation::Run;
 use crate::{Error, ServiceSite};
 use engines::postgres::{Log, Lsn, Postgres, Source, WalFile};
@@ -41,6 +42,10 @@ const ONCE_PATIENCE: Duration = Duration::from_secs(15);
 const BEHIND_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a lock is tried for: somebody who only looks whether it is held holds it for an instant.
 const LOCK_GRACE: Duration = Duration::from_millis(200);
+/// How long an answer of the vault is waited for while the log may grow too long, and by a run that is to
+/// end.
+const ANSWER: Duration = Duration::from_secs(5);
+const ONCE_ANSWER: Duration = Duration::from_secs(60);
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -85,11 +90,14 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
     let mut told = Told::new(&*run.progress);
     // The server keeps the log in our slot.
     let mut kept = false;
+    let (mut asking, mut stored) = (Asking::new(), Asking::new());
+    let patience = Patience::of(if params.once { ONCE_ANSWER } else { ANSWER });
     loop {
         if run.cancel.is_cancelled() {
             return Ok(Done { position: None, bytes: 0, slot: None });
         }
-        let refused = match allowed(site) {
+        let here = site.clone();
+        let refused = match asking.ask("allowed", patience, move || allowed(&here)) {
             Ok(_) => {
                 kept = true;
                 match Receiver::new(site, &engine, params).run(run, &mut told) {
@@ -111,7 +119,7 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
         } else {
             // Nobody says who is, or a takeover has begun that may be given back: then the log goes on
             // where it was.
-            spare_the_disk(site, &engine, &*run.progress);
+            spare_the_disk(site, &engine, &mut stored, &*run.progress);
         }
         pause(IDLE, &run.cancel);
     }
@@ -124,7 +132,7 @@ pub fn spare(site: &ServiceSite, run: &Run) -> Result<Option<String>, Error> {
     let Some(engine) = site.log_server()? else { return Ok(None) };
     // Whoever receives looks after it.
     let Ok(_lock) = lock(site) else { return Ok(None) };
-    Ok(spare_the_disk(site, &engine, &*run.progress))
+    Ok(spare_the_disk(site, &engine, &mut Asking::new(), &*run.progress))
 }
 
 /// The vault does not even say who is the primary. What the server keeps for us meanwhile is bounded
@@ -132,6 +140,7 @@ pub fn spare(site: &ServiceSite, run: &Run) -> Result<Option<String>, Error> {
 fn spare_the_disk(
     site: &ServiceSite,
     engine: &Postgres,
+    stored: &mut Asking<Lsn>,
     progress: &dyn Progress,
 ) -> Option<String> {
     let mut source = engine.source();
@@ -145,7 +154,9 @@ fn spare_the_disk(
     // A slot goes back to its server's last checkpoint when that crashes. What the vault has from there on
     // waits for nobody, and would become a gap.
     let begin = kept.max(source.branched(log.timeline).unwrap_or(kept));
-    let from = match stored_from(site, &log, begin) {
+    let (here, there) = (site.clone(), log.clone());
+    let ask = move || stored_from(&here, &there, begin);
+    let from = match stored.ask("stored", Patience::of(ANSWER), ask) {
         Ok(from) => {
             if from > kept
                 && let Err(e) = source.advance(from)
@@ -154,7 +165,7 @@ fn spare_the_disk(
             }
             from
         }
-        // As far as is known here.
+        // As far as is known here. A vault that hangs is not waited for either.
         Err(_) => shipped_until(site, &log).map_or(kept, |until| until.max(kept)),
     };
     if !is_too_much(from) {
@@ -343,6 +354,27 @@ struct Seen {
     gone: Option<Lsn>,
 }
 
+/// What the vault knows of the log.
+struct Known {
+    /// Where the newest whole point is.
+    base: Option<Position>,
+    /// The segments that are there, and those of which a part is.
+    whole: Vec<String>,
+    begun: Vec<String>,
+}
+
+impl Known {
+    fn look(site: &ServiceSite) -> Result<Known, Error> {
+        let state = site.load_state()?.state;
+        let stored = LogStore::new(site.repository()?);
+        Ok(Known {
+            base: state.head_point().and_then(|point| point.position.clone()),
+            whole: stored.list()?.into_iter().map(|(name, _)| name).collect(),
+            begun: stored.list_parts()?.into_iter().map(|(name, _)| name).collect(),
+        })
+    }
+}
+
 struct Receiver<'a> {
     site: &'a ServiceSite,
     source: Source<'a>,
@@ -361,6 +393,8 @@ struct Receiver<'a> {
     /// Where it went on, last; what lies before waits for nobody.
     resumed: Lsn,
     retry: (Instant, Duration),
+    /// What the vault has is asked for here: it may hang, and the server's disk fill.
+    asking: Asking<Known>,
     /// How far the server was, and when.
     samples: VecDeque<Sample>,
     /// The vault has what the server had when this began.
@@ -383,6 +417,7 @@ impl<'a> Receiver<'a> {
             compare: false,
             resumed: Lsn(0),
             retry: (Instant::now(), PAUSE.0),
+            asking: Asking::new(),
             samples: VecDeque::new(),
             reached: false,
             wrong_since: None,
@@ -595,29 +630,28 @@ impl<'a> Receiver<'a> {
 
     /// From where on the log is shipped: where the vault's ends, or where the slot begins if that is
     /// earlier.
-    fn first(&self, log: &Log) -> Result<Lsn, Error> {
+    fn first(&mut self, log: &Log) -> Result<Lsn, Error> {
         let kept = log.slot.and_then(|slot| slot.from).unwrap_or(log.flushed);
         let branched = self.source.branched(log.timeline).unwrap_or(Lsn(0));
         if self.broken {
             return Ok(Lsn(kept.0.max(branched.0)));
         }
-        let state = self.site.load_state()?.state;
-        let base = match state.head_point().and_then(|point| point.position.as_ref()) {
-            Some(Position::Lsn { timeline, lsn }) if *timeline == log.timeline => Some(*lsn),
+        let here = self.site.clone();
+        let known = self.asking.ask("known", Patience::of(ANSWER), move || Known::look(&here))?;
+        let base = match known.base {
+            Some(Position::Lsn { timeline, lsn }) if timeline == log.timeline => Some(lsn),
             Some(_) => Some(branched.0),
             // Without a base nobody needs what was before.
             None => None,
         };
-        let stored = LogStore::new(self.site.repository()?);
-        let start = |name: &str| match WalFile::parse(name) {
+        let start = |name: &String| match WalFile::parse(name) {
             Some(WalFile::Segment { timeline, place }) if timeline == log.timeline => {
                 Some(log.segments.start_of(place)?.0)
             }
             _ => None,
         };
-        let whole: BTreeSet<u64> =
-            stored.list()?.iter().filter_map(|(name, _)| start(name)).collect();
-        let part = stored.list_parts()?.iter().filter_map(|(name, _)| start(name)).max();
+        let whole: BTreeSet<u64> = known.whole.iter().filter_map(start).collect();
+        let part = known.begun.iter().filter_map(start).max();
         let whole_end = whole.last().map(|last| last.saturating_add(log.segments.size()));
         let from = match (part.max(whole_end), base) {
             // The server is behind the vault: what both have is compared.

@@ -8,6 +8,7 @@ mod book;
 mod database;
 mod replay;
 mod standby;
+mod vault;
 
 pub use replay::{HeldLog, Replayed};
 pub(crate) use replay::{Sound, dispensable, held_by, replay};
@@ -15,7 +16,7 @@ pub(crate) use standby::Course;
 pub use standby::reaches;
 
 use super::receive::{Params, Told, is_running, lock, pause};
-use super::{allowed, cap, note_stored};
+use super::{cap, note_stored};
 use crate::operation::Run;
 use crate::{Error, ServiceSite, backup};
 use book::Book;
@@ -29,6 +30,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use vault::Vault;
 
 /// How often it is looked how far a database is: the precision of points in time.
 const TICK: Duration = Duration::from_millis(100);
@@ -93,7 +95,7 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
                 if params.once && shipper.is_complete() {
                     return Ok(shipper.done());
                 }
-                shipper.tick(rest(began), &run.cancel);
+                shipper.tick(rest(began), false);
                 continue;
             }
             // The other databases go on as they should.
@@ -110,9 +112,9 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
         }
         told.tell(Some(error.chain()));
         if hopeful {
-            shipper.tick(rest(began), &run.cancel);
+            shipper.tick(rest(began), false);
         } else {
-            shipper.tick(wait, &run.cancel);
+            shipper.tick(wait, true);
             wait = (wait * 2).min(PAUSE.1);
         }
     }
@@ -121,7 +123,7 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
 struct Shipper<'a> {
     site: &'a ServiceSite,
     run: &'a Run,
-    log: Option<LogStore>,
+    vault: Vault,
     databases: Vec<Database>,
     book: Book,
     generation: Option<(Generation, Instant)>,
@@ -152,7 +154,7 @@ impl<'a> Shipper<'a> {
         Ok(Shipper {
             site,
             run,
-            log: None,
+            vault: Vault::new(site),
             databases,
             book: Book::load(site)?,
             generation: None,
@@ -172,6 +174,7 @@ impl<'a> Shipper<'a> {
             self.databases.iter_mut().for_each(Database::release);
             return Ok(None);
         }
+        self.vault.spare(cap(self.site), &self.databases);
         let generation = match self.allowed() {
             Ok(generation) => generation,
             Err(e) => {
@@ -206,10 +209,6 @@ impl<'a> Shipper<'a> {
     }
 
     fn ship(&mut self, generation: Generation, trouble: &mut Vec<String>) -> Result<(), Error> {
-        if self.log.is_none() {
-            self.log = Some(LogStore::new(self.site.repository()?));
-        }
-        let Some(log) = &self.log else { return Ok(()) };
         let cap = cap(self.site);
         for database in &mut self.databases {
             match database.attach(&mut self.book, &*self.run.progress) {
@@ -221,10 +220,8 @@ impl<'a> Shipper<'a> {
                     continue;
                 }
             }
-            let mut push = |name: &str, bytes: &[u8]| -> Result<(), Error> {
-                log.push(generation, name, bytes)?;
-                Ok(())
-            };
+            let vault = &mut self.vault;
+            let mut push = |name: &str, bytes: &[u8]| vault.push(generation, name, bytes);
             for _ in 0..ROUNDS {
                 self.bytes += database.ship(&mut push, &*self.run.progress)?;
                 if database.note(&mut self.book) {
@@ -257,7 +254,6 @@ impl<'a> Shipper<'a> {
     }
 
     fn mark(&mut self, generation: Generation, until: Timestamp, all: bool) -> Result<(), Error> {
-        let Some(log) = &self.log else { return Ok(()) };
         let every = match (all, self.keeps_marks) {
             (true, _) => Duration::ZERO,
             (false, false) => QUIET,
@@ -265,15 +261,13 @@ impl<'a> Shipper<'a> {
         };
         let mut noted = false;
         for database in &mut self.databases {
-            let mut push = |name: &str, bytes: &[u8]| -> Result<(), Error> {
-                log.push(generation, name, bytes)?;
-                Ok(())
-            };
+            let vault = &mut self.vault;
+            let mut push = |name: &str, bytes: &[u8]| vault.push(generation, name, bytes);
             let old = database.mark(until, every, &mut push)?;
             noted |= database.note(&mut self.book);
             // Nobody needs two of them. Where this may not be done they go with the log.
             if let Some(old) = old.filter(|_| !self.keeps_marks) {
-                self.keeps_marks = log.remove(&old.to_string(), generation).is_err();
+                self.keeps_marks = self.vault.remove(generation, &old.to_string());
             }
         }
         if noted { self.book.save(self.site) } else { Ok(()) }
@@ -291,7 +285,7 @@ impl<'a> Shipper<'a> {
         {
             return Ok(generation);
         }
-        let generation = allowed(self.site)?;
+        let generation = self.vault.allowed()?;
         self.generation = Some((generation, Instant::now()));
         Ok(generation)
     }
@@ -346,8 +340,10 @@ impl<'a> Shipper<'a> {
         together && self.point.is_none() && self.databases.iter().all(Database::is_safe)
     }
 
-    /// Waits, and sees meanwhile when what was committed.
-    fn tick(&mut self, time: Duration, cancel: &CancelToken) {
+    /// Waits, and sees meanwhile when what was committed; in trouble also that it does not become too
+    /// much.
+    fn tick(&mut self, time: Duration, trouble: bool) {
+        let cancel = &self.run.cancel;
         let until = Instant::now() + time;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -355,8 +351,9 @@ impl<'a> Shipper<'a> {
             if left <= TICK || cancel.is_cancelled() {
                 return;
             }
-            for database in &mut self.databases {
-                database.poll(&*self.run.progress);
+            match trouble {
+                true => self.spare(),
+                false => self.databases.iter_mut().for_each(|one| one.poll(&*self.run.progress)),
             }
             if matches!(self.gives_way(), Ok(true)) {
                 self.databases.iter_mut().for_each(Database::release);

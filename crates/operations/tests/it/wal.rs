@@ -1,14 +1,16 @@
 //! What a server's `archive_command` and `restore_command` come down to.
 
 use jiff::Timestamp;
-use mainstay_operations::wal::{Fetched, fetch, is_gap, let_go, open_gap, push};
+use mainstay_operations::wal::{Fetched, fetch, is_gap, let_go, open_gap, push, push_or_spare};
 use mainstay_operations::{ServiceSite, Site};
 use model::state::{Applied, FenceProof, Intent, TakeoverKind};
 use model::{Class, Classify, MemberName, Role, Secret, ServiceName, SnapshotId};
 use repository::log::Pushed;
 use repository::{Kdf, Repository};
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const SEGMENT_BYTES: usize = 1 << 20;
@@ -318,4 +320,48 @@ fn what_waits_for_a_vault_that_is_gone_is_bounded() {
     let file = bench.file("000000010000000000000005", &other);
     let error = push(&bench.a, &file).expect_err("other bytes");
     assert!(!let_go(&bench.a, &file, &error).expect("ask"), "{error}");
+}
+
+/// A vault that takes connections and never answers gives no error, and the server waits.
+#[test]
+fn what_waits_for_a_vault_that_hangs_is_bounded() {
+    let bench = Bench::new();
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut config = bench.a.site().config().clone();
+    config.vault.url = format!("rest:http://{}/", silent.local_addr().expect("an address"));
+    let site = Site::new(config, bench.dir.path().join("a.toml"));
+    let site = site.service(bench.a.name()).expect("the service");
+    let status = bench.dir.path().join("pg_wal/archive_status");
+    fs::create_dir_all(&status).expect("archive_status");
+    let files: Vec<PathBuf> = (4..9)
+        .map(|number| {
+            let (name, bytes) = segment(1, number, 1);
+            bench.file(&name, &bytes)
+        })
+        .collect();
+    let ready = |file: &Path| {
+        let name = file.file_name().and_then(|name| name.to_str()).expect("a name");
+        fs::write(status.join(format!("{name}.ready")), "").expect("ready");
+    };
+    files[..3].iter().for_each(|file| ready(file));
+    // As many as may wait: it goes on waiting. Then one more comes.
+    let pushed = std::thread::scope(|scope| {
+        let pushing = scope.spawn(|| push_or_spare(&site, &files[0]));
+        std::thread::sleep(Duration::from_secs(6));
+        assert!(!pushing.is_finished(), "nothing was too much");
+        ready(&files[3]);
+        pushing.join().expect("it ends")
+    });
+    let error = pushed.expect_err("no answer");
+    assert_eq!(error.class(), Class::Unavailable, "{error}");
+    assert!(let_go(&site, &files[0], &error).expect("ask"));
+    let gap = || open_gap(&bench.a, &bench.a.load_state().expect("state").state).expect("gap");
+    assert_eq!(gap().expect("a gap").from, 4 << 20);
+    // The others follow at once: the vault was waited for.
+    fs::remove_file(status.join("000000010000000000000004.ready")).expect("it is let go");
+    ready(&files[4]);
+    let began = Instant::now();
+    let error = push_or_spare(&site, &files[1]).expect_err("no answer");
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(let_go(&site, &files[1], &error).expect("ask"));
 }

@@ -2,6 +2,7 @@
 //! when the server, the receiver or the vault goes away.
 
 use super::*;
+use crate::vault_rig::VaultHost;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -391,6 +392,30 @@ fn a_slot_that_keeps_nothing_any_more_gives_way_to_a_new_one() {
 #[test]
 fn a_vault_that_is_gone_never_fills_the_disk() {
     let stage = Stage::with(NO_ARCHIVE, "log-queue = '64 MiB'");
+    let (vault, away) = (stage.dir.path().join("vault"), stage.dir.path().join("away"));
+    let goes = || fs::rename(&vault, &away).unwrap();
+    without_a_vault(&stage, &goes, &|| fs::rename(&away, &vault).unwrap());
+}
+
+/// Nor does one that takes connections and never answers, also if the server crashes meanwhile, so that
+/// the vault has to be asked where the log goes on.
+#[test]
+fn a_vault_that_hangs_never_fills_the_disk() {
+    let stage = Stage::with(NO_ARCHIVE, "log-queue = '64 MiB'");
+    let (dir, a) = (stage.dir.path(), &stage.a);
+    let vault = VaultHost::start(dir, &dir.join("vault"), &["--no-auth"]);
+    let text = fs::read_to_string(&a.config).unwrap();
+    let here = dir.join("vault").display().to_string();
+    fs::write(&a.config, text.replace(&here, &vault.url)).unwrap();
+    let goes = || {
+        vault.signal("STOP");
+        a.server.kill();
+        a.server.start();
+    };
+    without_a_vault(&stage, &goes, &|| vault.signal("CONT"));
+}
+
+fn without_a_vault(stage: &Stage, goes: &dyn Fn(), comes: &dyn Fn()) {
     let a = &stage.a;
     a.server.sql("ALTER SYSTEM SET max_wal_size = '32MB'");
     a.server.sql("ALTER SYSTEM SET wal_keep_size = 0");
@@ -399,8 +424,7 @@ fn a_vault_that_is_gone_never_fills_the_disk() {
     let receive = receiver(a);
     a.write();
     is_stored(a);
-    let (vault, away) = (stage.dir.path().join("vault"), stage.dir.path().join("away"));
-    fs::rename(&vault, &away).unwrap();
+    goes();
     let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'mainstay_shop'";
     for _ in 0..4 {
         a.server.sql(
@@ -413,7 +437,7 @@ fn a_vault_that_is_gone_never_fills_the_disk() {
     // The server recycles what nobody needs.
     a.server.sql("CHECKPOINT");
     a.server.eventually("SELECT sum(size) < 200000000 FROM pg_ls_waldir()");
-    fs::rename(&away, &vault).unwrap();
+    comes();
 
     // It goes on by itself, and somebody is told that a base is missing.
     wait_for("the slot is there again", || a.server.sql(slots) == "1");
@@ -424,7 +448,7 @@ fn a_vault_that_is_gone_never_fills_the_disk() {
     a.run(&["run-due", "--dry-run"]).code(0).says("a backup is due").says("is not in the vault");
     is_stored(a);
     wait_for("it is written down in the vault", || {
-        objects(&stage, "log").iter().any(|key| key.contains(".gap@"))
+        objects(stage, "log").iter().any(|key| key.contains(".gap@"))
     });
     a.run(&["run-due"]).code(0);
     assert!(gap().is_null(), "{}", gap());
@@ -432,7 +456,7 @@ fn a_vault_that_is_gone_never_fills_the_disk() {
     let wanted = a.write();
     is_stored(a);
     drop(receive);
-    let copy = restored(&stage, a, "copy", &[]);
+    let copy = restored(stage, a, "copy", &[]);
     assert_eq!(copy.newest(), wanted);
 }
 

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use model::{Class, Progress};
 use std::collections::{BTreeMap, VecDeque};
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// About how much one object holds.
@@ -444,6 +445,11 @@ impl Database {
                 Ok(took)
             }
         }
+    }
+
+    /// The file that its log is in.
+    pub(super) fn wal(&self) -> PathBuf {
+        wal_path(&self.root.on_host)
     }
 
     /// How many bytes of the log wait for the vault.
