@@ -167,6 +167,10 @@ impl Plan {
         params: &Params,
         id: &OperationId,
     ) -> Result<Plan, Error> {
+        let own = params.target.is_none() && params.as_name.is_none();
+        if own {
+            no_place_in_the_log(site, state, params)?;
+        }
         let snapshot = match (&params.log_target, &params.which) {
             (Some(target), Which::Latest) => crate::wal::target::base_for(site, state, target)?,
             (_, which) => which::resolve(site, state, which)?,
@@ -200,7 +204,6 @@ impl Plan {
             return Err(Error::refused("a part of a service is not put in its place")
                 .hinting("Name a directory with `--target`, and take from there what is needed."));
         }
-        let own = params.target.is_none() && params.as_name.is_none();
         if let Some(name) = &params.as_name {
             name_is_free(site, name)?;
         }
@@ -569,6 +572,39 @@ fn own_purpose(
                 .hinting(format!("{elsewhere} `mainstay init` makes it a member.")))
         }
     }
+}
+
+/// A standby follows the log to its end, so that none stays at a place in it: a server that was told
+/// to stop at one would leave its standby state there, and accept writes beside the primary. A point
+/// is where any standby can begin.
+fn no_place_in_the_log(
+    site: &ServiceSite,
+    state: &ServiceState,
+    params: &Params,
+) -> Result<(), Error> {
+    let role = state.members.get(site.member()).map(|member| member.role);
+    if role != Some(Role::Standby) {
+        return Ok(());
+    }
+    let place = match (&params.log_target, &params.which) {
+        (Some(target), _) => crate::wal::target::shown(target),
+        (None, Which::At(time)) if site.engine()?.abilities().log || sqlite::has_log(site)? => {
+            time.to_string()
+        }
+        _ => return Ok(()),
+    };
+    let (me, name) = (site.member(), site.name());
+    let error = Error::refused(format!(
+        "{me} is a standby of {name}, which goes on along the log and does not stay at {place}"
+    ));
+    let elsewhere = "Restore it elsewhere with `--target DIR`, or restore the primary.";
+    Err(match site.engine()?.refresh() {
+        engines::Refresh::Follow => error.hinting(elsewhere),
+        _ => error.hinting(format!(
+            "{elsewhere} `mainstay refresh {name} --at TIME` brings the standby there until its next \
+             refresh."
+        )),
+    })
 }
 
 fn name_is_free(site: &ServiceSite, name: &ServiceName) -> Result<(), Error> {

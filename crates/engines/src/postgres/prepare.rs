@@ -146,6 +146,11 @@ pub(super) fn configure(
 
 /// Lets the replay of a prepared copy end at this place.
 pub(super) fn aim(dir: &Path, target: &LogTarget) -> Result<(), Error> {
+    // It would be promoted there, beside the primary.
+    if dir.join("standby.signal").exists() {
+        let what = format!("{} is a standby, which stops nowhere in the log", dir.display());
+        return Err(Error::new(Class::Refused, what));
+    }
     let files = Files::open(dir, Owner::of(dir)?)?;
     let auto = files.read("postgresql.auto.conf")?.unwrap_or_default();
     let (name, value) = match &target.place {

@@ -128,6 +128,34 @@ fn a_refresh_between_two_points_goes_along_the_log() {
     assert_eq!(held(&world), 28);
 }
 
+/// What stands in its own place is what a snapshot holds: between two of them a copy is a copy.
+#[test]
+fn a_standby_is_restored_to_a_point_and_not_to_a_time_between_two() {
+    let world = world();
+    let connection = database(&world.path("a/data"));
+    insert(&connection, 1);
+    world.run("a", &["wal", "receive", "docs", "--once"]).code(0);
+    insert(&connection, 2);
+    world.run("a", &["wal", "receive", "docs", "--once"]).code(0);
+    let time = Timestamp::now().to_string();
+    insert(&connection, 3);
+    world.run("a", &["wal", "receive", "docs", "--once"]).code(0);
+    world.run("b", &["refresh", "docs"]).code(0);
+    assert_eq!(held(&world), 3);
+    world.run("b", &["offline", "docs"]).code(0);
+    let words = ["restore", "docs", "--at", &time, "--replace"];
+    world.run("b", &words).code(1).complains("b is a standby of docs").complains("--target DIR");
+    assert_eq!(held(&world), 3, "it was touched");
+    let target = world.path("copy");
+    let words = ["--json", "restore", "docs", "--at", &time, "--target", target.to_str().unwrap()];
+    let done = world.run("b", &words).code(0).json();
+    let copy = PathBuf::from(done["targets"][0].as_str().unwrap());
+    assert_eq!(last(&copy), 2, "{done}");
+    // The other way that the hint names.
+    world.run("b", &["refresh", "docs", "--at", &time]).code(0);
+    assert_eq!(held(&world), 2);
+}
+
 #[test]
 fn a_scrub_says_what_it_could_check() {
     let world = world();

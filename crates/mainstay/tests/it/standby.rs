@@ -381,6 +381,12 @@ fn a_standby_that_is_offline_is_restored_and_goes_on_when_it_is_back() {
         assert_eq!((one.read)(&world), 1, "{}", one.engine);
         assert!(!world.serves("b"));
         assert_eq!(world.status("b")["members"][1]["holds"], first["source-time"]);
+        // Where there is no log, a time means the newest point that is not later.
+        let words =
+            ["restore", "docs", "--at", first["source-time"].as_str().unwrap(), "--replace"];
+        world.run("b", &words).code(0);
+        assert_eq!((one.read)(&world), 1, "{}", one.engine);
+        assert_eq!(world.status("b")["members"][1]["holds"], first["source-time"]);
         world.run("b", &["refresh", "docs"]).code(1).complains("is offline");
         world.run("b", &["online", "docs"]).code(0);
         assert!(!world.serves("b"), "{}: a standby of this kind does not run", one.engine);

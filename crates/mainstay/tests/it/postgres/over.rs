@@ -178,6 +178,45 @@ fn a_primary_and_a_standby_are_restored_over_where_they_stand() {
     assert_eq!(b.newest(), last);
 }
 
+/// A standby goes on along the log. One that was told to stop in it would be promoted there, beside the
+/// primary.
+#[test]
+fn a_standby_is_not_restored_to_a_place_in_the_log() {
+    let stage = Stage::new();
+    let (a, b) = (&stage.a, &stage.b);
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    b.run(&["refresh", "shop"]).code(0);
+    let then = a.write();
+    a.server.sql("SELECT pg_create_restore_point('then')");
+    let lsn = a.server.sql("SELECT pg_current_wal_insert_lsn()");
+    let time = a.server.sql(
+        "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
+    );
+    let last = a.write();
+    a.archived();
+    b.server.eventually(&format!("SELECT max(n) = {last} FROM orders"));
+    b.run(&["offline", "shop"]).code(0);
+    let before = content(b.server.data());
+    let places: [[&str; 2]; 3] =
+        [["--at", &time], ["--target-name", "then"], ["--target-lsn", &lsn]];
+    for place in places {
+        for how in ["--replace", "--delta", "--dry-run"] {
+            let words = [&["restore", "shop", how], place.as_slice()].concat();
+            let said = b.run(&words).code(1);
+            said.complains("b is a standby of shop").complains("--target DIR");
+            assert!(content(b.server.data()) == before, "{words:?}: it was touched");
+        }
+    }
+    b.run(&["online", "shop"]).code(0);
+    assert_eq!(b.server.sql("SELECT pg_is_in_recovery()"), "t");
+    b.server.eventually(&format!("SELECT max(n) = {last} FROM orders"));
+    // As the hint says.
+    let copy = super::receiving::restored(&stage, b, "copy", &["--at", &time]);
+    assert_eq!(copy.newest(), then);
+    assert_eq!(b.server.sql("SELECT pg_is_in_recovery()"), "t");
+}
+
 /// What a crash has left in the log is committed, too: it goes only when the vault has it.
 #[test]
 fn a_primary_that_crashed_is_restored_over_only_if_the_vault_has_the_end_of_its_log() {
