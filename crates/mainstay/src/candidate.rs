@@ -4,16 +4,24 @@ use crate::app::App;
 use crate::failure::Failure;
 use engines::Refresh;
 use model::Class;
+use operations::preempt::InTheWay;
 use operations::{MemberRecord, ServiceSite, look, refresh};
 use takeover::{CopyState, Observation, Running, Sighting};
 
-/// Looks at the copy on this host. Nothing is changed by it.
-pub(crate) fn observe(app: &App, service: &ServiceSite) -> Result<Observation, Failure> {
+/// Looks at the copy on this host. Nothing is changed by it. What is in the way is stopped before a
+/// takeover begins.
+pub(crate) fn observe(
+    app: &App,
+    service: &ServiceSite,
+    in_the_way: Option<&InTheWay>,
+) -> Result<Observation, Failure> {
     let record = MemberRecord::load(service)?;
     let engine = service.engine()?;
     let seen = look(service, &app.run(), |cx| engine.inspect(cx))?;
     let copy = match engine.refresh() {
         Refresh::Follow => CopyState::NotComparable,
+        // It is between two points, maybe, and is looked at again when that is over.
+        _ if in_the_way.is_some() => CopyState::NotComparable,
         Refresh::Exchange | Refresh::Import => compared(service)?,
     };
     Ok(Observation {
@@ -29,6 +37,7 @@ pub(crate) fn observe(app: &App, service: &ServiceSite) -> Result<Observation, F
         replayed: seen.replayed,
         log_until: operations::wal::sqlite::reaches(service, &service.load_state()?.state)?,
         importing: record.applying.is_some() || record.overwriting.is_some(),
+        gives_way: in_the_way.map(InTheWay::name),
         copy,
         fence_hook: service.spec().hooks.fence.clone(),
         // Nobody here asks the old primary: that it does not answer would prove nothing.

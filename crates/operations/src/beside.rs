@@ -1,6 +1,7 @@
 //! What one operation on a service does to another that runs on another host, in one place.
 //!
-//! On one host a member has one operation at a time, by its lock. Between hosts three things keep
+//! On one host a member has one operation at a time, by its lock; what can be done again gives that up
+//! for a takeover (see [`crate::preempt`]). Between hosts three things keep
 //! operations apart: the locks of the repository ([`repository::Work`]), what the vault's state
 //! refuses, and this module's rule that some work gives way to a takeover.
 
@@ -31,6 +32,11 @@ pub enum Rule {
     /// The other one stops.
     Preempts,
 }
+
+/// What stops when a takeover begins on its own host. Neither may wait for hours: what they prove or
+/// bring is proved or brought later, and a refresh ends every takeover anyway. A restore, which
+/// somebody has asked for, is not stopped for them.
+pub const GIVE_WAY_HERE: [Kind; 3] = [Kind::Drill, Kind::Scrub, Kind::Refresh];
 
 /// What an operation needs of the repository; nothing, if it only writes the vault's state.
 fn work(kind: Kind) -> Option<Work> {

@@ -6,6 +6,7 @@ use crate::{Error, ServiceSite, lock, recover};
 use model::{Class, OperationId};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::Serialize;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -31,14 +32,33 @@ pub enum Answer {
 /// Asks. The operation cleans up by itself; past its commit marker it goes on to its end.
 pub fn request(site: &ServiceSite) -> Result<Answer, Error> {
     let Some((operation, dir)) = running(site)? else { return Ok(Answer::Idle) };
-    let file = request_file(&dir);
+    Ok(match ask(&dir, "")? {
+        true => Answer::Asked { operation },
+        false => Answer::AskedBefore { operation },
+    })
+}
+
+/// Why something is stopped that nobody has asked to stop by itself.
+pub(crate) const GONE_FIRST: &str = "a takeover goes first";
+
+/// Asks the operation of a directory, for a reason if there is one. Says whether nobody had before.
+pub(crate) fn ask(dir: &Path, why: &str) -> Result<bool, Error> {
+    let file = request_file(dir);
     match std::fs::File::options().write(true).create_new(true).open(&file) {
-        Ok(_) => Ok(Answer::Asked { operation }),
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-            Ok(Answer::AskedBefore { operation })
+        Ok(mut open) => {
+            // It is the file that counts. A full disk must not keep anybody from stopping.
+            let _ = open.write_all(why.as_bytes());
+            Ok(true)
         }
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
         Err(e) => Err(Error::io("write", &file, e)),
     }
+}
+
+/// The reason for which an operation was asked to stop, if one was given.
+pub(crate) fn reason(dir: &Path) -> Option<String> {
+    let why = std::fs::read_to_string(request_file(dir)).ok()?;
+    (!why.is_empty()).then_some(why)
 }
 
 /// How long the kernel may take to end a killed process.

@@ -30,6 +30,7 @@ pub mod offline;
 mod operation;
 mod placing;
 pub mod points;
+pub mod preempt;
 pub mod prune;
 mod quiesce;
 pub mod recover;

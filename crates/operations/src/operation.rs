@@ -203,6 +203,12 @@ impl Operation {
         describe: impl FnOnce(&T) -> (Outcome, String),
     ) -> Result<T, Error> {
         self.watch.stop();
+        let result = result.map_err(|error| match crate::cancel::reason(&self.dir) {
+            Some(why) if error.class() == Class::Cancelled => {
+                Error::new(Class::Cancelled, format!("the {} was stopped: {why}", kind.as_str()))
+            }
+            _ => error,
+        });
         let (outcome, message) = match &result {
             Ok(value) => describe(value),
             Err(error) => {

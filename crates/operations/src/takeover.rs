@@ -17,7 +17,7 @@ use crate::journal::{Entry, Kind, Outcome, Steps};
 use crate::operation::{Operation, Run};
 use crate::recover::Left;
 use crate::wal::HandedOver;
-use crate::{Error, MemberRecord, ServiceSite, hooks, refresh};
+use crate::{Error, MemberRecord, ServiceSite, hooks, preempt, refresh};
 use engines::{Purpose, Refresh, Running};
 use jiff::Timestamp;
 use model::state::{FenceProof, Intent, Stopped, TakeoverKind};
@@ -94,7 +94,7 @@ pub struct Item {
 
 /// Takes over.
 pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error> {
-    let mut operation = Operation::begin(site, Kind::Takeover, params, run)?;
+    let mut operation = begin(site, params, run)?;
     let result = perform(site, &mut operation, params);
     operation.end(site, Kind::Takeover, result, |done| {
         (
@@ -102,6 +102,27 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
             format!("{} is the primary at generation {}", site.member(), done.generation),
         )
     })
+}
+
+/// How often something that gives way may have begun just before the lock was taken.
+const TRIES: u32 = 3;
+
+/// Begins, once what gives way to it is over.
+fn begin(site: &ServiceSite, params: &Params, run: &Run) -> Result<Operation, Error> {
+    let mut tries = 1;
+    loop {
+        preempt::make_way(site, run)?;
+        match Operation::begin(site, Kind::Takeover, params, run) {
+            Err(error)
+                if error.class() == Class::Locked
+                    && tries < TRIES
+                    && preempt::in_the_way(site)?.is_some() =>
+            {
+                tries += 1;
+            }
+            begun => return begun,
+        }
+    }
 }
 
 fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Result<Done, Error> {

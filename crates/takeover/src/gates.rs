@@ -218,7 +218,9 @@ fn no_valid_point(view: &View<'_>) -> Answer {
 fn import_in_progress(view: &View<'_>) -> Answer {
     let to = view.to;
     let recorded = view.state.members.get(to).is_some_and(|member| member.importing);
-    if recorded || view.observed.importing {
+    if let Some(running) = &view.observed.gives_way {
+        open(format!("{running} runs on {to}, and is stopped before anything else is done."))
+    } else if recorded || view.observed.importing {
         shut(format!("A refresh is changing the copy of {to}, or was cut short in doing so."))
     } else {
         open(format!("No refresh is changing the copy of {to}."))
@@ -250,6 +252,9 @@ fn behind_another_standby(view: &View<'_>) -> Answer {
 
 fn copy_modified(view: &View<'_>) -> Answer {
     let to = view.to;
+    if let Some(running) = &view.observed.gives_way {
+        return open(format!("The copy of {to} is looked at once {running} is over."));
+    }
     if view.observed.running == Running::Yes && !view.observed.following {
         return shut(format!(
             "The service runs on {to} and follows nobody, so its copy may have been written to."

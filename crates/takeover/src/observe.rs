@@ -66,6 +66,10 @@ pub struct Observation {
     pub log_until: Option<Timestamp>,
     /// A refresh is changing the copy at this moment, or was cut short and not repaired.
     pub importing: bool,
+    /// What runs on this host and is stopped before the takeover begins, by name. What it was doing to
+    /// the copy has come to an end by then, and the copy is looked at once more.
+    #[serde(default)]
+    pub gives_way: Option<String>,
     /// Whether somebody wrote to the copy since the last refresh.
     pub copy: CopyState,
     /// The fence hook, if one is configured.

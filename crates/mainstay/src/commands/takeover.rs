@@ -6,9 +6,10 @@ use crate::ui::{self, ask};
 use crate::units;
 use jiff::Timestamp;
 use model::state::TakeoverKind;
-use model::{Class, Generation, MemberName, ServiceName};
+use model::{Class, Classify, Generation, MemberName, ServiceName, ServiceState};
+use operations::preempt::InTheWay;
 use operations::takeover::{self as executor, Params};
-use operations::{ServiceSite, recover};
+use operations::{ServiceSite, preempt, recover};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +18,9 @@ use takeover::{Assessment, Request, Seen, Standing, Step, assess};
 /// Make this host's standby the primary.
 ///
 /// Shows the newest point, what would be lost, and the gates, and asks for the service's name
-/// before anything is changed. If it is interrupted, give it again: it goes on where it was.
+/// before anything is changed. If it is interrupted, give it again: it goes on where it was. A drill,
+/// scrub or refresh that runs on this host is stopped then, and waited for: with --wait for so long,
+/// else for a minute, or for ten if it is past its commit marker.
 ///
 /// Gates refuse a takeover that would do harm. Some can be opened with a reason, which is kept for
 /// good: --override primary-not-fenced='I pulled the plug'.
@@ -67,11 +70,10 @@ pub(crate) fn run(app: &App, args: &TakeoverArgs) -> Outcome {
     if let Some(id) = &args.abandon {
         return abandon(app, args, &service, id.as_deref());
     }
+    let in_the_way = preempt::in_the_way(&service)?;
     // A takeover of ours that died is given back or brought to its end first.
-    if !args.dry_run {
-        for line in recover::sweep(&service, &app.run())? {
-            app.out.say(line)?;
-        }
+    if !args.dry_run && in_the_way.is_none() {
+        sweep(app, &service)?;
     }
     let state = service.load_state()?.state;
     let overrides: BTreeMap<_, _> = args.overrides.iter().cloned().collect();
@@ -83,14 +85,7 @@ pub(crate) fn run(app: &App, args: &TakeoverArgs) -> Outcome {
         overrides,
         seen: Seen::of(&state),
     };
-    let observed = candidate::observe(app, &service)?;
-    let assessment = assess(&state, &observed, &request, Timestamp::now());
-    if !app.out.json {
-        ui::takeover::plan(app, &service, &state, &assessment)?;
-    }
-    if !assessment.allowed {
-        return Err(ui::takeover::refused(&service, &assessment));
-    }
+    let assessment = judged(app, &service, &state, in_the_way.as_ref(), &request)?;
     if args.dry_run {
         if app.out.json {
             app.out.document(&json!({ "service": args.service, "assessment": assessment }))?;
@@ -98,7 +93,43 @@ pub(crate) fn run(app: &App, args: &TakeoverArgs) -> Outcome {
         return Ok(Exit::DONE);
     }
     confirm(app, args, &service)?;
+    if in_the_way.is_none() && preempt::in_the_way(&service)?.is_none() {
+        return execute(app, args, &service, &assessment, state.generation);
+    }
+    preempt::make_way(&service, &app.run())?;
+    sweep(app, &service)?;
+    // It may have brought the copy to another point, or ended what was in its way itself.
+    let state = service.load_state()?.state;
+    let assessment = judged(app, &service, &state, None, &request)?;
     execute(app, args, &service, &assessment, state.generation)
+}
+
+fn sweep(app: &App, service: &ServiceSite) -> Result<(), Failure> {
+    match recover::sweep(service, &app.run()) {
+        Ok(lines) => lines.into_iter().try_for_each(|line| Ok(app.out.say(line)?)),
+        // It has begun since; it is stopped before the takeover begins, and that sweeps, too.
+        Err(e) if e.class() == Class::Locked && preempt::in_the_way(service)?.is_some() => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Judges the request and shows what came of that; an error if it is refused.
+fn judged(
+    app: &App,
+    service: &ServiceSite,
+    state: &ServiceState,
+    in_the_way: Option<&InTheWay>,
+    request: &Request,
+) -> Result<Assessment, Failure> {
+    let observed = candidate::observe(app, service, in_the_way)?;
+    let assessment = assess(state, &observed, request, Timestamp::now());
+    if !app.out.json {
+        ui::takeover::plan(app, service, state, in_the_way, &assessment)?;
+    }
+    match assessment.allowed {
+        true => Ok(assessment),
+        false => Err(ui::takeover::refused(service, &assessment)),
+    }
 }
 
 /// A person types the service's name; a script says `--yes`.

@@ -7,6 +7,7 @@ use crate::units;
 use jiff::Timestamp;
 use model::ServiceState;
 use operations::ServiceSite;
+use operations::preempt::InTheWay;
 use operations::takeover::Done;
 use std::time::Duration;
 use takeover::{Assessment, GateReport, Step, Verdict};
@@ -16,6 +17,7 @@ pub(crate) fn plan(
     app: &App,
     service: &ServiceSite,
     state: &ServiceState,
+    in_the_way: Option<&InTheWay>,
     assessment: &Assessment,
 ) -> Result<(), Failure> {
     let out = &app.out;
@@ -65,6 +67,9 @@ pub(crate) fn plan(
         if let Verdict::Overridden { reason } = &report.verdict {
             out.say(format_args!("               the reason given: {}", shown(reason)))?;
         }
+    }
+    if let Some(running) = in_the_way.filter(|_| assessment.allowed) {
+        out.say(format_args!("  first        stop {}, which runs here", running.name()))?;
     }
     let hooks = &service.spec().hooks;
     let steps = assessment.steps.iter().filter(|step| match step {

@@ -5,11 +5,11 @@ use crate::world::{CONTROLLED, World, content, fill, wait_for};
 use std::fs;
 use std::process::{Command, Stdio};
 
-const FORCED: &[&str] =
+pub(crate) const FORCED: &[&str] =
     &["takeover", "docs", "--yes", "--override", "primary-not-fenced=tested here"];
 
 /// A primary that runs, and a standby that has all that it has.
-fn ready(lines: &str) -> World {
+pub(crate) fn ready(lines: &str) -> World {
     let world = World::new("files", &format!("{CONTROLLED}{lines}"));
     world.run("a", &["init"]).code(0);
     world.run("b", &["init"]).code(0);
@@ -28,7 +28,7 @@ fn die(mut command: Command, at: &str) {
 }
 
 #[track_caller]
-fn gate(world: &World, host: &str, open: bool) -> Said {
+pub(crate) fn gate(world: &World, host: &str, open: bool) -> Said {
     world.run(host, &["may-start", "docs"]).code(i32::from(!open))
 }
 

@@ -162,6 +162,16 @@ fn import_in_progress() {
     let mut state = shop();
     state.importing(&member("b")).unwrap();
     only(&unplanned(&state, &fine("b")), Gate::ImportInProgress, SHUT, why);
+    // One that is stopped first changes nothing any more.
+    let gives_way = Some("20261121T115900Z-refresh-01234567".to_owned());
+    let copy = CopyState::Modified { examples: Vec::new() };
+    let between = Observation { importing: true, gives_way, copy, ..fine("b") };
+    let assessment = unplanned(&state, &between);
+    assert!(assessment.allowed, "{assessment:#?}");
+    assert_eq!(
+        verdict(&assessment, Gate::ImportInProgress).1,
+        "20261121T115900Z-refresh-01234567 runs on b, and is stopped before anything else is done."
+    );
 }
 
 #[test]

@@ -323,6 +323,7 @@ impl World {
             replayed: None,
             log_until: None,
             importing: host.importing.is_some(),
+            gives_way: None,
             copy: CopyState::Untouched,
             fence_hook: host.fence_hook.then(|| "power-off".to_owned()),
             primary: Sighting::Unknown,

@@ -97,6 +97,7 @@ pub(crate) fn fine(name: &str) -> Observation {
         replayed: None,
         log_until: None,
         importing: false,
+        gives_way: None,
         copy: CopyState::Untouched,
         fence_hook: Some("ipmi-off a".to_owned()),
         primary: Sighting::Unknown,
