@@ -1,4 +1,5 @@
-//! Rejoin: a member that was taken over becomes a standby. Its old data is put aside, never lost.
+//! Rejoin: a member that was taken over becomes a standby. Its old data is put aside; where its engine
+//! takes it back to where the new primary began, what only it had is gone, and the rest is kept.
 
 use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
