@@ -439,8 +439,108 @@ fn the_first_refresh() {
     all(&trees(""), &Scenario { prepare, ..REFRESH });
 }
 
+/// Two trees of one service are exchanged one after the other. In between nobody starts what is made of
+/// both, and whoever comes next brings it to its end.
+mod of_two_trees {
+    use super::*;
+
+    const NAMES: [&str; 2] = ["one", "two"];
+
+    fn fill_both(world: &World, version: u8) {
+        NAMES.iter().for_each(|name| fill(&world.path("a/data").join(name), version));
+    }
+
+    /// Both have joined; the primary is at version 1, and nothing was backed up.
+    fn base(lines: &str) -> World {
+        let world = World::new("files", lines);
+        for host in ["a", "b"] {
+            let file = world.path(host).join("mainstay.toml");
+            let text = std::fs::read_to_string(&file).unwrap();
+            let data = world.path(host).join("data").display().to_string();
+            let both = format!("paths = [\"{data}/one\", \"{data}/two\"]\n");
+            std::fs::write(&file, text.replace(&format!("path = \"{data}\"\n"), &both)).unwrap();
+            std::fs::create_dir(world.path(host).join("data")).unwrap();
+            world.run(host, &["init"]).code(0);
+        }
+        fill_both(&world, 1);
+        world
+    }
+
+    fn prepare(world: &World) {
+        world.run("a", &["backup", "docs"]).code(0);
+        world.run("b", &["refresh", "docs"]).code(0);
+        fill_both(world, 2);
+        world.run("a", &["backup", "docs"]).code(0);
+    }
+
+    /// Each tree is the old one or the new one, and only behind a shut gate is one of them old.
+    fn dead(world: &World, host: &str, at: &str) {
+        let trees = NAMES.map(|name| content(&world.path(host).join("data").join(name)));
+        for tree in &trees {
+            assert!(*tree == version(1) || *tree == version(2), "{at}: neither old nor new");
+        }
+        let between = trees[0] != trees[1];
+        // The first of the two has just been exchanged.
+        assert_eq!(between, at == "place:moved", "{at}");
+        let gate = world.run(host, &["may-start", "docs"]);
+        if between {
+            gate.code(1).complains("half changed");
+        }
+    }
+
+    #[track_caller]
+    fn are_new(world: &World, host: &str, at: &str) {
+        for name in NAMES {
+            let tree = content(&world.path(host).join("data").join(name));
+            assert!(tree == version(2), "{at}: {name}");
+        }
+        let gate = world.run(host, &["may-start", "docs"]);
+        assert!(!gate.err.contains("half changed"), "{at}: {gate:#?}");
+    }
+
+    #[test]
+    fn a_refresh() {
+        let scenario = Scenario {
+            prepare,
+            dead: |world, at| dead(world, "b", at),
+            after: |world, at| {
+                are_new(world, "b", at);
+                world.run("b", &["refresh", "docs"]).code(0).says("already");
+            },
+            ..REFRESH
+        };
+        and_more(&base(""), &scenario, &["place:moved"]);
+    }
+
+    #[test]
+    fn a_restore() {
+        const WORDS: &[&str] = &["restore", "docs", "--replace"];
+        let scenario = Scenario {
+            host: "a",
+            kind: "restore",
+            words: WORDS,
+            prepare: |world| {
+                fill_both(world, 2);
+                world.run("a", &["backup", "docs"]).code(0);
+                NAMES.iter().for_each(|name| {
+                    std::fs::remove_dir_all(world.path("a/data").join(name)).unwrap();
+                });
+                fill_both(world, 1);
+            },
+            dead: |world, at| dead(world, "a", at),
+            again: |world, _| world.run("a", WORDS).code(0),
+            after: |world, at| {
+                are_new(world, "a", at);
+                assert!(world.serves("a"), "{at}");
+            },
+            guarded: false,
+        };
+        and_more(&base(CONTROLLED), &scenario, &["place:moved"]);
+    }
+}
+
 /// The rows of the database of a host; none if there is none.
-fn rows(world: &World, host: &str) -> Option<Vec<i64>> {
+pub(crate) fn rows(world: &World, host: &str) -> Option<Vec<i64>> {
     let path = world.path(host).join("data");
     if !path.exists() {
         return None;

@@ -239,7 +239,7 @@ impl World {
     /// Names of staging places that are left anywhere.
     pub(crate) fn staging(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        for host in ["a", "b", "b/data", "."] {
+        for host in ["a", "a/data", "b", "b/data", "."] {
             let Ok(items) = fs::read_dir(self.path(host)) else { continue };
             found.extend(items.map(|item| item.expect("an entry").path()).filter(|path| {
                 path.file_name().is_some_and(|name| name.to_string_lossy().contains(".mainstay-"))
