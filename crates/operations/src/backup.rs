@@ -351,7 +351,9 @@ fn perform_with(
         pinned: false,
         tags: std::collections::BTreeSet::new(),
     };
-    operation.step("commit", &point, |_| {
+    // Whether a commit that was cut off has reached the vault would have to be found out.
+    operation.check_cancel()?;
+    operation.forward("commit", &point, |_| {
         let (versioned, ()) = site.state()?.update(|state| state.commit(point.clone()))?;
         site.remember(&versioned)?;
         Ok(())

@@ -5,6 +5,7 @@ use crate::lock::MemberLock;
 use crate::report::Report;
 use crate::{Error, ServiceSite, hooks, journal, quiesce, recover};
 use jiff::Timestamp;
+use model::cancel::Held;
 use model::{CancelToken, Class, Classify, OperationId, Progress};
 use repository::{Repository, RepositoryLock, Work};
 use rustix::fs::FlockOperation;
@@ -47,6 +48,8 @@ pub(crate) struct Operation {
     journal: Journal,
     report: Arc<Report>,
     cancel: CancelToken,
+    /// What ends waiting for the vault; it may be another one.
+    vault: CancelToken,
     patience: Duration,
     watch: CancelWatch,
     _alive: File,
@@ -96,6 +99,7 @@ impl Operation {
             journal,
             report,
             cancel: run.cancel.clone(),
+            vault: site.site().cancel().clone(),
             patience: run.wait.unwrap_or(PATIENCE),
             watch,
             _alive: alive,
@@ -168,6 +172,11 @@ impl Operation {
         if self.cancel.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) }
     }
 
+    /// Until what this gives is dropped a cancel stops nothing, and no waiting for the vault either.
+    pub(crate) fn hold(&self) -> [Held; 2] {
+        [self.cancel.hold(), self.vault.hold()]
+    }
+
     /// One step: its intent is durable before it begins, its outcome after. A cancel is noticed
     /// before it begins.
     pub(crate) fn step<T: Serialize>(
@@ -177,11 +186,22 @@ impl Operation {
         work: impl FnOnce(&mut Operation) -> Result<T, Error>,
     ) -> Result<T, Error> {
         self.check_cancel()?;
-        self.forward(name, intent, work)
+        self.journalled(name, intent, work)
     }
 
-    /// A step past the commit marker: a cancel does not stop it.
+    /// A step past the commit marker: a cancel stops neither it nor anything that it waits for, an
+    /// engine or the vault.
     pub(crate) fn forward<T: Serialize>(
+        &mut self,
+        name: &str,
+        intent: impl Serialize,
+        work: impl FnOnce(&mut Operation) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let _held = self.hold();
+        self.journalled(name, intent, work)
+    }
+
+    fn journalled<T: Serialize>(
         &mut self,
         name: &str,
         intent: impl Serialize,

@@ -514,7 +514,8 @@ pub(crate) fn place(
         true => Some(keep_meta(site, operation.dir(), placing.snapshot)?),
         false => None,
     };
-    operation.step("place", placing, |operation| {
+    operation.check_cancel()?;
+    operation.forward("place", placing, |operation| {
         operation.report().phase("putting in place");
         move_all(site, &id, placing)
     })?;

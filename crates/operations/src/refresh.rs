@@ -35,7 +35,7 @@ use crate::standing::{self, Stuck, Way};
 use crate::wal::sqlite::Replayed;
 use crate::{Error, MemberRecord, ServiceSite, Which, may_start, which};
 use engines::Refresh;
-use follow::{Followed, follow};
+use follow::{Cancel, Followed, follow};
 use jiff::Timestamp;
 use model::state::Applied;
 use model::{
@@ -270,7 +270,7 @@ fn go_along(
     let (point, from) = choose(site, operation, params)?;
     let mut done =
         Done { operation: Some(operation.id().clone()), ..Done::to(&point, from, began) };
-    let followed = follow(site, operation, &point, &mut done);
+    let followed = follow(site, operation, &point, Cancel::Stops, &mut done);
     let stuck = match followed.map_err(|error| refused_as_known(site, params, from, error))? {
         Followed::There => return Ok(done),
         Followed::Stuck(stuck) => stuck,
@@ -358,7 +358,8 @@ fn build(
     replace(site, operation, &point, params, stuck, &mut done)?;
     drop(lock);
     if site.engine()?.refresh() == Refresh::Follow
-        && let Followed::Stuck(stuck) = follow(site, operation, &point, &mut done)?
+        && let Followed::Stuck(stuck) =
+            follow(site, operation, &point, Cancel::EndsTheWait, &mut done)?
     {
         return Err(cannot_go_on(site, &stuck));
     }

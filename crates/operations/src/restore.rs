@@ -9,6 +9,8 @@
 //! | `settle` | the old content is put aside or removed, the record written | |
 //! | `start` | the service runs | |
 //!
+//! From `place` on a cancel comes too late, and the service is started as if nobody had asked.
+//!
 //! With `delta` it goes over what stands there instead: see the module `over`.
 
 mod over;
@@ -490,8 +492,10 @@ fn starts_here(site: &ServiceSite, params: &Params, plan: &Plan) -> Result<bool,
     Ok(plan.own && can_start && !params.no_start && !offline && starts(&plan.purpose, engine))
 }
 
-/// Starts the service, unless somebody took over meanwhile.
+/// Starts the service, unless somebody took over meanwhile. Whoever cancels now comes too late: the
+/// content is in place, and a service that is left stopped would be neither the old one nor the new.
 fn start(site: &ServiceSite, operation: &mut Operation) -> Result<(), Error> {
+    let _held = operation.hold();
     if let Some(why) = may_start::barred(site) {
         return Err(Error::refused(format!(
             "the content is in place, but {} is not started: {why}",

@@ -53,6 +53,11 @@ impl Site {
         self.with(|site| site.vault = OnceLock::from(vault))
     }
 
+    /// What ends waiting for the vault.
+    pub(crate) fn cancel(&self) -> &CancelToken {
+        &self.0.cancel
+    }
+
     /// The same host, not opened yet, with something changed.
     fn with(self, change: impl FnOnce(&mut SiteInner)) -> Site {
         let SiteInner { config, config_file, program, cancel, .. } = &*self.0;

@@ -78,13 +78,13 @@ fn a_backup_is_cancelled() {
     assert_eq!(outcome(&world, "a"), "failed");
 }
 
-/// A command whose worker stands still where staging begins, and that worker's number.
-fn held_at_stage(world: &World, host: &str, words: &[&str]) -> (Child, u32) {
+/// A command whose worker stands still at a place, and that worker's number.
+pub(crate) fn held(world: &World, host: &str, words: &[&str], at: &str) -> (Child, u32) {
     let mut command = world.command(host, words);
-    command.env("MAINSTAY_TEST_STOP_AT", "stage:begin");
+    command.env("MAINSTAY_TEST_STOP_AT", at);
     let child = spawn(command);
     let worker = world.worker(host);
-    wait_for("it is staging", || state(worker) == Some('T'));
+    wait_for(at, || state(worker) == Some('T'));
     (child, worker)
 }
 
@@ -104,7 +104,7 @@ fn a_restore_and_a_refresh_are_cancelled() {
     let cases: [(&str, &[&str]); 2] = [("a", &restore), ("b", &["refresh", "docs"])];
     for (host, words) in cases {
         for by_signal in [true, false] {
-            let (child, worker) = held_at_stage(&world, host, words);
+            let (child, worker) = held(&world, host, words, "stage:begin");
             if by_signal {
                 signal(&child, "-INT");
                 wait_for("it is passed on", || is_pending(worker));

@@ -32,7 +32,7 @@ pub(crate) struct Scenario {
 }
 
 /// Every line of the journal of an operation that was not killed, as `MAINSTAY_TEST_KILL_AT` has it.
-fn lines(base: &World, scenario: &Scenario) -> Vec<String> {
+pub(crate) fn lines(base: &World, scenario: &Scenario) -> Vec<String> {
     let world = base.copy();
     (scenario.prepare)(&world);
     world.run(scenario.host, scenario.words).code(0);
@@ -108,7 +108,7 @@ pub(crate) fn and_more(base: &World, scenario: &Scenario, between: &[&str]) {
 }
 
 /// Runs cases side by side; tells every one that failed.
-fn each(cases: &[String], run: impl Fn(&str) + Sync) {
+pub(crate) fn each(cases: &[String], run: impl Fn(&str) + Sync) {
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..2 {
@@ -127,7 +127,7 @@ fn each(cases: &[String], run: impl Fn(&str) + Sync) {
 }
 
 /// Both have joined; there is a point of version 1, and the primary is at version 2.
-fn trees(lines: &str) -> World {
+pub(crate) fn trees(lines: &str) -> World {
     let world = World::new("files", lines);
     world.run("a", &["init"]).code(0);
     world.run("b", &["init"]).code(0);
@@ -193,11 +193,11 @@ fn a_backup() {
     all(&trees(""), &BACKUP);
 }
 
-fn start(world: &World) {
+pub(crate) fn start(world: &World) {
     assert_eq!(world.service("a", "start"), 0);
 }
 
-fn history_is_whole_and_it_serves(world: &World, at: &str) {
+pub(crate) fn history_is_whole_and_it_serves(world: &World, at: &str) {
     assert!(world.serves("a"), "{at}: the service is down");
     history_is_whole(world, at);
 }
@@ -385,7 +385,7 @@ fn a_forget_with_a_prune() {
 
 /// A standby at version 1, and a head at version 2. Both points are made here: in those of the
 /// world that this is a copy of the tree has another path, and nothing of them could be reused.
-fn behind(world: &World) {
+pub(crate) fn behind(world: &World) {
     let data = world.path("a/data");
     if data.is_dir() {
         std::fs::remove_dir_all(&data).unwrap();
@@ -407,7 +407,7 @@ pub(crate) fn refresh_again(world: &World, _: &str) -> Said {
     world.run("b", &["refresh", "docs"]).code(0)
 }
 
-fn standby_is_new(world: &World, at: &str) {
+pub(crate) fn standby_is_new(world: &World, at: &str) {
     assert!(content(&world.path("b/data")) == version(2), "{at}");
     // It knows what it holds: nothing of it looks as if somebody had written to it.
     world.run("b", &["refresh", "docs"]).code(0).says("already");
@@ -553,7 +553,7 @@ pub(crate) fn rows(world: &World, host: &str) -> Option<Vec<i64>> {
     Some(rows.map(Result::unwrap).collect())
 }
 
-fn insert(world: &World, host: &str, value: i64) {
+pub(crate) fn insert(world: &World, host: &str, value: i64) {
     let connection = rusqlite::Connection::open(world.path(host).join("data")).unwrap();
     connection
         .execute_batch("pragma journal_mode = delete; create table if not exists t (x);")

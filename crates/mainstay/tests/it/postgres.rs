@@ -6,6 +6,7 @@
 mod pg_server;
 
 mod adopting;
+mod cancelled;
 mod checks;
 mod drilling;
 mod faults;

@@ -1,17 +1,17 @@
 //! How a refresh is done on each file system: what it costs, that it is never between two points, and
 //! what stands in its way.
 
-use crate::cancel::{cont, outcome};
+use crate::cancel::{cont, held, outcome};
 use crate::filesystems::{Kind, Mounted};
 use crate::kills::{Scenario, and_more, refresh_again};
 use crate::rig::{Said, run};
-use crate::world::{Tree, Versions, World, content, fill, state, wait_for};
+use crate::world::{Tree, Versions, World, content, fill};
 use repository::BlobId;
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 /// Large enough that nobody wants to write it anew for a few bytes.
 pub(crate) const LARGE: usize = 24 << 20;
@@ -195,12 +195,7 @@ fn a_refresh_through_a_redo_journal_is_killed_at_every_step() {
 
 /// A refresh whose worker stands still at a place, and that worker's number.
 pub(crate) fn held_at(world: &World, place: &str) -> (Child, u32) {
-    let mut command = world.command("b", &["refresh", "docs"]);
-    command.env("MAINSTAY_TEST_STOP_AT", place);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let worker = world.worker("b");
-    wait_for(place, || state(worker) == Some('T'));
-    (child, worker)
+    held(world, "b", &["refresh", "docs"], place)
 }
 
 #[track_caller]

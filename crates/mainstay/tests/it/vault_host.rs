@@ -115,7 +115,7 @@ fn append_only_holds_against_restic() {
 }
 
 /// The hosts of a world reach its vault by these lines.
-fn reach(world: &World, lines: &str) {
+pub(crate) fn reach(world: &World, lines: &str) {
     for host in ["a", "b"] {
         let file = world.path(host).join("mainstay.toml");
         let text = fs::read_to_string(&file).unwrap();

@@ -27,15 +27,26 @@ pub(super) enum Followed {
     Stuck(Stuck),
 }
 
+/// What a cancel does while a standby is looked after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cancel {
+    /// It stops that: nothing was changed.
+    Stops,
+    /// The new copy is in place: it is started all the same, and only not waited for.
+    EndsTheWait,
+}
+
 /// A running standby: start it if it is down, refuse it if it does not follow, wait until it has
 /// replayed what the vault has.
 pub(super) fn follow(
     site: &ServiceSite,
     operation: &mut Operation,
     point: &RecoveryPoint,
+    cancel: Cancel,
     done: &mut Done,
 ) -> Result<Followed, Error> {
     let (engine, name) = (site.engine()?, site.name());
+    let _held = (cancel == Cancel::EndsTheWait).then(|| operation.hold());
     if operation.with_context(site, |cx| engine.running(cx))? != Running::Yes {
         operation
             .step("start", (), |operation| operation.with_context(site, |cx| engine.start(cx)))?;
@@ -47,6 +58,13 @@ pub(super) fn follow(
     let mut looked: Option<Instant> = None;
     loop {
         operation.check_cancel()?;
+        if cancel == Cancel::EndsTheWait && operation.cancel().was_asked() {
+            operation.report().warn(&format!(
+                "the new copy of {name} is in place and runs; as it was asked to stop, it is not \
+                 waited for until it has replayed what the vault has"
+            ));
+            return Ok(Followed::There);
+        }
         let seen = operation.with_context(site, |cx| engine.inspect(cx))?;
         let still = still.since(seen.position.as_ref(), Instant::now());
         if seen.running == Running::Yes && !seen.following {

@@ -140,7 +140,7 @@ fn what_stands_there_becomes_the_point_and_only_what_differs_travels() {
 
 /// The newest order of a server that was restored, once it has replayed its log: it answers before.
 #[track_caller]
-fn newest_replayed(host: &Host) -> u64 {
+pub(super) fn newest_replayed(host: &Host) -> u64 {
     host.server.eventually("SELECT NOT pg_is_in_recovery()");
     host.newest()
 }
