@@ -44,7 +44,7 @@ fn b_took_over(world: &World, said: Said, stopped: &str) {
 fn a_drill_a_scrub_and_a_refresh_are_stopped() {
     let cases: [(&[&str], &str); 3] = [
         (&["drill", "docs"], "stage:begin"),
-        (&["scrub", "docs"], "compare:begin"),
+        (&["scrub", "docs"], "start"),
         (&["refresh", "docs"], "stage:done"),
     ];
     for (words, at) in cases {
