@@ -106,7 +106,7 @@ pub(crate) fn run(app: &App, args: &TakeoverArgs) -> Outcome {
 
 fn sweep(app: &App, service: &ServiceSite) -> Result<(), Failure> {
     match recover::sweep(service, &app.run()) {
-        Ok(lines) => lines.into_iter().try_for_each(|line| Ok(app.out.say(line)?)),
+        Ok(lines) => lines.into_iter().try_for_each(|line| app.out.say(line)),
         // It has begun since; it is stopped before the takeover begins, and that sweeps, too.
         Err(e) if e.class() == Class::Locked && preempt::in_the_way(service)?.is_some() => Ok(()),
         Err(e) => Err(e.into()),
