@@ -28,8 +28,8 @@ use repository::restore::Lacking;
 use repository::scrub::{self, Copy};
 use repository::{RepositoryLock, Work};
 use serde::{Deserialize, Serialize};
-use std::fs::DirBuilder;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, lchown};
+use std::fs::{DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,9 @@ const NAMED: usize = 20;
 
 /// How long what a dead drill had started may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Who knows the names in it gets by.
+const PASSED_THROUGH: u32 = 0o711;
 
 /// Where drills go whose servers cannot enter the state directory.
 const OPEN_TO_ALL: &str = "/var/tmp";
@@ -281,8 +284,9 @@ fn rehearse(
         // What is above may be passed through, by who knows the name: a server that is not run by
         // this user has to.
         let above = scratch.dir.parent().unwrap_or(&scratch.dir);
-        let made = DirBuilder::new().recursive(true).mode(0o711).create(above);
-        made.and_then(|()| crate::member::private_dir(&scratch.dir))
+        let made = DirBuilder::new().recursive(true).mode(PASSED_THROUGH).create(above);
+        // Nobody has put a directory there for us.
+        made.and_then(|()| DirBuilder::new().mode(0o700).create(&scratch.dir))
             .map_err(|e| Error::io("make", &scratch.dir, e))
     })?;
     let staging = placing::stage(site, operation, snapshot, &plan.destinations, None)?;
@@ -364,26 +368,40 @@ fn compare(
     Ok(verdict)
 }
 
-/// The directory belongs to whom the copy belongs to, so that a server that runs as that user can
-/// enter, and nobody else. A copy that no server works on stays ours.
+/// Lets the user whom the copy belongs to, or as whom a server runs, come to what is the user's, and
+/// nobody else to anything. What is above that stays ours: we work there by path, and who may exchange
+/// names there would have us work elsewhere.
 fn hand_over(plan: &Plan, user: Option<(u32, u32)>) -> Result<(), Error> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    if let Some((uid, gid)) = user {
-        return lchown(&plan.dir, Some(uid), Some(gid))
-            .map_err(|e| Error::io("change the owner of", &plan.dir, e));
-    }
     let Some(first) = plan.destinations.first() else { return Ok(()) };
-    let io = |e| Error::io("look at", &first.staged, e);
-    let meta = std::fs::symlink_metadata(&first.staged).map_err(io)?;
-    let mut dirs = vec![plan.dir.clone()];
-    dirs.extend(plan.destinations.iter().filter_map(|d| d.staged.parent().map(Path::to_owned)));
-    for dir in dirs {
-        lchown(&dir, Some(meta.uid()), Some(meta.gid()))
-            .map_err(|e| Error::io("change the owner of", &dir, e))?;
+    let look =
+        |path: &Path| std::fs::symlink_metadata(path).map_err(|e| Error::io("look at", path, e));
+    let set = |path: &Path, mode| {
+        let mode = Permissions::from_mode(mode);
+        std::fs::set_permissions(path, mode).map_err(|e| Error::io("set the mode of", path, e))
+    };
+    let owner = look(&first.staged)?;
+    if user.is_none() && owner.uid() == 0 {
+        return Ok(());
     }
-    Ok(())
+    for destination in &plan.destinations {
+        let Some(above) = destination.staged.parent() else { continue };
+        let staged = look(&destination.staged)?;
+        let closed = staged.is_dir() && staged.mode() & 0o007 == 0;
+        // A copy that no server works on stays ours.
+        if user.is_none() && closed && staged.uid() == owner.uid() {
+            set(above, PASSED_THROUGH)?;
+            continue;
+        }
+        set(above, 0o700)?;
+        if user.is_none() {
+            lchown(above, Some(owner.uid()), Some(owner.gid()))
+                .map_err(|e| Error::io("change the owner of", above, e))?;
+        }
+    }
+    set(&plan.dir, PASSED_THROUGH)
 }
 
 /// Tells the vault's state. A snapshot that no commit made history is none of its points.

@@ -26,6 +26,8 @@ use model::state::Refusal;
 use model::{Class, Classify, Generation, Position, Progress};
 use repository::log::{LogStore, Part, Pushed};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -236,7 +238,12 @@ fn put(target: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut beside = target.as_os_str().to_owned();
     beside.push(".mainstay");
     let beside = PathBuf::from(beside);
-    let written = std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, target));
+    // Where the directory is somebody else's there may be a link under that name.
+    let written = match std::fs::remove_file(&beside) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => File::create_new(&beside).and_then(|mut file| file.write_all(bytes)),
+    };
+    let written = written.and_then(|()| std::fs::rename(&beside, target));
     written.map_err(|e| {
         let _ = std::fs::remove_file(&beside);
         Error::io("write the log segment", target, e)
@@ -716,5 +723,17 @@ mod tests {
             of_history([(1, 10), (1, 20), (1, 30), (2, 20)].into_iter()).into_iter().collect();
         assert_eq!(starts, [10, 20], "the 30 of timeline 1 was left");
         assert!(of_history(std::iter::empty()).is_empty());
+    }
+    /// A drill's request for the log writes where the server's user may have put something.
+    #[test]
+    fn a_segment_is_not_written_through_a_link() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (canary, target) = (dir.path().join("canary"), dir.path().join("segment"));
+        std::fs::write(&canary, "alive").expect("a canary");
+        std::os::unix::fs::symlink(&canary, dir.path().join("segment.mainstay")).expect("a link");
+        put(&target, b"bytes").expect("written");
+        assert_eq!(std::fs::read(&canary).expect("read"), b"alive");
+        assert_eq!(std::fs::read(&target).expect("read"), b"bytes");
+        assert!(!target.symlink_metadata().expect("look").is_symlink());
     }
 }

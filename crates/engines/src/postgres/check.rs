@@ -5,16 +5,17 @@
 //! can without using space for it.
 
 use super::connect::{Address, Session};
+use super::files::Files;
 use super::pg_control::PgControl;
 use super::programs::{Owner, Programs};
 use super::server::{self, State};
 use super::{Postgres, go_on};
 use crate::command::Process;
 use crate::{Context, Error, Isolation, Staged, Verdict};
-use model::{CancelToken, Class};
+use model::Class;
 use rustix::process::Signal;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -64,11 +65,7 @@ pub(super) fn check(engine: &Postgres, cx: &Context<'_>, data: &Staged) -> Resul
     }
     let owner = Owner::of(dir)?;
     let home = Home::make(cx, dir, &programs, owner)?;
-    cx.progress.phase("copying, to try it");
     let copy = home.path.join("data");
-    copy_tree(cx.cancel, dir, &copy)?;
-    // A standby would wait for more; what is there must do.
-    let _ = fs::remove_file(copy.join("standby.signal"));
 
     let mut findings = Vec::new();
     let judged = judge(engine, cx, &programs, &home, &copy, &mut findings)?;
@@ -242,7 +239,7 @@ fn amcheck_by_hand(
     Ok(sound)
 }
 
-/// A directory for the judging server: its files, its socket. Removed when it is dropped.
+/// A directory for the judging server: a copy of its files, its socket. Removed when it is dropped.
 struct Home {
     path: PathBuf,
 }
@@ -250,11 +247,11 @@ struct Home {
 impl Home {
     fn make(
         cx: &Context<'_>,
-        dir: &Path,
+        copied: &Path,
         programs: &Programs,
         owner: Owner,
     ) -> Result<Home, Error> {
-        let beside = dir.parent().unwrap_or(dir);
+        let beside = copied.parent().unwrap_or(copied);
         let runs_as = programs.owner();
         let reachable = |place: &Path| {
             let socket = place.as_os_str().len() + 60 < 107;
@@ -268,7 +265,7 @@ impl Home {
                 cx.scratch.display()
             )));
         };
-        let needed = tree_size(dir)?;
+        let needed = tree_size(copied)?;
         let free = rustix::fs::statvfs(place)
             .map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
             .map_err(|e| Error::io("ask for free space of", place.display(), e.into()))?;
@@ -286,13 +283,14 @@ impl Home {
             .tempdir_in(place)
             .map_err(|e| Error::io("make a directory in", place.display(), e))?;
         let home = Home { path: dir.keep() };
-        write_hba(&home.path)?;
-        for path in [&home.path, &home.path.join(HBA)] {
-            if runs_as.is_some() {
-                lchown(path, Some(owner.uid), Some(owner.gid))
-                    .map_err(|e| Error::io("change the owner of", path.display(), e))?;
-            }
-        }
+        // What is above it may be the owner's, who could put something else there.
+        let files = Files::made(&home.path, owner)?;
+        files.write(HBA, ADMITS)?;
+        cx.progress.phase("copying, to try it");
+        files.copy_in(cx.cancel, copied, "data")?;
+        // A standby would wait for more; what is there must do.
+        files.remove("data/standby.signal")?;
+        files.hand_over()?;
         Ok(home)
     }
 }
@@ -300,23 +298,29 @@ impl Home {
 /// In the directory of a judging server's socket: nobody but its owner gets there.
 const HBA: &str = "pg_hba.conf";
 
-fn write_hba(dir: &Path) -> Result<(), Error> {
-    let file = dir.join(HBA);
-    fs::write(&file, "local all all trust\n").map_err(|e| Error::io("write", file.display(), e))
-}
+/// What is in it.
+const ADMITS: &str = "local all all trust\n";
 
-/// Makes a directory that is there a place for the socket of a server that runs as this user.
-pub(super) fn make_home(dir: &Path, runs_as: Option<Owner>) -> Result<(), Error> {
+/// Makes a directory that was just made a place for the socket of a server that runs as this user;
+/// `make` makes what else is to be there while it is still ours.
+pub(super) fn make_home<T>(
+    dir: &Path,
+    runs_as: Option<Owner>,
+    make: impl FnOnce(&Files) -> Result<T, Error>,
+) -> Result<T, Error> {
     if dir.as_os_str().len() > LONGEST_HOME {
         return Err(Error::invalid(format!("{} is too long for a socket", dir.display()))
             .hinting("Name a directory with a shorter path as `drill-dir`."));
     }
-    write_hba(dir)?;
-    let Some(owner) = runs_as else { return Ok(()) };
-    for path in [dir, &dir.join(HBA)] {
-        lchown(path, Some(owner.uid), Some(owner.gid))
-            .map_err(|e| Error::io("change the owner of", path.display(), e))?;
-    }
+    let owner = match runs_as {
+        Some(owner) => owner,
+        None => Owner::of(dir)?,
+    };
+    let files = Files::made(dir, owner)?;
+    files.write(HBA, ADMITS)?;
+    let made = make(&files)?;
+    files.hand_over()?;
+    let Some(owner) = runs_as else { return Ok(made) };
     if !can_enter(dir, owner) {
         return Err(Error::invalid(format!(
             "user {} cannot enter {}, where its server would run",
@@ -325,7 +329,7 @@ pub(super) fn make_home(dir: &Path, runs_as: Option<Owner>) -> Result<(), Error>
         ))
         .hinting("Name a directory that it can enter as `drill-dir`."));
     }
-    Ok(())
+    Ok(made)
 }
 
 impl Drop for Home {
@@ -454,33 +458,6 @@ impl Drop for Scratch {
             let _ = process.end();
         }
     }
-}
-
-/// Copies everything with owners and modes; links become what they lead to, since the copy must
-/// not share a file with anything.
-fn copy_tree(cancel: &CancelToken, from: &Path, to: &Path) -> Result<(), Error> {
-    let failed = |e| Error::io("copy", from.display(), e);
-    if cancel.is_cancelled() {
-        return Err(Error::new(Class::Cancelled, "cancelled"));
-    }
-    let meta = fs::metadata(from).map_err(failed)?;
-    if meta.is_dir() {
-        fs::create_dir(to).map_err(failed)?;
-        for entry in fs::read_dir(from).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            copy_tree(cancel, &entry.path(), &to.join(entry.file_name()))?;
-        }
-    } else if meta.is_file() {
-        // A clone where the file system has them.
-        fs::copy(from, to).map_err(failed)?;
-    } else {
-        return Ok(());
-    }
-    fs::set_permissions(to, Permissions::from_mode(meta.mode() & 0o7777)).map_err(failed)?;
-    if rustix::process::geteuid().is_root() {
-        lchown(to, Some(meta.uid()), Some(meta.gid())).map_err(failed)?;
-    }
-    Ok(())
 }
 
 fn tree_size(path: &Path) -> Result<u64, Error> {

@@ -4,7 +4,7 @@
 //! it holds for a copy that is started with a distribution's own configuration, too.
 
 use super::detail::Detail;
-use super::files::Files;
+use super::files::{self, Files};
 use super::lsn::{Lsn, Segments};
 use super::pg_control::PgControl;
 use super::programs::{Owner, data_version};
@@ -13,7 +13,6 @@ use crate::{Context, Error, LogPlace, LogTarget, Purpose, SnapshotMeta, Staged};
 use jiff::Timestamp;
 use model::Class;
 use std::fs;
-use std::os::unix::fs::lchown;
 use std::path::Path;
 
 /// Libraries that do things on a schedule, or replicate.
@@ -325,20 +324,9 @@ fn adopt(dir: &Path, target: &Path) -> Result<Owner, Error> {
         None => has,
     };
     if wanted != has {
-        give(dir, wanted)?;
+        files::give(dir, wanted)?;
     }
     Ok(wanted)
-}
-
-fn give(path: &Path, owner: Owner) -> Result<(), Error> {
-    let failed = |e| Error::io("change the owner of", path.display(), e);
-    lchown(path, Some(owner.uid), Some(owner.gid)).map_err(failed)?;
-    if fs::symlink_metadata(path).map_err(failed)?.is_dir() {
-        for entry in fs::read_dir(path).map_err(failed)? {
-            give(&entry.map_err(failed)?.path(), owner)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 
 use super::check::{self, Scratch, Scratching};
 use super::connect::{Address, Session};
+use super::files::Files;
 use super::lsn::WalFile;
 use super::programs::{Owner, Programs, data_version};
 use super::server;
@@ -16,9 +17,8 @@ use crate::command::Command;
 use crate::rehearsal::Asked;
 use crate::{Context, Error, Rehearsal, Rehearsed, Verdict};
 use model::{Class, Classify};
-use std::fs;
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, lchown};
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -63,8 +63,8 @@ pub(super) fn rehearse(
         return Err(Error::new(Class::Refused, what));
     }
     let programs = engine.programs(dir)?;
-    check::make_home(rehearsal.home, programs.owner())?;
-    let mut feed = Feed::make(rehearsal, &programs, cx.callback)?;
+    let service = rehearsal.meta.service.to_string();
+    let mut feed = Feed::make(cx, rehearsal.home, programs.owner(), service)?;
     let mut settings = CUT_OFF.map(str::to_owned).to_vec();
     let major = data_version(dir)?;
     if major >= 15 {
@@ -212,36 +212,38 @@ pub(super) fn with_cause(error: &Error) -> String {
 
 /// Gives a server that is cut off the files of its log.
 struct Feed<'a> {
-    /// `NAME.want` is what it wants, NAME the file, `NAME.code` that it has been asked for.
-    dir: PathBuf,
+    /// `NAME.want` is what it wants, NAME the file, `NAME.code` that it has been asked for. The
+    /// server's user may do there what it likes.
+    files: Files,
+    /// Where the files come to first: a place of ours, if that user is another.
+    fetched: PathBuf,
     callback: &'a [String],
     service: String,
-    owner: Option<Owner>,
     /// Why the vault could not be asked.
     unreached: Option<Error>,
 }
 
 impl<'a> Feed<'a> {
+    /// Makes the home of the server, too: what is ours in it has to be made before that is its own.
     fn make(
-        rehearsal: &Rehearsal<'_>,
-        programs: &Programs,
-        callback: &'a [String],
+        cx: &Context<'a>,
+        home: &Path,
+        runs_as: Option<Owner>,
+        service: String,
     ) -> Result<Feed<'a>, Error> {
-        let dir = rehearsal.home.join("log");
-        let failed = |e| Error::io("make", dir.display(), e);
-        fs::DirBuilder::new().mode(0o700).create(&dir).map_err(failed)?;
-        let owner = programs.owner();
-        if let Some(owner) = owner {
-            lchown(&dir, Some(owner.uid), Some(owner.gid)).map_err(failed)?;
-        }
-        let service = rehearsal.meta.service.to_string();
-        Ok(Feed { dir, callback, service, owner, unreached: None })
+        let files = check::make_home(home, runs_as, |home| {
+            let files = home.make_dir("log")?;
+            files.hand_over()?;
+            Ok(files)
+        })?;
+        let fetched = runs_as.map_or_else(|| files.path().to_owned(), |_| cx.scratch.to_owned());
+        Ok(Feed { files, fetched, callback: cx.callback, service, unreached: None })
     }
 
     /// What the server runs: it waits as long as there is somebody to serve it, which is as long as
     /// the directory is there.
     fn restore_command(&self) -> String {
-        let dir = conf::command_words(&[self.dir.display().to_string()]);
+        let dir = conf::command_words(&[self.files.path().display().to_string()]);
         format!(
             "d={dir}; f=\"$d\"/%f; : >\"$f.want\" || exit 200; \
              while [ ! -e \"$f.code\" ]; do [ -d \"$d\" ] || exit 200; sleep 0.02; done; \
@@ -252,23 +254,11 @@ impl<'a> Feed<'a> {
 
     /// Fetches what is wanted now.
     fn serve(&mut self, cx: &Context<'_>) -> Result<(), Error> {
-        let failed = |e: io::Error| Error::io("look into", self.dir.display(), e);
-        let mut wanted = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            let name = name.to_str().and_then(|name| name.strip_suffix(".want"));
-            wanted.extend(name.map(str::to_owned));
-        }
-        for name in wanted {
-            let want = self.dir.join(format!("{name}.want"));
-            fs::remove_file(&want).map_err(|e| Error::io("remove", want.display(), e))?;
-            let code = self.fetch(cx, &name)?;
-            let (code_file, written) =
-                (self.dir.join(format!("{name}.code")), self.dir.join(format!("{name}.new")));
-            fs::write(&written, code.to_string())
-                .and_then(|()| self.give(&written))
-                .and_then(|()| fs::rename(&written, &code_file))
-                .map_err(|e| Error::io("write", code_file.display(), e))?;
+        for name in self.files.names()? {
+            let Some(wanted) = name.strip_suffix(".want") else { continue };
+            self.files.remove(&name)?;
+            let code = self.fetch(cx, wanted)?.to_string();
+            self.files.put(&format!("{wanted}.code"), |file| file.write_all(code.as_bytes()))?;
         }
         Ok(())
     }
@@ -279,7 +269,7 @@ impl<'a> Feed<'a> {
         else {
             return Ok(1);
         };
-        let target = self.dir.join(name);
+        let target = self.fetched.join(name);
         let output = Command::program("the request for the log", program)
             .args(words)
             .args(["wal", "fetch", &self.service, name])
@@ -287,20 +277,15 @@ impl<'a> Feed<'a> {
             .tied()
             .ask(cx.cancel)?;
         let code = output.code().unwrap_or(COULD_NOT_ASK + 1);
-        if code == 0 {
-            self.give(&target)
-                .map_err(|e| Error::io("change the owner of", target.display(), e))?;
+        if code == 0 && self.fetched != self.files.path() {
+            let read = |e| Error::io("read", target.display(), e);
+            let mut fetched = File::open(&target).map_err(read)?;
+            self.files.put(name, |file| io::copy(&mut fetched, file).map(drop))?;
+            fs::remove_file(&target).map_err(|e| Error::io("remove", target.display(), e))?;
         } else if code > COULD_NOT_ASK {
             self.unreached = Some(output.failure());
         }
         Ok(code)
-    }
-
-    fn give(&self, path: &Path) -> io::Result<()> {
-        match self.owner {
-            Some(owner) => lchown(path, Some(owner.uid), Some(owner.gid)),
-            None => Ok(()),
-        }
     }
 
     /// An error if the vault could not be asked for something.
@@ -312,5 +297,62 @@ impl<'a> Feed<'a> {
                 Err(Error::new(Class::Unavailable, what).because(error))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::CancelToken;
+    use model::progress::Silent;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    const SEGMENT: &str = "000000010000000000000001";
+
+    /// The server's user owns the directory that the log is handed over by, and may put there what
+    /// would lead root elsewhere.
+    #[test]
+    fn the_log_is_handed_over_and_nothing_is_written_through_a_link() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (home, scratch) = (dir.path().join("run"), dir.path().join("scratch"));
+        fs::create_dir(&home).expect("a home");
+        fs::create_dir(&scratch).expect("scratch");
+        let canary = dir.path().join("canary");
+        fs::write(&canary, "alive").expect("a canary");
+        let runs_as =
+            rustix::process::geteuid().is_root().then_some(Owner { uid: 65534, gid: 65534 });
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).expect("a mode");
+        // In place of `mainstay wal fetch SERVICE NAME TARGET`.
+        let fetch = r#"echo bytes >"$5.tmp" && mv "$5.tmp" "$5""#;
+        let callback = ["sh", "-c", fetch, "mainstay"].map(str::to_owned);
+        let cancel = CancelToken::new();
+        let cx = Context {
+            cancel: &cancel,
+            progress: &Silent,
+            scratch: &scratch,
+            callback: &callback,
+            variables: &[],
+        };
+        let mut feed = Feed::make(&cx, &home, runs_as, "shop".to_owned()).expect("a feed");
+        let log = home.join("log");
+        for name in [SEGMENT, "X.new", "X.code"] {
+            symlink(&canary, log.join(name)).expect("a link");
+        }
+        for name in ["new", "code", "mainstay"] {
+            symlink(&canary, log.join(format!("{SEGMENT}.{name}"))).expect("a link");
+            symlink(&canary, log.join(format!(".{SEGMENT}.{name}.mainstay"))).expect("a link");
+        }
+        fs::write(log.join(format!("{SEGMENT}.want")), "").expect("a wish");
+        feed.serve(&cx).expect("served");
+        feed.was_reached().expect("reached");
+        assert_eq!(fs::read(&canary).expect("read"), b"alive");
+        let uid = |path: &Path| fs::symlink_metadata(path).expect("look").uid();
+        assert_eq!(uid(&canary), uid(dir.path()));
+        assert_eq!(uid(&log.join(SEGMENT)), runs_as.map_or(uid(&canary), |owner| owner.uid));
+        let read = |name: &str| fs::read(log.join(name)).expect("read");
+        assert_eq!(read(&format!("{SEGMENT}.code")), b"0");
+        assert_eq!(read(SEGMENT), b"bytes\n");
+        assert!(!fs::symlink_metadata(log.join(SEGMENT)).expect("look").is_symlink());
+        assert_eq!(fs::read_dir(&scratch).expect("there").count(), 0);
     }
 }

@@ -14,7 +14,6 @@ use crate::postgres::rehearse::{ask, with_cause};
 use crate::{Context, Error, Isolation, Rehearsal, Rehearsed, Verdict};
 use model::{Class, Classify};
 use std::fs;
-use std::os::unix::fs::lchown;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -162,7 +161,6 @@ impl Trial<'_> {
             manifest.databases.len()
         ));
         let user = server_user();
-        check::make_home(self.home, user)?;
         let cluster = self.cluster(&tools, &manifest, user)?;
         let programs = Programs::find(&self.engine.name, Some(&tools.bin_dir), &cluster)?;
         let scratching = Scratching {
@@ -227,7 +225,6 @@ impl Trial<'_> {
         manifest: &Manifest,
         user: Option<Owner>,
     ) -> Result<PathBuf, Error> {
-        let cluster = self.home.join("cluster");
         let initdb = tools.bin_dir.join("initdb");
         if !initdb.is_file() {
             let here = tools.bin_dir.display();
@@ -240,11 +237,13 @@ impl Trial<'_> {
                 manifest.major, manifest.major
             )));
         }
-        super::dump::private_dir(&cluster)?;
+        let cluster = check::make_home(self.home, user, |home| {
+            let cluster = home.make_dir("cluster")?;
+            cluster.hand_over()?;
+            Ok(cluster.path().to_owned())
+        })?;
         let mut command = Command::program("initdb", &initdb);
         if let Some(user) = user {
-            lchown(&cluster, Some(user.uid), Some(user.gid))
-                .map_err(|e| Error::io("change the owner of", cluster.display(), e))?;
             let groups = if has_account(user.uid) { "--init-groups" } else { "--clear-groups" };
             command = Command::program("initdb", "setpriv")
                 .arg(format!("--reuid={}", user.uid))
