@@ -1,7 +1,9 @@
 //! What a drill asks of an engine: to bring a restored copy to life where it can harm nobody, and to
 //! judge it there.
 
-use crate::command::Command;
+pub mod left;
+
+use crate::command::{Command, Output};
 use crate::{Context, Error, SnapshotMeta, Staged, Verdict};
 use model::CancelToken;
 use model::config::Service;
@@ -94,7 +96,6 @@ impl Rehearsal<'_> {
     ) -> Result<Option<String>, Error> {
         cx.progress.phase("running the drill command");
         let mut command = Command::shell("the drill command", line)
-            .within(self.isolation)
             .dir(self.home)
             .envs(cx.variables)
             .envs(variables)
@@ -103,7 +104,7 @@ impl Rehearsal<'_> {
         if let Some(first) = self.copy.first() {
             command = command.env("MAINSTAY_DRILL_DIR", &first.staged);
         }
-        let output = match command.try_out(cx.cancel)? {
+        let output = match self.try_out(cx, command, false, verdict)? {
             Ok(output) => output,
             Err(why) => {
                 verdict.bad(why.to_string());
@@ -113,6 +114,30 @@ impl Rehearsal<'_> {
         let answer = output.stdout_text()?.trim().to_owned();
         question.judge(&answer, verdict);
         Ok(Some(answer))
+    }
+
+    /// Tries out a program of which nobody knows what it leaves behind: nothing of it is left, as far
+    /// as this host allows that to be made sure, and the verdict says where it does not. With
+    /// `loopback` the program reaches itself at 127.0.0.1.
+    pub(crate) fn try_out(
+        &self,
+        cx: &Context<'_>,
+        command: Command,
+        loopback: bool,
+        verdict: &mut Verdict,
+    ) -> Result<Result<Output, Error>, Error> {
+        let enclosure = self.isolation.enclosing(loopback, cx.cancel)?;
+        let command = command.behind(&enclosure.words).env(left::MARK, self.home);
+        let tried = command.try_out(cx.cancel);
+        if let Some(why) = enclosure.open {
+            let ended = left::end(self.home);
+            verdict.findings.push(format!(
+                "this host has no namespace of processes for what works on the copy ({why}): of what \
+                 it left running {ended} processes were ended; one that changed its environment was \
+                 not found"
+            ));
+        }
+        tried
     }
 }
 
@@ -222,8 +247,8 @@ impl Isolation {
 
     /// None, and why.
     pub fn none(why: &str) -> Isolation {
-        let why = why.split_whitespace().collect::<Vec<_>>().join(" ");
-        Isolation { words: Vec::new(), said: format!("not cut off from the network: {why}") }
+        let said = format!("not cut off from the network: {}", one_line(why));
+        Isolation { words: Vec::new(), said }
     }
 
     /// Whether programs are cut off.
@@ -240,21 +265,23 @@ impl Isolation {
         &self.words
     }
 
-    /// The words before a program of which nobody knows what it leaves behind: cut off as it is, and
-    /// where the host allows it, in a namespace of processes, all of which end with the first. With
+    /// How a program is run of which nobody knows what it leaves behind: cut off as it is, and where
+    /// the host allows it, in a namespace of processes, all of which end with the first. With
     /// `loopback` it reaches itself at 127.0.0.1.
-    pub(crate) fn enclosing(
-        &self,
-        loopback: bool,
-        cancel: &CancelToken,
-    ) -> Result<Vec<&'static str>, Error> {
-        let Some((_, own)) = self.words.split_last() else {
+    fn enclosing(&self, loopback: bool, cancel: &CancelToken) -> Result<Enclosure, Error> {
+        let own = match self.words.split_last() {
+            Some((_, own)) => own,
             // In the host's network there is a loopback interface that is on.
-            return Ok(Vec::new());
+            None if rustix::process::geteuid().is_root() => &["unshare"][..],
+            None => &["unshare", "--user", "--map-current-user"],
         };
+        let loopback = loopback && self.is_complete();
         let first = if loopback { FIRST_WITH_LOOPBACK } else { FIRST };
-        let mut why = String::new();
+        let mut open = None;
         for processes in [&["--pid", "--fork", "--kill-child"][..], &[]] {
+            if processes.is_empty() && !self.is_complete() {
+                break;
+            }
             let mut words = own.to_vec();
             // Whoever is root only in there may do to its network what root may.
             words.extend((loopback && own.contains(&"--user")).then_some("--keep-caps"));
@@ -263,17 +290,32 @@ impl Isolation {
             let tried = Command::program("unshare", "true")
                 .behind(&words)
                 .timeout(PROBE_TIMEOUT)
-                .ask(cancel)?;
-            if tried.success() {
-                return Ok(words);
-            }
-            why = tried.failure().to_string();
+                .ask(cancel);
+            let why = match tried {
+                Ok(output) if output.success() => return Ok(Enclosure { words, open }),
+                Ok(output) => output.failure(),
+                Err(error) if cancel.is_cancelled() => return Err(error),
+                Err(error) => error,
+            };
+            open.get_or_insert_with(|| one_line(&why.to_string()));
         }
         if !loopback {
-            return Ok(self.words.clone());
+            return Ok(Enclosure { words: self.words.clone(), open });
         }
         let what = "what is cut off from the network cannot be given a port of its own";
-        Err(Error::invalid(format!("{what}: {why}"))
+        Err(Error::invalid(format!("{what}: {}", open.unwrap_or_default()))
             .hinting("Install `ip` (iproute2), or let the program use a socket in its directory."))
     }
+}
+
+/// How a program is run so that nothing of it is left.
+struct Enclosure {
+    /// The words before it.
+    words: Vec<&'static str>,
+    /// Why its processes could leave: they are in no namespace of their own.
+    open: Option<String>,
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -293,6 +293,10 @@ pub struct Service {
     /// of a drill, e.g. `"20m"`. What takes longer is ended, and the copy is not sound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drill_timeout: Option<String>,
+    /// Libraries that a server on a scratch copy preloads, of those that the source preloads
+    /// (`postgres`). Without it none: nobody knows what one begins to do by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drill_preload: Vec<String>,
 
     /// File with this service's password, else the vault's.
     #[serde(default)]

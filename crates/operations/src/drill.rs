@@ -39,6 +39,9 @@ const NAMED: usize = 20;
 /// How long what a dead drill had started may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// In a drill's directory: where the sockets of what is started are.
+const HOME: &str = "run";
+
 /// Who knows the names in it gets by.
 const PASSED_THROUGH: u32 = 0o711;
 
@@ -303,7 +306,7 @@ fn rehearse(
     restoring += preparing.elapsed();
     // A vault that others prune meanwhile has given everything that is needed.
     drop(lock);
-    let home = plan.dir.join("run");
+    let home = plan.dir.join(HOME);
     let question = Question::of(site.spec());
     let mut rehearsed = operation.step("rehearse", (), |operation| {
         crate::member::private_dir(&home).map_err(|e| Error::io("make", &home, e))?;
@@ -444,6 +447,7 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
     let scratch: Scratch = serde_json::from_value(data).map_err(|e| {
         Error::new(Class::Corrupt, "the journal's entry `scratch` is not valid").because(e)
     })?;
+    engines::rehearsal::left::end(&scratch.dir.join(HOME));
     // What it had started ends with it, but may write while it does.
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -31,7 +31,6 @@ pub(super) fn rehearse(
         false => Verdict { sound: true, findings: Vec::new() },
     };
     let port = engine.description.rehearse_port.then(free_port).transpose()?;
-    let words = rehearsal.isolation.enclosing(port.is_some(), cx.cancel)?;
     let question = RehearseRequest {
         meta: rehearsal.meta,
         copy: rehearsal.copy.iter().map(Into::into).collect(),
@@ -50,12 +49,12 @@ pub(super) fn rehearse(
         .arg(&file)
         .arg(&engine.program)
         .arg("rehearse")
-        .behind(&words)
         .dir(rehearsal.home)
         .timeout(rehearsal.limit.unwrap_or(WORK))
         .tied();
     let begun = Instant::now();
-    let tried = engine.told(cx, command).try_out(cx.cancel)?;
+    let command = engine.told(cx, command);
+    let tried = rehearsal.try_out(cx, command, port.is_some(), &mut verdict)?;
     let took = begun.elapsed();
     let answered_after = tried.and_then(|output| {
         output.messages().iter().for_each(|line| cx.progress.note(line));

@@ -9,7 +9,7 @@ use super::files::Files;
 use super::pg_control::PgControl;
 use super::programs::{Owner, Programs};
 use super::server::{self, State};
-use super::{Postgres, go_on};
+use super::{Postgres, go_on, preload};
 use crate::command::Process;
 use crate::{Context, Error, Isolation, Staged, Verdict};
 use model::Class;
@@ -21,14 +21,11 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 /// What the judging server must not do, whatever its files say.
-const ISOLATED: [&str; 15] = [
+const ISOLATED: [&str; 12] = [
     "listen_addresses=",
     "port=5432",
     "archive_mode=off",
     "log_destination=stderr",
-    "shared_preload_libraries=",
-    "session_preload_libraries=",
-    "local_preload_libraries=",
     "max_logical_replication_workers=0",
     "synchronous_standby_names=",
     "primary_conninfo=",
@@ -69,6 +66,9 @@ pub(super) fn check(engine: &Postgres, cx: &Context<'_>, data: &Staged) -> Resul
 
     let mut findings = Vec::new();
     let judged = judge(engine, cx, &programs, &home, &copy, &mut findings)?;
+    if !judged && preload::missed(&findings.join("\n"), None).is_some() {
+        findings.push(preload::hint(engine, None));
+    }
     Ok(Verdict { sound: judged, findings })
 }
 
@@ -82,7 +82,7 @@ fn judge(
 ) -> Result<bool, Error> {
     cx.progress.phase("replaying the log");
     let mut server =
-        match Scratch::start(cx, programs, &home.path, copy, &judging(), &mut |_| Ok(()))? {
+        match Scratch::start(cx, programs, &home.path, copy, &judging(engine), &mut |_| Ok(()))? {
             Ok(server) => server,
             Err(said) => {
                 findings.push(said);
@@ -112,10 +112,12 @@ fn judge(
 }
 
 /// What the judging server is told, whatever its files say.
-fn judging() -> Scratching<'static> {
+fn judging(engine: &Postgres) -> Scratching<'static> {
     static CONNECTED: OnceLock<Isolation> = OnceLock::new();
     let isolation = CONNECTED.get_or_init(|| Isolation::none("a check is no drill"));
-    Scratching { settings: ISOLATED.map(str::to_owned).to_vec(), isolation }
+    let mut settings = ISOLATED.map(str::to_owned).to_vec();
+    settings.extend(preload::on_command_line(engine));
+    Scratching { settings, isolation }
 }
 
 /// Whether every page of a stopped server is as it was written.

@@ -20,6 +20,7 @@ mod lsn;
 mod over;
 mod pg_control;
 mod place;
+mod preload;
 mod prepare;
 mod programs;
 mod receive;
@@ -75,6 +76,8 @@ pub struct Postgres {
     data_dir: PathBuf,
     bin_dir: Option<PathBuf>,
     chunk: Option<NonZeroU64>,
+    /// The libraries that a server on a scratch copy preloads.
+    preload: Vec<String>,
     control: Control,
     /// What the definition leaves to us.
     own_start: bool,
@@ -106,6 +109,7 @@ impl Postgres {
             data_dir: plain_path(name, data_dir)?,
             bin_dir: definition.bin_dir.clone(),
             chunk: chunk.or(NonZeroU64::new(CHUNK)),
+            preload: definition.drill_preload.clone(),
             control: Control::of(name, definition),
             own_start: definition.start.is_none() && !unit,
             own_stop: definition.stop.is_none() && !unit,

@@ -8,24 +8,12 @@ use super::files::{self, Files};
 use super::lsn::{Lsn, Segments};
 use super::pg_control::PgControl;
 use super::programs::{Owner, data_version};
-use super::{Postgres, conf, go_on, over, place};
+use super::{Postgres, conf, go_on, over, place, preload};
 use crate::{Context, Error, LogPlace, LogTarget, Purpose, SnapshotMeta, Staged};
 use jiff::Timestamp;
 use model::Class;
 use std::fs;
 use std::path::Path;
-
-/// Libraries that do things on a schedule, or replicate.
-const SCHEDULERS: [&str; 8] = [
-    "pg_cron",
-    "pg_partman_bgw",
-    "pg_squeeze",
-    "pg_timetable",
-    "pgagent",
-    "pglogical",
-    "pgl_ddl_deploy",
-    "timescaledb",
-];
 
 /// Settings that say where things were on the source.
 const PLACES: [&str; 4] = ["data_directory", "external_pid_file", "hba_file", "ident_file"];
@@ -128,7 +116,9 @@ pub(super) fn configure(
         }
         Purpose::Scratch { .. } => {
             settings.extend(place::isolated(&engine.address, &data.target));
-            settings.extend(neutral(detail, major));
+            settings.extend(neutral(major));
+            settings.extend(preload::settings(engine));
+            tell_of_libraries(cx, engine, detail);
             ("restored to be looked at, cut off from everything", "recovery.signal")
         }
     };
@@ -261,7 +251,7 @@ fn archiving(engine: &Postgres, cx: &Context<'_>, detail: &Detail, major: u32) -
 }
 
 /// Nothing of the copy reaches production, and nothing in it begins by itself.
-fn neutral(detail: &Detail, major: u32) -> Settings {
+fn neutral(major: u32) -> Settings {
     let mut settings = vec![
         ("archive_mode", "off".to_owned()),
         ("archive_command", String::new()),
@@ -278,23 +268,16 @@ fn neutral(detail: &Detail, major: u32) -> Settings {
     if major >= 17 {
         settings.push(("event_triggers", "off".to_owned()));
     }
-    // Of a server that was not asked nobody knows what they would begin to do.
-    let libraries = detail.shared_preload_libraries.as_deref().unwrap_or_default();
-    settings.push(("shared_preload_libraries", without_schedulers(libraries)));
     settings
 }
 
-fn without_schedulers(libraries: &str) -> String {
-    let scheduler = |library: &str| {
-        let name = library.trim().trim_matches('"').rsplit('/').next().unwrap_or_default();
-        SCHEDULERS.contains(&name.trim_end_matches(".so"))
-    };
-    let kept: Vec<&str> = libraries
-        .split(',')
-        .map(str::trim)
-        .filter(|library| !library.is_empty() && !scheduler(library))
-        .collect();
-    kept.join(", ")
+fn tell_of_libraries(cx: &Context<'_>, engine: &Postgres, detail: &Detail) {
+    let left_out = preload::left_out(engine, detail);
+    if left_out.as_ref().is_none_or(Vec::is_empty) {
+        return;
+    }
+    let hint = preload::hint(engine, left_out.as_deref());
+    cx.progress.note(&format!("libraries are not preloaded in a copy to look at. {hint}"));
 }
 
 /// Gives the copy to whom it belongs on this host: the owner of what it replaces, or, if this host
@@ -327,18 +310,4 @@ fn adopt(dir: &Path, target: &Path) -> Result<Owner, Error> {
         files::give(dir, wanted)?;
     }
     Ok(wanted)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn libraries_that_act_by_themselves_are_left_out() {
-        assert_eq!(
-            without_schedulers("pg_stat_statements, pg_cron,\"$libdir/pglogical.so\",auto_explain"),
-            "pg_stat_statements, auto_explain"
-        );
-        assert_eq!(without_schedulers(""), "");
-    }
 }

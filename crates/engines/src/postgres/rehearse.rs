@@ -8,11 +8,12 @@
 
 use super::check::{self, Scratch, Scratching};
 use super::connect::{Address, Session};
+use super::detail::Detail;
 use super::files::Files;
 use super::lsn::WalFile;
 use super::programs::{Owner, Programs, data_version};
 use super::server;
-use super::{Postgres, conf, data_of, go_on};
+use super::{Postgres, conf, data_of, go_on, preload};
 use crate::command::Command;
 use crate::rehearsal::Asked;
 use crate::{Context, Error, Rehearsal, Rehearsed, Verdict};
@@ -56,6 +57,32 @@ pub(super) fn rehearse(
     cx: &Context<'_>,
     rehearsal: &Rehearsal<'_>,
 ) -> Result<Rehearsed, Error> {
+    let left_out = preload::left_out(engine, &Detail::of(rehearsal.meta)?);
+    let left_out = left_out.as_deref();
+    let rehearsed = bring_to_life(engine, cx, rehearsal);
+    let said = match &rehearsed {
+        Ok(rehearsed) if rehearsed.verdict.sound => String::new(),
+        Ok(rehearsed) => rehearsed.verdict.findings.join("\n"),
+        Err(error) if error.class() == Class::Cancelled => String::new(),
+        Err(error) => with_cause(error),
+    };
+    if let Some(line) = preload::missed(&said, left_out) {
+        return Err(preload::needed(engine, line, left_out));
+    }
+    let mut rehearsed = rehearsed?;
+    if let Some(left_out) = left_out.filter(|left_out| !left_out.is_empty()) {
+        let what =
+            format!("libraries of the source that were not preloaded: {}", left_out.join(", "));
+        rehearsed.verdict.findings.insert(0, what);
+    }
+    Ok(rehearsed)
+}
+
+fn bring_to_life(
+    engine: &Postgres,
+    cx: &Context<'_>,
+    rehearsal: &Rehearsal<'_>,
+) -> Result<Rehearsed, Error> {
     go_on(cx)?;
     let dir = &data_of(rehearsal.copy)?.staged;
     if let Some(postmaster) = server::postmaster(dir)? {
@@ -74,6 +101,7 @@ pub(super) fn rehearse(
         settings.push("event_triggers=off".to_owned());
     }
     settings.push(format!("restore_command={}", feed.restore_command()));
+    settings.extend(preload::on_command_line(engine));
     let scratching = Scratching { settings, isolation: rehearsal.isolation };
 
     cx.progress.phase("replaying the log");

@@ -353,15 +353,13 @@ impl Engine for Script {
         let mut answered_after = None;
         match (&self.importer, rehearsal.copy.first()) {
             (Some(importer), Some(copy)) if knows_scratch(rehearsal.meta) => {
-                let words = rehearsal.isolation.enclosing(false, cx.cancel)?;
                 let begun = Instant::now();
                 let place = Place { path: &copy.staged, scratch: rehearsal.home };
                 let command = self
                     .command_at(cx, "the importer", importer, place)
-                    .behind(&words)
                     .timeout(rehearsal.limit.unwrap_or(TIMEOUT));
                 let command = self.import(cx, command, rehearsal.meta, "scratch")?;
-                match command.try_out(cx.cancel)? {
+                match rehearsal.try_out(cx, command, false, &mut verdict)? {
                     Ok(output) => {
                         answered_after = Some(begun.elapsed());
                         output.messages().iter().for_each(|line| cx.progress.note(line));

@@ -314,3 +314,74 @@ fn a_standby_that_is_left_behind_is_told_by_the_primary() {
     assert_eq!((&standby["name"], &standby["rpo-kept"]), (&json!("b"), &json!(false)));
     assert!(standby["age-seconds"].as_u64().unwrap() >= 1);
 }
+
+/// Processes that bear this word among their arguments.
+fn running(word: &str) -> usize {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let words = |process: fs::DirEntry| fs::read(process.path().join("cmdline")).ok();
+    let bears = |words: &Vec<u8>| words.split(|byte| *byte == 0).any(|one| one == word.as_bytes());
+    processes.filter_map(words).filter(bears).count()
+}
+
+/// What a command puts into a session of its own gets a signal from nobody.
+#[test]
+fn what_a_drill_command_leaves_behind_does_not_outlive_the_drill() {
+    let rig = host(FILES);
+    rig.write("docs/note", "kept");
+    rig.run(&["init"]).code(0);
+    rig.run(&["backup", "docs"]).code(0);
+    // Nobody else sleeps that long.
+    let word = format!("{}.5", 40_000_000 + std::process::id());
+    let flag = rig.path("left").display().to_string();
+    rig.write(
+        "leave",
+        format!(
+            "setsid sh -c 'sleep {word} & echo >{flag}; wait' >/dev/null 2>&1 &\n\
+             while ! test -e {flag}; do sleep 0.01; done\n\
+             cat \"$MAINSTAY_DRILL_DIR/note\"\n"
+        ),
+    );
+    let command = format!(
+        "{FILES}drill-command = \"sh {}\"\ndrill-expect = \"kept\"\n",
+        rig.path("leave").display()
+    );
+    configure(&rig, &command);
+    let drill = rig.run(&["drill", "docs", "--json"]).code(0).json();
+    assert!(rig.path("left").exists());
+    assert_eq!(running(&word), 0, "{drill}");
+    assert_eq!(left(&rig), [] as [PathBuf; 0]);
+
+    // On a host that allows no namespaces of processes.
+    fs::remove_file(rig.path("left")).unwrap();
+    let stub = "#!/bin/sh\necho 'unshare failed: Operation not permitted' >&2; exit 1\n";
+    fs::create_dir_all(rig.path("bin")).unwrap();
+    script(&rig.path("bin/unshare"), stub);
+    let run = || {
+        let mut command = rig.command(&["drill", "docs", "--json"]);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::iter::once(rig.path("bin")).chain(std::env::split_paths(&path));
+        command.env("PATH", std::env::join_paths(path).unwrap());
+        command
+    };
+    let drill = crate::rig::run(&mut run()).code(0).json();
+    assert!(rig.path("left").exists());
+    assert_eq!(running(&word), 0, "{drill}");
+    assert_eq!(drill["isolated"], json!(false));
+    finds(&drill, "no namespace of processes");
+    finds(&drill, "Operation not permitted");
+
+    // And where it was killed: the next command on the service finds what is left.
+    fs::remove_file(rig.path("left")).unwrap();
+    rig.write("leave", format!("setsid sleep {word} >/dev/null 2>&1 &\nexec sleep {word}\n"));
+    let mut drill = run();
+    let mut drill = drill.stderr(std::process::Stdio::null()).spawn().unwrap();
+    wait_for("it is left", || running(&word) >= 2);
+    let operations = fs::read_dir(rig.path("state/services/docs/operations")).unwrap().flatten();
+    let newest = operations.map(|operation| operation.path()).max().unwrap();
+    let worker = crate::world::journal(&newest)[0]["pid"].as_u64().unwrap();
+    crate::world::kill(u32::try_from(worker).unwrap());
+    let _ = drill.wait();
+    rig.run(&["backup", "docs"]).code(0);
+    assert_eq!(running(&word), 0);
+    assert_eq!(left(&rig), [] as [PathBuf; 0]);
+}

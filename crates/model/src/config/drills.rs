@@ -31,6 +31,14 @@ pub(super) fn judge(judge: &mut Judge<'_>, config: &Config, service: &Service) {
     judge.duration("drill-timeout", service.drill_timeout.as_deref());
     judge.not_empty("drill-query", service.drill_query.as_ref());
     judge.not_empty("drill-command", service.drill_command.as_ref());
+    for library in &service.drill_preload {
+        // They become a list in the server's configuration.
+        let plain = |c: char| c.is_ascii_alphanumeric() || "_-.$/".contains(c);
+        if library.is_empty() || !library.chars().all(plain) {
+            let what = format!("{library:?} is no name of a library like \"pg_stat_statements\"");
+            judge.wrong("drill-preload", what);
+        }
+    }
     let engine = service.engine.as_str();
     if service.drill_query.is_some() && !SQL.contains(&engine) {
         judge.wrong(

@@ -241,7 +241,7 @@ impl Judge<'_> {
             true => &["files", "sqlite", "script", "postgres"],
             false => &["files", "sqlite", "script"],
         };
-        let owned: [(&str, bool, &[&str]); 12] = [
+        let owned: [(&str, bool, &[&str]); 13] = [
             ("path", service.path.is_some(), with_path),
             ("paths", !service.paths.is_empty(), &["files", "sqlite"]),
             ("exclude", files, &["files"]),
@@ -252,6 +252,7 @@ impl Judge<'_> {
             ("bin-dir", service.bin_dir.is_some(), &["postgres"]),
             ("log-queue", service.log_queue.is_some(), &["postgres", "sqlite"]),
             ("stream-from", service.stream_from.is_some(), &["postgres"]),
+            ("drill-preload", !service.drill_preload.is_empty(), &["postgres"]),
             ("exporter", service.exporter.is_some(), &["script"]),
             ("importer", service.importer.is_some(), &["script"]),
         ];
@@ -266,6 +267,7 @@ impl Judge<'_> {
                 ("data-dir", service.data_dir.is_some()),
                 ("log-queue", service.log_queue.is_some()),
                 ("stream-from", service.stream_from.is_some()),
+                ("drill-preload", !service.drill_preload.is_empty()),
             ];
             for (key, _) in physical.iter().filter(|(_, set)| *set) {
                 self.wrong(

@@ -478,9 +478,17 @@ fn what_is_said_about_drills_makes_sense() {
         ("drill-expect = \"1\"\n", "answers nothing"),
         ("drill-timeout = \"0s\"\n", "drill-timeout"),
         ("drill-command = \" \"\n", "is empty"),
+        ("drill-preload = [\"timescaledb\"]\n", "means nothing to engine files"),
     ] {
         let found = files(lines);
         assert!(found.len() == 1 && found[0].contains(about), "{lines}: {found:?}");
+    }
+    let postgres = "engine = \"postgres\"\nurl = \"postgres://u@/\"\ndata-dir = \"/srv/a\"\n";
+    let preload = |list: &str| service(&format!("{postgres}drill-preload = {list}\n"));
+    assert_eq!(preload("[\"timescaledb\", \"$libdir/plugins/one-1.so\"]"), [] as [String; 0]);
+    for bad in ["[\"\"]", "[\"a,b\"]", "[\"a'\"]", "[\"a b\"]", "[\"a\\nb\"]"] {
+        let found = preload(bad);
+        assert!(found.len() == 1 && found[0].contains("no name of a library"), "{bad}: {found:?}");
     }
     let sqlite = "engine = \"sqlite\"\npath = \"/srv/a.db\"\ndrill-query = \"SELECT 1\"\n";
     assert_eq!(service(sqlite), [] as [String; 0]);

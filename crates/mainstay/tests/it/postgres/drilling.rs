@@ -177,3 +177,51 @@ fn a_killed_drill_leaves_no_server() {
     wait_for("its copy is gone", &|| fs::read_dir(home.join("state/drills")).unwrap().count() == 0);
     assert_eq!(a.newest(), 1);
 }
+
+/// A library that nobody here has heard of may do anything once it is loaded. `pg_prewarm` stands for
+/// those that start a worker, `pg_stat_statements` for those without which something cannot be read.
+#[test]
+fn a_drill_preloads_what_it_is_told_to_and_nothing_else() {
+    let loaded = "drill-query = '''SELECT current_setting('shared_preload_libraries'), count(*) \
+                  FROM pg_stat_activity WHERE backend_type LIKE 'autoprewarm%' '''";
+    let preload = "archive_mode = on\nshared_preload_libraries = 'pg_prewarm,pg_stat_statements'";
+    let stage = Stage::with(preload, loaded);
+    let a = &stage.a;
+    if !a.server.has_extension("pg_prewarm") || !a.server.has_extension("pg_stat_statements") {
+        eprintln!("left out: this host has no contributed libraries");
+        return;
+    }
+    let worker = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'autoprewarm%'";
+    assert_eq!(a.server.sql(worker), "1", "the source has its worker");
+    a.server.sql("CREATE EXTENSION pg_stat_statements");
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    let drill = a.run(&["drill", "shop", "--json"]).code(0).json();
+    assert_eq!(drill["answer"], "|0", "{drill}");
+    finds(&drill, "were not preloaded: pg_prewarm, pg_stat_statements");
+
+    // What cannot do without is told apart from a copy that is not sound.
+    let text = fs::read_to_string(&a.config).unwrap();
+    let configure = |lines: &str| fs::write(&a.config, text.replace(loaded, lines)).unwrap();
+    let statements = "drill-query = 'SELECT count(*) > 0 FROM pg_stat_statements'";
+    configure(statements);
+    let failed = a.run(&["drill", "shop"]);
+    assert_ne!(failed.code, 0);
+    failed.complains("drill-preload").complains("pg_stat_statements");
+    let list = a.run(&["snapshots", "shop", "--json"]).code(0).json();
+    let point = &list["services"][0]["snapshots"][0];
+    assert_eq!(point["drill"]["sound"], true, "nothing was learnt of it: {point}");
+    configure(&format!("{statements}\ndrill-preload = ['pg_stat_statements']"));
+    let drill = a.run(&["drill", "shop", "--json"]).code(0).json();
+    assert_eq!(drill["answer"], "t", "{drill}");
+    finds(&drill, "were not preloaded: pg_prewarm");
+
+    // A copy to look at is no different.
+    let target = stage.dir.path().join("look");
+    a.run(&["restore", "shop", "--target", target.to_str().unwrap()]).code(0);
+    let auto = fs::read_to_string(target.join("data/postgresql.auto.conf"))
+        .or_else(|_| fs::read_to_string(target.join("postgresql.auto.conf")))
+        .unwrap();
+    assert!(auto.contains("shared_preload_libraries = 'pg_stat_statements'"), "{auto}");
+    assert!(auto.contains("session_preload_libraries = ''"), "{auto}");
+}
