@@ -6,7 +6,7 @@
 use super::detail::Detail;
 use super::files::{self, Files};
 use super::lsn::{Lsn, Segments};
-use super::pg_control::PgControl;
+use super::pg_control::{PgControl, State};
 use super::programs::{Owner, data_version};
 use super::{Postgres, conf, go_on, over, place, preload};
 use crate::{Context, Error, LogPlace, LogTarget, Purpose, SnapshotMeta, Staged};
@@ -171,6 +171,23 @@ fn whole(dir: &Path, detail: &Detail) -> Result<(), Error> {
         return Err(bad(format!("it is of the server {}", control.system)));
     }
     let lsn = |text: &str| text.parse::<Lsn>().map_err(&bad);
+    // What was read while the server worked. One that was stopped is whole by itself.
+    if control.state != State::ShutDown {
+        let label = Files::open(dir, Owner::of(dir)?)?.read("backup_label")?;
+        let Some(label) = label else {
+            return Err(
+                bad("backup_label is not there, which says where replay begins".to_owned()),
+            );
+        };
+        let begins = label.lines().find_map(|line| line.strip_prefix("START WAL LOCATION: "));
+        let begins = begins.and_then(|line| line.split_whitespace().next()).unwrap_or_default();
+        if begins != detail.start {
+            return Err(bad(format!(
+                "backup_label lets replay begin at {begins:?}, and not at {}",
+                detail.start
+            )));
+        }
+    }
     let segments = Segments::of(detail.segment_size)
         .ok_or_else(|| bad(format!("segments of {} bytes", detail.segment_size)))?;
     let (start, stop) = (lsn(&detail.start)?, lsn(&detail.stop)?);

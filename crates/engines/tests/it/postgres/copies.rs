@@ -96,6 +96,21 @@ fn files_that_are_not_what_was_captured_are_refused() {
     assert_eq!(error.class(), Class::Corrupt, "{error}");
     fs::write(&segment, &whole).expect("back");
 
+    // Without its label a server would begin to replay too late, and be torn without a word.
+    let label = base.sink.at("/postgres/data/backup_label");
+    let own = fs::read_to_string(&label).expect("a label");
+    fs::remove_file(&label).expect("remove");
+    let error = shop.try_copy(&base, "no label", &purpose).err().expect("refused");
+    assert_eq!(error.class(), Class::Corrupt, "{error}");
+    assert!(error.to_string().contains("backup_label is not there"), "{error}");
+    let other_start = own.replace("START WAL LOCATION: 0/", "START WAL LOCATION: 7/");
+    for (name, text) in [("other label", other_start.as_str()), ("empty label", "")] {
+        fs::write(&label, text).expect("label");
+        let error = shop.try_copy(&base, name, &purpose).err().expect(name);
+        assert_eq!(error.class(), Class::Corrupt, "{name}: {error}");
+    }
+    fs::write(&label, own).expect("label");
+
     let control = base.sink.at("/postgres/data/global/pg_control");
     let own = fs::read(&control).expect("control");
     let mut damaged = own.clone();
