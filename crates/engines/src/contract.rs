@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use model::config::Service;
 use model::{CancelToken, Class, Generation, MemberName, Position, Progress, ServiceName};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::io::Read;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -290,8 +291,27 @@ pub struct Inspection {
     pub following: bool,
     /// The part of its log that it tried last to hand over by itself, and could not.
     pub unarchived: Option<String>,
+    /// What makes it doubtful that the copy can be relied upon here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub doubts: Vec<Doubt>,
     /// One sentence for people.
     pub summary: String,
+}
+
+/// Something that may be wrong, and nobody can tell by looking.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Doubt {
+    /// What was found.
+    pub found: String,
+    /// What to do about it: a sentence.
+    pub advice: String,
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}. {}", self.found, self.advice)
+    }
 }
 
 /// What a promotion did.

@@ -16,9 +16,9 @@ pub mod script;
 pub mod sqlite;
 
 pub use contract::{
-    Abilities, CaptureSink, Captured, Context, Engine, FileMeta, Inspection, LogPlace, LogTarget,
-    Overwriting, Part, Promoted, Purpose, Refresh, Root, RootKind, Running, SnapshotMeta, Staged,
-    TreeOptions, Verdict, Withheld,
+    Abilities, CaptureSink, Captured, Context, Doubt, Engine, FileMeta, Inspection, LogPlace,
+    LogTarget, Overwriting, Part, Promoted, Purpose, Refresh, Root, RootKind, Running,
+    SnapshotMeta, Staged, TreeOptions, Verdict, Withheld,
 };
 pub use control::AtBoot;
 pub use error::Error;

@@ -255,6 +255,7 @@ impl Engine for External {
             replayed: None,
             following: false,
             unarchived: None,
+            doubts: Vec::new(),
             summary: answer.summary,
         })
     }

@@ -243,6 +243,7 @@ impl Engine for Files {
             replayed: None,
             following: false,
             unarchived: None,
+            doubts: Vec::new(),
             summary,
         })
     }

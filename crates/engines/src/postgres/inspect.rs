@@ -1,5 +1,6 @@
 //! What can be seen of the server without changing it.
 
+use super::collation::Collations;
 use super::connect::Session;
 use super::lsn::{Lsn, Segments, WalFile};
 use super::pg_control::{PgControl, State};
@@ -25,6 +26,7 @@ pub(super) fn inspect(engine: &Postgres, cx: &Context<'_>) -> Result<Inspection,
             replayed: None,
             following: false,
             unarchived: None,
+            doubts: Vec::new(),
             summary: format!("{} holds no server", data_dir.display()),
         });
     };
@@ -39,6 +41,7 @@ pub(super) fn inspect(engine: &Postgres, cx: &Context<'_>) -> Result<Inspection,
         replayed: None,
         following: standby,
         unarchived: None,
+        doubts: Vec::new(),
         summary: String::new(),
     };
     if running == Running::No && over::is_marked(data_dir) {
@@ -111,6 +114,9 @@ fn ask(data_dir: &Path, session: &mut Session, found: &mut Inspection) -> Result
     if !found.following {
         found.unarchived = fails_to_archive(session);
     }
+    let mut collations = Collations::default();
+    collations.of_databases(session)?;
+    found.doubts = collations.doubts();
     Ok(())
 }
 

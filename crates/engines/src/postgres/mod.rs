@@ -7,6 +7,7 @@
 mod capture;
 mod check;
 mod cold;
+mod collation;
 mod conf;
 mod connect;
 mod detail;

@@ -7,6 +7,7 @@
 //! the name of what it wants into a directory, and this process fetches that.
 
 use super::check::{self, Scratch, Scratching};
+use super::collation::Collations;
 use super::connect::{Address, Session};
 use super::detail::Detail;
 use super::files::Files;
@@ -168,18 +169,27 @@ impl Stage<'_> {
             "SELECT datname::text FROM pg_database WHERE datallowconn ORDER BY 1",
             &[],
         )?;
+        let mut collations = Collations::default();
+        collations.of_databases(&mut session)?;
         for row in &databases {
             let name: String = row.get(0);
             let read = Address::in_dir(home, superuser).with_database(&name).connect().and_then(
-                |mut session| session.text(cx, "list its tables", "SELECT count(*) FROM pg_class"),
+                |mut session| {
+                    session.text(cx, "list its tables", "SELECT count(*) FROM pg_class")?;
+                    collations.of_indexes(&mut session, &name)
+                },
             );
             match read {
-                Ok(_) => {}
+                Ok(()) => {}
                 Err(error) if error.class() == Class::Cancelled => return Err(error),
                 Err(error) => verdict.bad(format!("database {name}: {}", with_cause(&error))),
             }
         }
         verdict.findings.push(format!("it opened {} databases", databases.len()));
+        for doubt in collations.doubts() {
+            cx.progress.warn(&doubt.found);
+            verdict.findings.push(doubt.to_string());
+        }
         cx.progress.phase("comparing tables and indexes");
         let findings = &mut verdict.findings;
         verdict.sound &=

@@ -5,7 +5,7 @@
 
 use super::connect::Session;
 use super::lsn::Lsn;
-use super::{Postgres, STARTUP_LOG, STARTUP_LOG_OLD, facts, go_on, pg_control};
+use super::{Postgres, STARTUP_LOG, STARTUP_LOG_OLD, collation, facts, go_on, pg_control};
 use crate::{Context, Error, Promoted, Running};
 use model::{Class, Classify, Position};
 use rustix::process::{Pid, test_kill_process};
@@ -163,7 +163,13 @@ pub(super) fn start(engine: &Postgres, cx: &Context<'_>) -> Result<(), Error> {
     let patience = Instant::now() + Duration::from_secs(30);
     loop {
         match postmaster(data_dir)? {
-            Some(postmaster) if done(&postmaster)? => return Ok(()),
+            Some(postmaster) if done(&postmaster)? => {
+                // What was restored may come from another host.
+                if to_the_end && let Ok(mut session) = engine.address.connect() {
+                    collation::warn(cx, &mut session, engine.address.database());
+                }
+                return Ok(());
+            }
             Some(_) => seen = true,
             None if seen || engine.own_start || Instant::now() >= patience => {
                 let error = Error::failed(format!(
@@ -294,6 +300,7 @@ pub(super) fn promote(engine: &Postgres, cx: &Context<'_>) -> Result<Promoted, E
         "SELECT pg_walfile_name(pg_current_wal_lsn()), pg_current_wal_lsn()::text",
         &[],
     )?;
+    collation::warn(cx, &mut session, engine.address.database());
     let timeline = timeline_in(row.get(0))?;
     let lsn = match branch(&engine.data_dir, timeline) {
         Some(lsn) => lsn,

@@ -245,6 +245,7 @@ impl Engine for Script {
             replayed: None,
             following: false,
             unarchived: None,
+            doubts: Vec::new(),
             summary: format!("{} {what}", self.path.display()),
         })
     }

@@ -137,6 +137,7 @@ impl Engine for Sqlite {
             replayed: None,
             following: false,
             unarchived: None,
+            doubts: Vec::new(),
             summary,
         })
     }

@@ -114,6 +114,9 @@ fn the_engine(
         }
         Err(error) => chain.broke("engine", error)?,
     }
+    for doubt in seen.doubts {
+        chain.warn("engine", doubt.found, doubt.advice)?;
+    }
     if engine.abilities().log && my_role == Role::Primary {
         the_log(chain, service, state, seen.unarchived.as_deref())?;
     }

@@ -151,6 +151,7 @@ impl Engine for Logical {
             replayed: None,
             following: false,
             unarchived: None,
+            doubts: Vec::new(),
             summary: String::new(),
         };
         let asked = catalog::anywhere(&self.address).and_then(|(mut session, _)| {
