@@ -60,14 +60,11 @@ pub(super) fn rehearse(
 ) -> Result<Rehearsed, Error> {
     let left_out = preload::left_out(engine, &Detail::of(rehearsal.meta)?);
     let left_out = left_out.as_deref();
-    let rehearsed = bring_to_life(engine, cx, rehearsal);
-    let said = match &rehearsed {
-        Ok(rehearsed) if rehearsed.verdict.sound => String::new(),
-        Ok(rehearsed) => rehearsed.verdict.findings.join("\n"),
-        Err(error) if error.class() == Class::Cancelled => String::new(),
-        Err(error) => with_cause(error),
-    };
-    if let Some(line) = preload::missed(&said, left_out) {
+    let rehearsed = bring_to_life(engine, cx, rehearsal, left_out);
+    if let Err(error) = &rehearsed
+        && error.class() != Class::Cancelled
+        && let Some(line) = preload::missed(&with_cause(error), left_out)
+    {
         return Err(preload::needed(engine, line, left_out));
     }
     let mut rehearsed = rehearsed?;
@@ -79,10 +76,13 @@ pub(super) fn rehearse(
     Ok(rehearsed)
 }
 
+/// `left_out`: the libraries that it has to do without. What fails for want of one is an error, and no
+/// verdict on the copy.
 fn bring_to_life(
     engine: &Postgres,
     cx: &Context<'_>,
     rehearsal: &Rehearsal<'_>,
+    left_out: Option<&[String]>,
 ) -> Result<Rehearsed, Error> {
     go_on(cx)?;
     let dir = &data_of(rehearsal.copy)?.staged;
@@ -106,7 +106,7 @@ fn bring_to_life(
     let scratching = Scratching { settings, isolation: rehearsal.isolation };
 
     cx.progress.phase("replaying the log");
-    let stage = Stage { cx, rehearsal, programs: &programs };
+    let stage = Stage { cx, rehearsal, programs: &programs, left_out };
     let begun = Instant::now();
     let started =
         Scratch::start(cx, &programs, rehearsal.home, dir, &scratching, &mut |cx| feed.serve(cx))?;
@@ -121,6 +121,9 @@ fn bring_to_life(
                 return Err(Error::invalid(what)
                     .hinting("Name an earlier time, or none for everything there is."));
             }
+            if preload::missed(&said, left_out).is_some() {
+                return Err(Error::failed(said));
+            }
             verdict.bad(said);
             return Ok(Rehearsed { verdict, answered_after: None, answer: None });
         }
@@ -130,7 +133,12 @@ fn bring_to_life(
     let checksums = stage.judge(&superuser, session, &mut verdict)?;
     let address = Address::in_dir(rehearsal.home, &superuser);
     let address = address.with_database(engine.address.database());
+    let was_sound = verdict.sound;
     let answer = ask(cx, rehearsal, &address, &mut verdict)?;
+    let said = verdict.findings.last().filter(|_| was_sound && !verdict.sound);
+    if let Some(said) = said.filter(|said| preload::missed(said, left_out).is_some()) {
+        return Err(Error::failed(said.clone()));
+    }
     server.stop(cx, &programs, dir)?;
     if checksums && !check::page_checksums(cx, &programs, dir, &mut verdict.findings)? {
         verdict.sound = false;
@@ -143,6 +151,7 @@ struct Stage<'a> {
     cx: &'a Context<'a>,
     rehearsal: &'a Rehearsal<'a>,
     programs: &'a Programs,
+    left_out: Option<&'a [String]>,
 }
 
 impl Stage<'_> {
@@ -182,6 +191,9 @@ impl Stage<'_> {
             match read {
                 Ok(()) => {}
                 Err(error) if error.class() == Class::Cancelled => return Err(error),
+                Err(error) if preload::missed(&with_cause(&error), self.left_out).is_some() => {
+                    return Err(error);
+                }
                 Err(error) => verdict.bad(format!("database {name}: {}", with_cause(&error))),
             }
         }
