@@ -128,6 +128,9 @@ pub struct Alerts {
     /// Run by `/bin/sh -c` with the alert as JSON on standard input and in `MAINSTAY_ALERT_*`.
     #[serde(default)]
     pub command: Option<String>,
+    /// How long it may take, e.g. `"30s"`. After that it is ended, with all that it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command_timeout: Option<String>,
     /// Receives the alert as a JSON `POST`.
     #[serde(default)]
     pub webhook: Option<String>,

@@ -1,15 +1,14 @@
 //! Tells a person that something failed: by a command, by a webhook.
 
 use crate::{Error, Site, secrets};
+use engines::command::Command;
 use jiff::Timestamp;
-use model::{Class, MemberName, ServiceName};
+use model::{CancelToken, Class, MemberName, ServiceName, duration};
 use serde::Serialize;
-use std::io::Write;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// How long a webhook may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long each way may take, unless another time is declared for the command.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One alert.
 #[derive(Clone, Debug, Serialize)]
@@ -33,12 +32,13 @@ pub fn send(site: &Site, alert: &Alert) -> Result<(), Error> {
     let text = serde_json::to_vec(alert)
         .map_err(|e| Error::new(Class::Failed, "cannot encode an alert").because(e))?;
     let mut failed = Vec::new();
+    let limit = alerts.command_timeout.as_deref().and_then(|text| duration::parse(text).ok());
     if let Some(command) = &alerts.command
-        && let Err(error) = by_command(command, alert, &text)
+        && let Err(error) = by_command(command, limit.unwrap_or(PATIENCE), alert, &text)
     {
         failed.push(format!("command: {}", error.chain()));
     }
-    let webhook = secrets::webhook(alerts)
+    let webhook = secrets::webhook(alerts, PATIENCE)
         .and_then(|url| url.map_or(Ok(()), |url| by_webhook(url.expose(), &text)));
     if let Err(error) = webhook {
         failed.push(format!("webhook: {}", error.chain()));
@@ -52,27 +52,19 @@ pub fn send(site: &Site, alert: &Alert) -> Result<(), Error> {
     ))
 }
 
-fn by_command(command: &str, alert: &Alert, text: &[u8]) -> Result<(), Error> {
+/// What takes too long is ended with all that it started: other alerts wait for it.
+fn by_command(command: &str, limit: Duration, alert: &Alert, text: &[u8]) -> Result<(), Error> {
     let service = alert.service.as_ref().map(ToString::to_string).unwrap_or_default();
-    let mut child = Command::new("/bin/sh")
-        .args(["-c", command])
+    // A cancel stops what is being done, and not that somebody is told of it.
+    let output = Command::shell("the alert command", command)
         .env("MAINSTAY_ALERT_EVENT", &alert.event)
         .env("MAINSTAY_ALERT_SERVICE", service)
         .env("MAINSTAY_ALERT_HOST", alert.host.as_str())
         .env("MAINSTAY_ALERT_MESSAGE", &alert.message)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .map_err(|e| Error::io("run", "/bin/sh", e))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A command that does not read its input is none the worse.
-        let _ = stdin.write_all(text);
-    }
-    let status = child.wait().map_err(|e| Error::io("wait for", "/bin/sh", e))?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(Error::new(Class::Failed, format!("it ended with {status}")))
+        .input(text)
+        .timeout(limit)
+        .run(&CancelToken::new());
+    output.map(|_| ()).map_err(Error::from)
 }
 
 fn by_webhook(url: &str, text: &[u8]) -> Result<(), Error> {

@@ -2,9 +2,10 @@
 
 use crate::Error;
 use model::config::{Alerts, Config, Service, Vault};
-use model::{Classify, Secret};
+use model::{CancelToken, Classify, Secret};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// Where a password is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,11 +83,11 @@ pub(crate) fn url_password(service: &Service) -> Option<engines::Password> {
     }))
 }
 
-/// The URL of the webhook that alerts go to.
-pub(crate) fn webhook(alerts: &Alerts) -> Result<Option<Secret>, Error> {
+/// The URL of the webhook that alerts go to. A command that prints it is ended after this time.
+pub(crate) fn webhook(alerts: &Alerts, limit: Duration) -> Result<Option<Secret>, Error> {
     let Alerts { webhook_file, webhook_env, webhook_credential, webhook_command, .. } = alerts;
     match Source::pick(webhook_file, webhook_env, webhook_credential, webhook_command) {
-        Some(source) => read_what(&source, "webhook").map(Some),
+        Some(source) => read_within(&source, "webhook", Some(limit)).map(Some),
         None => Ok(alerts.webhook.clone().map(Secret::new)),
     }
 }
@@ -144,6 +145,10 @@ fn is_denied(file: &Path) -> bool {
 
 /// Reads another secret from its source; `what` is its name in messages.
 pub(crate) fn read_what(source: &Source, what: &str) -> Result<Secret, Error> {
+    read_within(source, what, None)
+}
+
+fn read_within(source: &Source, what: &str, limit: Option<Duration>) -> Result<Secret, Error> {
     let text = match source {
         Source::File(file) => std::fs::read_to_string(file)
             .map_err(|e| Error::io(&format!("read the {what} file"), file, e))?,
@@ -164,7 +169,11 @@ pub(crate) fn read_what(source: &Source, what: &str) -> Result<Secret, Error> {
             std::fs::read_to_string(&file)
                 .map_err(|e| Error::io(&format!("read the {what} credential"), &file, e))?
         }
-        // The command may hold what it should only fetch, so it is not shown.
+        // The command may hold what it should only fetch, so it is not shown, nor what it said.
+        Source::Command(command) if limit.is_some() => {
+            let text = bounded(command, limit.unwrap_or_default());
+            text.map_err(|why| Error::invalid(format!("the {what} command {why}")))?
+        }
         Source::Command(command) => {
             let output = Command::new("/bin/sh")
                 .args(["-c", command])
@@ -192,4 +201,16 @@ pub(crate) fn read_what(source: &Source, what: &str) -> Result<Secret, Error> {
         }));
     }
     Ok(Secret::new(line.to_owned()))
+}
+
+/// What a command prints that is ended, with all that it started, after this time; or what is wrong.
+fn bounded(command: &str, limit: Duration) -> Result<String, String> {
+    let asked = engines::command::Command::shell("the command", command).timeout(limit);
+    let output = asked.ask(&CancelToken::new());
+    let output = output.map_err(|_| format!("was not done within {limit:?}"))?;
+    match output.code() {
+        Some(0) => output.stdout_text().map_err(|_| "printed no text".to_owned()),
+        Some(code) => Err(format!("failed (exit code {code})")),
+        None => Err("was killed".to_owned()),
+    }
 }

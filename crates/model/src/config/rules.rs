@@ -130,8 +130,9 @@ impl Judge<'_> {
         {
             self.wrong("alerts.webhook", "must begin with https:// or http://");
         }
-        self.not_empty("alerts.command", config.alerts.command.as_ref());
         let alerts = &config.alerts;
+        self.not_empty("alerts.command", alerts.command.as_ref());
+        self.duration("alerts.command-timeout", alerts.command_timeout.as_deref());
         self.at_most_one(&[
             ("alerts.webhook", alerts.webhook.is_some()),
             ("alerts.webhook-file", alerts.webhook_file.is_some()),

@@ -465,6 +465,15 @@ proptest! {
 }
 
 #[test]
+fn an_alert_command_has_some_time() {
+    for (time, findings) in [("30s", 0), ("0s", 1), ("soon", 1)] {
+        let text = format!("{BASE}[alerts]\ncommand = \"true\"\ncommand-timeout = \"{time}\"\n");
+        let found = read(&text, "m.toml").map_or_else(|e| e.findings.len(), |_| 0);
+        assert_eq!(found, findings, "{time}");
+    }
+}
+
+#[test]
 fn what_is_said_about_drills_makes_sense() {
     assert_eq!(files("drill-schedule = \"0 4 * * 0\"\nrto = \"10m\"\n"), [] as [String; 0]);
     for (lines, about) in [
