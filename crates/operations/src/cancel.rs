@@ -68,7 +68,7 @@ const DYING: Duration = Duration::from_secs(10);
 /// next command, as after any death.
 pub fn kill(site: &ServiceSite) -> Result<Option<OperationId>, Error> {
     let Some((operation, dir)) = running(site)? else { return Ok(None) };
-    let entries = journal::read(&dir)?;
+    let (entries, _) = journal::look(&dir)?;
     let Some(pid) = entries.pid().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) else {
         return Err(Error::new(Class::Failed, format!("the process of {operation} is not known")));
     };
@@ -120,7 +120,7 @@ fn running(site: &ServiceSite) -> Result<Option<(OperationId, PathBuf)>, Error> 
         return Ok(Some((id, dir)));
     }
     for dir in recover::list(site)?.into_iter().rev() {
-        let entries = journal::read(&dir)?;
+        let (entries, _) = journal::look(&dir)?;
         let Some((id, _)) = entries.start() else { continue };
         if entries.end().is_none() && is_alive(&dir)? {
             return Ok(Some((id.clone(), dir)));

@@ -4,9 +4,11 @@ use crate::journal::{self, Kind, Outcome, Steps};
 use crate::operation::{is_alive, silent_for};
 use crate::{Error, Holder, ServiceSite, lock, recover, report};
 use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use model::OperationId;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A process that lives gives a sign of it every few seconds.
@@ -33,6 +35,9 @@ pub struct Operation {
     /// It runs, but has given no sign of life for so long: it is stopped, or hangs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub silent_seconds: Option<u64>,
+    /// Why its journal cannot be read: what it had begun, and how it ended, may not be known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<String>,
     /// How far it is.
     pub progress: Option<report::Numbers>,
     /// Its log.
@@ -43,27 +48,74 @@ pub struct Operation {
 pub fn list(site: &ServiceSite) -> Result<Vec<Operation>, Error> {
     let mut found = Vec::new();
     for dir in recover::list(site)? {
-        let entries = journal::read(&dir)?;
-        let Some((id, kind)) = entries.start() else { continue };
+        let (entries, wrong) = journal::look(&dir)?;
+        let damaged = wrong.map(|wrong| wrong.chain());
+        let named = || damaged.as_ref().and_then(|_| by_name(&dir));
+        let Some((id, kind)) = entries.start().map(|(id, kind)| (id.clone(), kind)).or_else(named)
+        else {
+            continue;
+        };
         let end = entries.end().map(|(outcome, message)| (outcome, message.to_owned()));
         let running = end.is_none() && is_alive(&dir)?;
         let silent = if running { silent_for(&dir).filter(|time| *time > SILENCE) } else { None };
         found.push(Operation {
-            id: id.clone(),
+            started: entries.first().map_or_else(|| began(&id), |entry| entry.at),
+            id,
             kind,
-            started: entries.first().map_or(Timestamp::UNIX_EPOCH, |entry| entry.at),
             ended: end.as_ref().and_then(|_| entries.last()).map(|entry| entry.at),
             running,
             silent_seconds: silent.map(|time| time.as_secs()),
             progress: if running { report::read(&dir) } else { None },
             outcome: end.as_ref().map(|(outcome, _)| *outcome),
-            message: end.map(|(_, message)| message),
+            message: end.map(|(_, message)| message).or_else(|| damaged.clone()),
+            damaged,
             log: dir.join("log"),
         });
     }
     // Names tell the second only.
     found.sort_by(|a, b| (a.started, &a.id).cmp(&(b.started, &b.id)));
     Ok(found)
+}
+
+/// What the name of an operation's directory says of it.
+pub(crate) fn by_name(dir: &Path) -> Option<(OperationId, Kind)> {
+    let name = dir.file_name()?.to_str()?;
+    let kind = name.split('-').nth(1)?;
+    let kind = serde_json::from_value(serde_json::Value::from(kind)).ok()?;
+    Some((OperationId::new(name).ok()?, kind))
+}
+
+/// When an operation began, by its name.
+fn began(id: &OperationId) -> Timestamp {
+    let time = id.as_str().split('-').next().unwrap_or_default();
+    DateTime::strptime("%Y%m%dT%H%M%SZ", time)
+        .and_then(|time| time.to_zoned(TimeZone::UTC))
+        .map_or(Timestamp::UNIX_EPOCH, |time| time.timestamp())
+}
+
+/// One sentence if what holds the member's lock and what runs are not the same. Nothing is done about
+/// it, and nothing begun beside it: whose fault it is a person has to find out.
+pub fn contradiction(site: &ServiceSite) -> Result<Option<String>, Error> {
+    let before = holder(site)?;
+    let running: Vec<Operation> = list(site)?.into_iter().filter(|one| one.running).collect();
+    if holder(site)? != before {
+        // One has ended, or begun, meanwhile.
+        return Ok(None);
+    }
+    let named = before.as_ref().and_then(|holder| holder.operation.as_ref());
+    let stray = running.iter().find(|one| Some(&one.id) != named);
+    if let Some(stray) = stray {
+        return Ok(Some(format!(
+            "{} runs, and does not hold this member's lock: let it end, or stop it with `mainstay cancel {}`",
+            stray.id,
+            site.name()
+        )));
+    }
+    let found = before.zip(running.first());
+    let other = found.filter(|(holder, one)| holder.kind != one.kind.as_str());
+    Ok(other.map(|(holder, one)| {
+        format!("the lock is held for a {}, and {} holds it", holder.kind, one.id)
+    }))
 }
 
 /// Who holds the member's lock now.

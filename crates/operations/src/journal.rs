@@ -206,16 +206,58 @@ impl Journal {
 
 /// The whole lines of a journal. A torn last line is left out; damage anywhere else is an error.
 pub(crate) fn read(dir: &Path) -> Result<Vec<Entry>, Error> {
+    let (entries, wrong) = look(dir)?;
+    wrong.map_or(Ok(entries), Err)
+}
+
+/// The lines of a journal that can be read, and why they are not to be acted upon, if they are not.
+pub(crate) fn look(dir: &Path) -> Result<(Vec<Entry>, Option<Error>), Error> {
     let path = dir.join("journal");
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), None)),
         Err(e) => return Err(Error::io("read", &path, e)),
     };
-    parse(&bytes).map_err(|(number, e)| {
-        let what = format!("line {number} of the journal {} is damaged", path.display());
-        Error::new(model::Class::Corrupt, what).because(e)
-    })
+    let corrupt = |what| Error::new(model::Class::Corrupt, what);
+    // First of all: lines of another format may look as if they were of this one.
+    if let Some(format) = format(&bytes).filter(|format| *format != FORMAT) {
+        let what = format!(
+            "the journal {} is of format {format}, and this version knows {FORMAT}",
+            path.display()
+        );
+        return Ok((salvage(&bytes), Some(corrupt(what))));
+    }
+    match parse(&bytes) {
+        Ok(entries) => Ok((entries, None)),
+        Err((number, e)) => {
+            let what = format!("line {number} of the journal {} is damaged", path.display());
+            Ok((salvage(&bytes), Some(corrupt(what).because(e))))
+        }
+    }
+}
+
+/// The format that the first line names, whatever else it says.
+fn format(bytes: &[u8]) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct First {
+        format: u32,
+    }
+    let first = whole(bytes).split(|byte| *byte == b'\n').next()?;
+    serde_json::from_slice::<First>(first).ok().map(|first| first.format)
+}
+
+/// The lines that can be read of a journal that is damaged. The last one counts only if it is the
+/// journal's last: what stands after it might have said something else.
+fn salvage(bytes: &[u8]) -> Vec<Entry> {
+    let lines = whole(bytes).split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let mut read: Vec<Option<Entry>> =
+        lines.map(|line| serde_json::from_slice(line).ok()).collect();
+    if read.last().is_some_and(Option::is_none) {
+        read.retain(|entry| {
+            !entry.as_ref().is_some_and(|entry| matches!(entry.event, Event::End { .. }))
+        });
+    }
+    read.into_iter().flatten().collect()
 }
 
 /// The whole lines in the bytes of a journal, or the number of one that is damaged, and why.

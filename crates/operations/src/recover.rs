@@ -8,7 +8,8 @@ use crate::journal::{self, Entry, Event, Journal, Kind, Outcome, Steps};
 use crate::lock::MemberLock;
 use crate::operation::{Parts, Run, is_alive, operations_dir, remove_scratch};
 use crate::{
-    Error, ServiceSite, backup, drill, forget, offline, quiesce, refresh, rejoin, restore, takeover,
+    Error, ServiceSite, backup, drill, forget, history, offline, quiesce, refresh, rejoin, restore,
+    takeover,
 };
 use model::{CancelToken, Class, OperationId, ServiceState};
 use std::path::{Path, PathBuf};
@@ -30,9 +31,14 @@ pub(crate) fn sweep_locked(
 ) -> Result<Vec<String>, Error> {
     let mut said = Vec::new();
     let dirs = list(site)?;
+    let newest = dirs.last().cloned();
     let mut ended = Vec::new();
     for dir in dirs {
-        let entries = journal::read(&dir)?;
+        let (entries, wrong) = journal::look(&dir)?;
+        if let Some(wrong) = wrong {
+            said.push(unreadable(site, &dir, &entries, wrong, newest.as_deref())?);
+            continue;
+        }
         let Some((id, kind)) = entries.start().map(|(id, kind)| (id.clone(), kind)) else {
             // It died before its first line: nothing was begun.
             crate::exchange::remove(&dir)?;
@@ -95,6 +101,110 @@ fn may_wait(kind: Kind, entries: &[Entry], next: Option<Kind>) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether there is anything to clean up: looked at without the lock, so that nobody is kept from it
+/// for nothing.
+pub fn is_needed(site: &ServiceSite) -> Result<bool, Error> {
+    for dir in list(site)? {
+        let (entries, wrong) = journal::look(&dir)?;
+        let over = entries.start().is_none() || entries.end().is_some();
+        if wrong.is_some() || (!over && !is_alive(&dir)?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What becomes of an operation whose journal cannot be read. One that has ended has left nothing, nor
+/// has one that another came after, which has cleaned up before it began; they are set aside. What the
+/// last one had begun nobody knows, and a person has to look.
+fn unreadable(
+    site: &ServiceSite,
+    dir: &Path,
+    entries: &[Entry],
+    wrong: Error,
+    newest: Option<&Path>,
+) -> Result<String, Error> {
+    let id = dir.file_name().unwrap_or_default().to_string_lossy();
+    if is_alive(dir)? {
+        let what = format!("{id} runs, and its journal cannot be read");
+        return Err(Error::new(Class::Locked, what).because(wrong).hinting(format!(
+            "Let it end, or stop it with `mainstay cancel {} --kill`.",
+            site.name()
+        )));
+    }
+    // Names tell the second only.
+    let second = |dir: &Path| {
+        let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.split('-').next().map(str::to_owned)
+    };
+    let how = match entries.end().is_some() {
+        true => "it had ended",
+        false if newest.and_then(second) > second(dir) && !may_be_open(dir, entries) => {
+            "another operation has run since"
+        }
+        false => {
+            let what = format!("nobody knows what {id} had begun");
+            return Err(Error::new(Class::Corrupt, what).because(wrong).hinting(format!(
+                "See that the service and its copy are as they should be, then run `mainstay recover {} \
+                 --set-aside {id}`.",
+                site.name()
+            )));
+        }
+    };
+    let kept = put_aside(site, dir)?;
+    Ok(format!("{}; {how}, and {} keeps what is there", wrong.chain(), kept.display()))
+}
+
+/// Whether others may have been let by before this one was cleaned up.
+fn may_be_open(dir: &Path, entries: &[Entry]) -> bool {
+    let kind = entries.start().map(|(_, kind)| kind);
+    let kind = kind.or_else(|| history::by_name(dir).map(|(_, kind)| kind));
+    kind.is_none_or(|kind| may_wait(kind, entries, Some(Kind::Restore)))
+}
+
+/// Gives up what an operation had begun whose journal cannot be read; says where it is kept. One that
+/// can be read is cleaned up as always, and not given up.
+pub fn set_aside(site: &ServiceSite, id: &OperationId, run: &Run) -> Result<PathBuf, Error> {
+    let _lock = MemberLock::take(&site.dir(), "clean-up", run.wait, &run.cancel)?;
+    let dir = operations_dir(site).join(id.as_str());
+    if !dir.is_dir() {
+        let what = format!("there is no operation {id} of {} on this host", site.name());
+        return Err(Error::invalid(what)
+            .hinting(format!("List them with `mainstay logs {} --list`.", site.name())));
+    }
+    if is_alive(&dir)? {
+        return Err(Error::new(Class::Locked, format!("{id} runs"))
+            .hinting(format!("Stop it with `mainstay cancel {} --kill`.", site.name())));
+    }
+    if journal::look(&dir)?.1.is_none() {
+        return Err(Error::refused(format!("the journal of {id} can be read"))
+            .hinting(format!("Run `mainstay recover {}`: it cleans up by it.", site.name())));
+    }
+    put_aside(site, &dir)
+}
+
+fn put_aside(site: &ServiceSite, dir: &Path) -> Result<PathBuf, Error> {
+    let above = damaged_dir(site);
+    crate::member::private_dir(&above).map_err(|e| Error::io("make", &above, e))?;
+    remove_scratch(dir);
+    let kept = above.join(dir.file_name().unwrap_or_default());
+    std::fs::rename(dir, &kept).map_err(|e| Error::io("set aside", dir, e))?;
+    for changed in [&above, &operations_dir(site)] {
+        journal::sync_dir(changed)?;
+    }
+    Ok(kept)
+}
+
+/// Where operations are kept whose journals could not be read.
+fn damaged_dir(site: &ServiceSite) -> PathBuf {
+    site.dir().join("damaged")
+}
+
+/// The operations that were set aside and are still kept.
+pub fn kept_aside(site: &ServiceSite) -> Result<Vec<PathBuf>, Error> {
+    list_in(&damaged_dir(site))
 }
 
 /// A process that works without the lock is not ours to end, and nothing may be done beside it.
@@ -234,15 +344,18 @@ impl Left<'_> {
 
 /// The directories of all operations, oldest first.
 pub(crate) fn list(site: &ServiceSite) -> Result<Vec<PathBuf>, Error> {
-    let dir = operations_dir(site);
-    let items = match std::fs::read_dir(&dir) {
+    list_in(&operations_dir(site))
+}
+
+fn list_in(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let items = match std::fs::read_dir(dir) {
         Ok(items) => items,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(Error::io("list", &dir, e)),
+        Err(e) => return Err(Error::io("list", dir, e)),
     };
     let mut dirs = Vec::new();
     for item in items {
-        let item = item.map_err(|e| Error::io("list", &dir, e))?;
+        let item = item.map_err(|e| Error::io("list", dir, e))?;
         if item.file_name().to_str().is_some_and(|name| OperationId::new(name).is_ok()) {
             dirs.push(item.path());
         }

@@ -70,8 +70,8 @@ fn list(app: &App, operations: &[Operation]) -> Outcome {
             units::local(one.started),
             took.map(units::duration).unwrap_or_default(),
             match &one.message {
-                Some(message) => format!("{}: {}", outcome(one.outcome), shown(message)),
-                None => outcome(one.outcome).to_owned(),
+                Some(message) => format!("{}: {}", outcome(one), shown(message)),
+                None => outcome(one).to_owned(),
             },
         ]
     });

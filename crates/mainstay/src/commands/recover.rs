@@ -1,6 +1,7 @@
 use super::common::Services;
 use crate::app::App;
 use crate::failure::{Exit, Outcome};
+use model::OperationId;
 use operations::{Run, recover};
 use serde_json::json;
 
@@ -18,10 +19,21 @@ pub(crate) struct RecoverArgs {
     /// units, which come after this, if these start with the host; others are started.
     #[arg(long)]
     booting: bool,
+
+    /// Give up what this operation had begun, whose journal cannot be read and bars all others. It is put
+    /// aside, and not cleaned up: first see that the service and its copy are as they should be.
+    #[arg(long, value_name = "OPERATION", conflicts_with_all = ["all", "booting"])]
+    set_aside: Option<OperationId>,
 }
 
 pub(crate) fn run(app: &App, args: &RecoverArgs) -> Outcome {
     app.each(&args.services.of(&app.site()?), |service| {
+        if let Some(id) = &args.set_aside {
+            let kept = recover::set_aside(service, id, &app.run())?;
+            let (name, kept) = (service.name(), kept.display().to_string());
+            app.out.say(format_args!("{name}: {id} was put aside, and is kept in {kept}"))?;
+            return Ok((Exit::DONE, json!({ "set-aside": id, "kept": kept })));
+        }
         let said = recover::sweep(service, &Run { booting: args.booting, ..app.run() })?;
         for line in &said {
             app.out.say(format_args!("{}: {line}", service.name()))?;

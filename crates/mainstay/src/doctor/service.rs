@@ -292,9 +292,9 @@ fn history_of(chain: &mut Chain<'_>, service: &ServiceSite, my_role: Role) -> To
     match (last, scheduled) {
         (Some(last), _) => {
             let when = units::ago(last.started, Timestamp::now());
-            let how = crate::ui::words::outcome(last.outcome);
+            let how = crate::ui::words::outcome(last);
             let found = format!("the last {wanted} began {when}: {how}");
-            if crate::ui::words::went_well(last.outcome) {
+            if crate::ui::words::went_well(last) {
                 chain.ok("last run", found)
             } else {
                 let advice = format!("Read `mainstay logs {} {}`.", service.name(), last.id);

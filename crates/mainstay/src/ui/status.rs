@@ -89,11 +89,9 @@ fn activity(app: &App, status: &Status) -> String {
         return app.out.paint.warning(&format!("takeover to {}", intent.to));
     }
     match &status.last_failure {
-        Some(failed) => app.out.paint.bad(&format!(
-            "{} {}",
-            failed.kind.as_str(),
-            words::outcome(failed.outcome)
-        )),
+        Some(failed) => {
+            app.out.paint.bad(&format!("{} {}", failed.kind.as_str(), words::outcome(failed)))
+        }
         None => String::new(),
     }
 }
@@ -189,7 +187,7 @@ pub(crate) fn detail(
             "{} {}: {}",
             last.kind.as_str(),
             units::ago(last.started, now),
-            words::outcome(last.outcome)
+            words::outcome(last)
         );
         line("last run", text)?;
     }

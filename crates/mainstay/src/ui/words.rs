@@ -2,6 +2,7 @@
 
 use model::Role;
 use operations::Outcome;
+use operations::history::Operation;
 
 /// A role, as the documentation calls it.
 pub(crate) fn role(role: Role) -> &'static str {
@@ -33,9 +34,10 @@ pub(crate) fn shown(text: &str) -> String {
 }
 
 /// How an operation ended.
-pub(crate) fn outcome(outcome: Option<Outcome>) -> &'static str {
-    match outcome {
-        None => "running",
+pub(crate) fn outcome(one: &Operation) -> &'static str {
+    match one.outcome {
+        None if one.running => "running",
+        None => "died, and was not cleaned up after yet",
         Some(Outcome::Done) => "done",
         Some(Outcome::Incomplete) => "done, but incomplete",
         Some(Outcome::Failed) => "failed",
@@ -45,6 +47,6 @@ pub(crate) fn outcome(outcome: Option<Outcome>) -> &'static str {
 }
 
 /// Whether there is nothing to look into.
-pub(crate) fn went_well(outcome: Option<Outcome>) -> bool {
-    matches!(outcome, None | Some(Outcome::Done | Outcome::Cancelled))
+pub(crate) fn went_well(one: &Operation) -> bool {
+    one.running || matches!(one.outcome, Some(Outcome::Done | Outcome::Cancelled))
 }
