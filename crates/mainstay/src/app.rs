@@ -39,6 +39,13 @@ impl App {
         &self.cancel
     }
 
+    /// The same, without a word when a signal comes: whoever attends this process has said one.
+    pub(crate) fn watch_quietly(&self) -> Result<(), Failure> {
+        let mut watched = Ok(());
+        self.watched.get_or_init(|| watched = signals::watch(self.cancel.clone(), true));
+        watched
+    }
+
     /// The configuration file that this run uses, whether or not it is there.
     pub(crate) fn config_file(&self) -> Result<PathBuf, Failure> {
         config::place::choose(self.globals.config.as_deref())

@@ -221,6 +221,16 @@ impl Told {
         }
     }
 
+    /// Whether it was told.
+    pub(crate) fn knows(&self, about: &str) -> bool {
+        self.0.contains_key(about)
+    }
+
+    /// Forgets what begins with this and is not to be kept.
+    pub(crate) fn keep(&mut self, prefix: &str, keep: impl Fn(&str) -> bool) {
+        self.0.retain(|about, _| !about.starts_with(prefix) || keep(about));
+    }
+
     /// Remembers that it was told.
     pub(crate) fn remember(&mut self, about: &str, told: Tell, now: Timestamp) {
         match told {

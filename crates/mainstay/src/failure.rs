@@ -17,7 +17,7 @@ const PIPE_CLOSED: u8 = 141;
 ///
 /// Of two, the greater is the worse: 130 (somebody wants it to end) above the particular ones (10,
 /// 11, 12), above 3, above a mere 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Exit(pub(crate) u8);
 
 impl Exit {

@@ -19,7 +19,7 @@ use std::process::{Child, Command, ExitStatus};
 pub(crate) const WORD: &str = "worker";
 
 /// What a shell adds to the number of a signal for the exit code of what died of it.
-const SIGNALLED: u8 = 128;
+pub(crate) const SIGNALLED: u8 = 128;
 
 /// If these are a worker's words, gives it a session of its own, and takes the word out.
 pub(crate) fn become_one(words: &mut Vec<OsString>) -> bool {
@@ -67,7 +67,8 @@ pub(crate) fn attend(words: &[OsString]) -> Result<u8, Failure> {
     end(worker.wait().map_err(|e| failed("wait for", &e))?, asked)
 }
 
-fn pass_on(worker: &Child, signal: i32) {
+/// Passes a signal on to a worker that was not waited for yet.
+pub(crate) fn pass_on(worker: &Child, signal: i32) {
     let signal = if signal == SIGTERM { Signal::TERM } else { Signal::INT };
     // It was not waited for, so the number is still its own; it may have ended by itself.
     let _ = kill_process(Pid::from_child(worker), signal);

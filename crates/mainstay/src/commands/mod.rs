@@ -42,7 +42,7 @@ mod online;
 pub(crate) mod refresh;
 mod rejoin;
 pub(crate) mod run_due;
-mod scrub;
+pub(crate) mod scrub;
 mod takeover;
 mod vault;
 mod vault_accept;
@@ -110,7 +110,8 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether it runs an operation: what it begins must not end because a terminal does.
+    /// Whether it runs an operation: what it begins must not end because a terminal does. `run-due` starts
+    /// a worker for each service.
     pub(crate) fn needs_worker(&self) -> bool {
         matches!(
             self,
@@ -123,7 +124,6 @@ impl Command {
                 | Command::Offline(_)
                 | Command::Online(_)
                 | Command::Takeover(_)
-                | Command::RunDue(_)
                 | Command::Recover(_)
                 | Command::Rejoin(_)
                 | Command::Forget(_)

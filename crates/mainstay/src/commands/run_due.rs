@@ -1,21 +1,29 @@
 use super::{backup, drill, refresh, scrub};
 use crate::app::App;
 use crate::copies;
+use crate::crew;
 use crate::due::{self, Action, Observed};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::promises::Drills;
 use crate::status;
 use crate::teller::Teller;
+use crate::turns::{self, Turn};
 use crate::units;
 use crate::upkeep;
+use crate::watch::{self, Looked};
 use jiff::Timestamp;
 use model::{Class, Role, ServiceName};
 use operations::backup::Params;
 use operations::{Kind, ServiceSite, history, look};
 use serde_json::{Value, json};
 use std::cell::Cell;
+use std::time::Duration;
 
 /// Do what is due by the schedules of this host: called by a timer, every minute or so.
+///
+/// Each service has a process of its own, and none waits for another: first it is cleaned up after what
+/// died on this host, and looked whether something is wrong, then what is due runs. What an earlier
+/// run-due has begun and not ended is left alone.
 ///
 /// A primary is backed up, a standby refreshed; after that, the history is copied to the second
 /// vaults, `keep` is applied where `prune-schedule` says so, and drills and scrubs that are due run.
@@ -28,54 +36,46 @@ pub(crate) struct RunDueArgs {
     /// Say what is due, and do nothing.
     #[arg(long)]
     dry_run: bool,
-}
 
-/// What a service's turn is about.
-#[derive(Clone, Copy)]
-enum Turn {
-    Run,
-    Copy,
-    Upkeep,
-    Drill,
-    Scrub,
+    /// Attend what was begun for so long at most, e.g. `45s`: what takes longer goes on by itself, and
+    /// the next run-due leaves it alone [default: until all of it has ended].
+    #[arg(long, value_name = "DURATION", value_parser = units::parse_duration)]
+    #[arg(conflicts_with = "dry_run")]
+    attend: Option<Duration>,
+
+    /// Only this service's turns, in this process. Given by run-due itself.
+    #[arg(long, hide = true, conflicts_with_all = ["dry_run", "attend"])]
+    service: Option<ServiceName>,
 }
 
 pub(crate) fn run(app: &App, args: &RunDueArgs) -> Outcome {
+    if let Some(name) = &args.service {
+        app.watch_quietly()?;
+        return turns::run(app, name);
+    }
     let site = app.site()?;
-    let all = site.services();
-    let those = |wanted: &dyn Fn(&ServiceName, &model::config::Service) -> bool| {
-        let services = &site.config().service;
-        let is_wanted =
-            |name: &&ServiceName| services.get(*name).is_some_and(|service| wanted(name, service));
-        all.iter().filter(is_wanted).cloned().collect::<Vec<_>>()
-    };
-    let drills = those(&|_, service| service.drill_schedule.is_some() || service.rto.is_some());
-    // What is in the vault by now goes on from there, before any of it may be forgotten. What takes
-    // long, and what nothing waits for, comes last.
-    let plans = [
-        (Turn::Run, all.clone()),
-        (Turn::Copy, those(&|name, _| site.service(name).is_ok_and(|s| copies::are_wanted(&s)))),
-        (Turn::Upkeep, those(&|_, service| upkeep::is_wanted(service, &site.config().vault))),
-        (Turn::Drill, drills),
-        (Turn::Scrub, those(&|_, service| scrub::is_scheduled(service))),
-    ];
-    let turns: Vec<Turn> =
-        plans.iter().flat_map(|(turn, names)| names.iter().map(|_| *turn)).collect();
-    let names: Vec<ServiceName> = plans.into_iter().flat_map(|(_, names)| names).collect();
+    let names = site.services();
+    if !args.dry_run {
+        let order = |name: &ServiceName, at: usize| {
+            turns::of(&site, name).get(at).map_or(0, |t| *t as usize)
+        };
+        return crew::run(app, &names, &["run-due"], args.attend, order);
+    }
+    let mut all: Vec<(Turn, &ServiceName)> = names
+        .iter()
+        .flat_map(|name| turns::of(&site, name).into_iter().map(move |turn| (turn, name)))
+        .collect();
+    all.sort();
+    let names: Vec<ServiceName> = all.iter().map(|(_, name)| (*name).clone()).collect();
     let turn = Cell::new(0);
     app.each(&names, |service| {
         let turn = turn.replace(turn.get() + 1);
-        match (turns.get(turn).copied().unwrap_or(Turn::Scrub), args.dry_run) {
-            (Turn::Run, true) => plan(app, service),
-            (Turn::Run, false) => one(app, service),
-            (Turn::Copy, true) => copies::plan(app, service),
-            (Turn::Copy, false) => copies::all(app, service),
-            (Turn::Upkeep, true) => upkeep::plan(app, service),
-            (Turn::Upkeep, false) => upkeep::one(app, service),
-            (Turn::Drill, true) => plan_drill(app, service),
-            (Turn::Drill, false) => one_drill(app, service),
-            (Turn::Scrub, true) => scrub::plan(app, service),
-            (Turn::Scrub, false) => scrub::one_due(app, service),
+        match all.get(turn).map(|(turn, _)| *turn) {
+            Some(Turn::Copy) => copies::plan(app, service),
+            Some(Turn::Upkeep) => upkeep::plan(app, service),
+            Some(Turn::Drill) => plan_drill(app, service),
+            Some(Turn::Scrub) => scrub::plan(app, service),
+            _ => plan(app, service),
         }
     })
 }
@@ -99,29 +99,38 @@ fn plan(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Failure> {
     Ok((Exit::DONE, value))
 }
 
-fn one(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Failure> {
+/// Runs what is due, after it was looked at.
+pub(crate) fn one(
+    app: &App,
+    service: &ServiceSite,
+    mut looked: Looked,
+) -> Result<(Exit, Value), Failure> {
     let mut teller = Teller::load(app, service);
-    // Before it is looked at what is due: what is let go now makes a base due.
-    operations::wal::spare(service, &operations::Run { progress: app.warnings(), ..app.run() })?;
-    let seen = observe(app, service);
-    teller.tell("unreachable", seen.as_ref().err().map(Failure::one_line));
+    let seen = match looked.seen.take() {
+        Some(seen) => Ok(seen),
+        None => {
+            let seen = observe(app, service);
+            teller.tell("unreachable", seen.as_ref().err().map(Failure::one_line));
+            seen
+        }
+    };
     let done = match seen {
-        Ok(seen) => act(app, service, &seen, &mut teller),
+        Ok(seen) => act(app, service, seen, &mut teller),
         Err(failure) => Err(failure),
     };
     let unsent = teller.save()?;
     let (exit, value) = done?;
-    Ok((if unsent { exit.max(Exit::NOT_WELL) } else { exit }, value))
+    Ok(looked.with(if unsent { exit.max(Exit::NOT_WELL) } else { exit }, value))
 }
 
 /// Runs what is due, and tells what came of it and how old the history is after it.
 fn act(
     app: &App,
     service: &ServiceSite,
-    seen: &Observed,
+    mut seen: Observed,
     teller: &mut Teller<'_>,
 ) -> Result<(Exit, Value), Failure> {
-    let decision = due::decide(seen, Timestamp::now());
+    let decision = due::decide(&seen, Timestamp::now());
     let (event, other) = match seen.role {
         Role::Primary => ("backup-failed", "refresh-failed"),
         _ => ("refresh-failed", "backup-failed"),
@@ -132,8 +141,14 @@ fn act(
         Action::Nothing => None,
     };
     let result = match ran {
-        Some(Err(failure)) => missed(app, service, teller, event, failure)?,
-        Some(Ok(done)) => Ok(done),
+        Some(ran) => {
+            let result = match ran {
+                Err(failure) => missed(app, service, teller, event, failure)?,
+                Ok(done) => Ok(done),
+            };
+            seen = observe(app, service)?;
+            result
+        }
         None => {
             app.out.detail(match decision.next {
                 Some(next) => format!("{}: next at {}", service.name(), units::local(next)),
@@ -142,8 +157,6 @@ fn act(
             Ok((Exit::DONE, Value::Null))
         }
     };
-    let seen = observe(app, service)?;
-    teller.tell("log-gap", seen.gap.clone());
     // Whoever made it: a run by hand ends a failure too. What another role failed at is past.
     if let Some(last) = seen.attempts.last().filter(|last| last.well) {
         teller.tell(event, None);
@@ -151,10 +164,7 @@ fn act(
         teller.tell("backup-incomplete", last.incomplete.then(|| what.to_owned()));
     }
     teller.tell(other, None);
-    let stale = due::staleness(&seen, Timestamp::now());
-    teller.tell("rpo-exceeded", stale.clone());
-    let behind = due::behind(&seen, Timestamp::now());
-    teller.tell("standby-rpo-exceeded", behind.clone());
+    let (stale, behind) = watch::tell_age(teller, &seen);
     let (exit, value) = result?;
     let exit = if stale.is_some() || behind.is_some() { exit.max(Exit::NOT_WELL) } else { exit };
     Ok((
@@ -207,7 +217,7 @@ fn plan_drill(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Failure
 }
 
 /// Runs a drill if one is due, and tells what came of it and whether what is promised holds.
-fn one_drill(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Failure> {
+pub(crate) fn one_drill(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Failure> {
     let (due, next) = observe_drills(service)?.due(Timestamp::now());
     let mut teller = Teller::load(app, service);
     let ran = due.then(|| drill::newest(app, service));
@@ -243,7 +253,7 @@ fn observe_drills(service: &ServiceSite) -> Result<Drills, Failure> {
     status::drills(service, &state, &history::list(service)?)
 }
 
-fn observe(app: &App, service: &ServiceSite) -> Result<Observed, Failure> {
+pub(crate) fn observe(app: &App, service: &ServiceSite) -> Result<Observed, Failure> {
     let state = service.load_state()?.state;
     let Some(me) = state.members.get(service.member()) else {
         return Err(Failure::invalid(format!("{} is not a member yet", service.member()))

@@ -44,11 +44,12 @@ pub(crate) fn units(
          \n\
          [Service]\n\
          Type=oneshot\n\
-         ExecStart={} --config {} --quiet run-due\n\
+         ExecStart={} --config {} --quiet run-due --attend 45s\n\
          # Exit code 3: done, but something could not be read; the alert was sent.\n\
          SuccessExitStatus=3\n\
-         # An operation that must stop cleans up first. Its guardian, which brings a stopped\n\
-         # service back if the operation dies, must outlive it.\n\
+         # What takes longer than it is attended goes on by itself, so that the next minute has its\n\
+         # turn; so does the guardian of an operation, which brings a stopped service back. systemd\n\
+         # calls them left-over processes.\n\
          TimeoutStopSec=5min\n\
          KillMode=process\n\
          Nice=10\n",

@@ -69,6 +69,11 @@ impl Paint {
         Paint { on: false }
     }
 
+    /// Whether anything is painted.
+    pub(crate) fn is_on(self) -> bool {
+        self.on
+    }
+
     fn with(&self, code: &str, text: &str) -> String {
         if self.on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
