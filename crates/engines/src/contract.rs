@@ -375,6 +375,12 @@ pub trait Engine: Send + Sync {
         false
     }
 
+    /// Why what is here now is not what a point holds, at another time, but something else in its place;
+    /// nothing if it is, or if nobody can tell. Whoever asks adds which point.
+    fn another(&self, _cx: &Context<'_>, _head: &SnapshotMeta) -> Result<Option<String>, Error> {
+        Ok(None)
+    }
+
     /// What a restore or refresh for this purpose would replace outside of the roots (databases of a
     /// server that is not ours), in one sentence; nothing if it would replace nothing, or only what
     /// an earlier refresh put there and nobody could have written to since. Asked before anything

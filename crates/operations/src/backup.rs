@@ -12,7 +12,7 @@
 use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
 use crate::recover::{After, Left};
-use crate::{Error, ServiceSite, Which, beside, emptied, hooks, quiesce, which};
+use crate::{Error, ServiceSite, Which, beside, hooks, quiesce, successor, which};
 use engines::{CaptureSink, Captured, Refresh, RootKind, Running, SnapshotMeta};
 use jiff::Timestamp;
 use model::config::Quiesce;
@@ -41,6 +41,8 @@ pub struct Params {
     pub changed: Option<Changed>,
     /// A tree may be empty that was not at the head.
     pub allow_empty: bool,
+    /// What the engine knows to be another service than the head's goes on in its place.
+    pub allow_another: bool,
 }
 
 /// Where a file was written to.
@@ -246,9 +248,7 @@ fn perform_with(
         return Err(Error::refused(format!("there is nothing to back up: {}", seen.summary))
             .hinting("Check that the service's path is right and its disk is mounted."));
     }
-    if !params.allow_empty {
-        emptied::refuse(site, parent, &engine.roots())?;
-    }
+    successor::require(site, operation, parent, params)?;
     // Access and space are proved before anything is stopped: taking the lock is a write.
     let lock = repository.lock_for(Work::Backup, Duration::from_secs(60), operation.cancel())?;
     check_space(site, parent.is_none(), seen.size_bytes)?;

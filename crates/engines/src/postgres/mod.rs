@@ -50,8 +50,10 @@ use crate::{
     SnapshotMeta, Staged, Verdict,
 };
 use connect::{Address, missing};
+use detail::Detail;
 use model::config::Service;
 use model::{Class, Classify, ServiceName};
+use pg_control::PgControl;
 use programs::Programs;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -188,6 +190,20 @@ impl Engine for Postgres {
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn another(&self, _cx: &Context<'_>, head: &SnapshotMeta) -> Result<Option<String>, Error> {
+        // Whoever captures it says what is wrong with a directory that has none.
+        let Ok(control) = PgControl::read(&self.data_dir) else { return Ok(None) };
+        let Ok(detail) = Detail::of(head) else { return Ok(None) };
+        let (here, there) = (control.system.to_string(), detail.system_identifier);
+        let what = || {
+            format!(
+                "{} holds the database cluster {here}, and not {there}",
+                self.data_dir.display()
+            )
+        };
+        Ok((here != there).then(what))
     }
 
     fn prepare(

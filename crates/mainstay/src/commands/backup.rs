@@ -42,6 +42,11 @@ pub(crate) struct BackupArgs {
     /// that is not mounted looks like that.
     #[arg(long, conflicts_with = "all")]
     allow_empty: bool,
+
+    /// Back up a database cluster that is another one than the head's (made anew, or by `pg_upgrade`).
+    /// Without this it is refused: its first backup would become what standbys are brought to.
+    #[arg(long, conflicts_with = "all")]
+    allow_another: bool,
 }
 
 pub(crate) fn run(app: &App, args: &BackupArgs) -> Outcome {
@@ -52,7 +57,12 @@ pub(crate) fn run(app: &App, args: &BackupArgs) -> Outcome {
         }
         _ => None,
     };
-    let params = Params { dry_run: args.dry_run, changed, allow_empty: args.allow_empty };
+    let params = Params {
+        dry_run: args.dry_run,
+        changed,
+        allow_empty: args.allow_empty,
+        allow_another: args.allow_another,
+    };
     app.each(&names, |service| {
         if args.services.all() && is_elsewhere(service)? {
             app.out

@@ -70,6 +70,47 @@ fn what_stands_in_the_way_of_a_backup_is_told() {
     a.run(backup).code(0);
 }
 
+/// A cluster that was made anew where the old one was, before anybody restored that: its first backup
+/// would be what the standbys are brought to.
+#[test]
+fn a_cluster_that_was_made_anew_does_not_follow_the_head() {
+    let stage = Stage::with(NO_ARCHIVE, "");
+    let a = &stage.a;
+    let wanted = a.write();
+    a.run(&["backup", "shop"]).code(0);
+    let points = || a.run(&["snapshots", "shop", "--json"]).code(0).json();
+    let before = points();
+    a.server.stop("fast");
+    let (data, old) = (a.server.data().to_owned(), stage.dir.path().join("old"));
+    fs::rename(&data, &old).unwrap();
+    let made = PgServer::create(&stage.dir.path().join("made"), NO_ARCHIVE);
+    fs::rename(made.data(), &data).unwrap();
+    a.server.configure(&format!(
+        "unix_socket_directories = '{}'\n",
+        a.server.socket_dir().display()
+    ));
+    // As it lies there, and while it runs.
+    let refused = || {
+        let said = a.run(&["backup", "shop"]).code(1);
+        said.complains("holds the database cluster").complains("--allow-another");
+        assert_eq!(points(), before);
+    };
+    refused();
+    a.server.start();
+    refused();
+    // The old one comes back, and goes on.
+    a.run(&["restore", "shop", "--replace"]).code(0);
+    assert_eq!(a.newest(), wanted);
+    a.run(&["backup", "shop"]).code(0);
+    // The other, if somebody says so.
+    a.server.stop("fast");
+    let again = PgServer::create(&stage.dir.path().join("again"), NO_ARCHIVE);
+    fs::remove_dir_all(&data).unwrap();
+    fs::rename(again.data(), &data).unwrap();
+    a.run(&["backup", "shop", "--allow-another"]).code(0);
+    a.run(&["backup", "shop"]).code(0);
+}
+
 /// Its port is another server's: the data waits, whole, until it is free.
 #[test]
 fn a_port_that_is_taken_is_told_and_loses_nothing() {
