@@ -37,8 +37,7 @@ fn emptied(site: &ServiceSite, head: SnapshotId, roots: &[Root]) -> Result<(), E
         if placing::occupied(&root.on_host)? || !held(site, head, root) {
             continue;
         }
-        let what =
-            format!("{} is empty, and was not at {}", root.on_host.display(), head.short());
+        let what = format!("{} is empty, and was not at {}", root.on_host.display(), head.short());
         return Err(Error::refused(what).hinting(format!(
             "Check that its disk is mounted. If it was emptied on purpose, say so once: `mainstay \
              backup {} --allow-empty`.",

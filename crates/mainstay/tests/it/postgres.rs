@@ -189,6 +189,15 @@ impl Host {
         rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)
     }
 
+    /// Starts a copy that was restored elsewhere, which replays all that the vault has.
+    fn starts_alone(&self) {
+        self.server.start_with(&[
+            &format!("-cunix_socket_directories={}", self.server.socket_dir().display()),
+            "-cfsync=off",
+        ]);
+        self.server.eventually("SELECT NOT pg_is_in_recovery()");
+    }
+
     /// Kills that, if there is one.
     fn kill_worker(&self) -> bool {
         let kill = |pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL);

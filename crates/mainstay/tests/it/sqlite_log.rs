@@ -4,6 +4,7 @@
 //! comes back holds the first so many of them, without a hole, and none is missing for longer than a
 //! second.
 
+use crate::dice::rounds;
 use crate::rig::Rig;
 use crate::vault_rig::VaultHost;
 use crate::world::wait_for;
@@ -15,8 +16,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How often something is killed, unless the environment says otherwise.
-const KILLS: u64 = 3;
 /// What tells the writer's process where its database is.
 const WRITER: &str = "MAINSTAY_TEST_SQLITE_WRITER";
 
@@ -155,12 +154,6 @@ pub(crate) fn acknowledged_of(database: &Path) -> Vec<(i64, i64)> {
         Some((n.parse().ok()?, time.parse().ok()?))
     };
     text.lines().filter_map(line).collect()
-}
-
-/// How often something is killed.
-pub(crate) fn rounds() -> u64 {
-    let rounds = std::env::var("MAINSTAY_KILL_ROUNDS").ok();
-    rounds.and_then(|text| text.parse().ok()).unwrap_or(KILLS)
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! A standby of a SQLite service goes along the log: between two points, past points, and when it
 //! takes over.
 
+use crate::dice::rounds;
 use crate::sqlite_log::{
-    Killed, acknowledged_of, database, files_below, insert, is_stored_by, last, rounds, writer_of,
+    Killed, acknowledged_of, database, files_below, insert, is_stored_by, last, writer_of,
 };
 use crate::world::{World, journal, wait_for};
 use jiff::Timestamp;

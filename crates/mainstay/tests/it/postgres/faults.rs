@@ -85,10 +85,8 @@ fn a_cluster_that_was_made_anew_does_not_follow_the_head() {
     fs::rename(&data, &old).unwrap();
     let made = PgServer::create(&stage.dir.path().join("made"), NO_ARCHIVE);
     fs::rename(made.data(), &data).unwrap();
-    a.server.configure(&format!(
-        "unix_socket_directories = '{}'\n",
-        a.server.socket_dir().display()
-    ));
+    a.server
+        .configure(&format!("unix_socket_directories = '{}'\n", a.server.socket_dir().display()));
     // As it lies there, and while it runs.
     let refused = || {
         let said = a.run(&["backup", "shop"]).code(1);
