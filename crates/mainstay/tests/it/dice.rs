@@ -8,17 +8,21 @@ pub(crate) fn rounds() -> u64 {
     asked.and_then(|text| text.parse().ok()).unwrap_or(ROUNDS)
 }
 
-/// Numbers from a seed, which the test prints, so that a failure can be looked for again.
+/// Numbers from a seed. The test prints it, so that a failure can be looked for again.
 pub(crate) struct Dice(u64);
+
+impl std::fmt::Display for Dice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "MAINSTAY_TEST_SEED={}", self.0)
+    }
+}
 
 impl Dice {
     pub(crate) fn new() -> Dice {
         let mut random = [0; 8];
         getrandom::fill(&mut random).unwrap();
         let given = std::env::var("MAINSTAY_TEST_SEED").ok().and_then(|text| text.parse().ok());
-        let seed = given.unwrap_or(u64::from_le_bytes(random)) | 1;
-        println!("MAINSTAY_TEST_SEED={seed}");
-        Dice(seed)
+        Dice(given.unwrap_or(u64::from_le_bytes(random)) | 1)
     }
 
     pub(crate) fn below(&mut self, limit: u64) -> u64 {

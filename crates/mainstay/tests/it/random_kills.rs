@@ -59,6 +59,7 @@ fn kill_worker(world: &World, host: &str) -> bool {
 #[test]
 fn every_file_that_was_backed_up_survives_whoever_is_killed_and_whenever() {
     let mut dice = Dice::new();
+    println!("{dice}");
     let world = World::new("files", "");
     world.script("write", WRITER);
     let (mut primary, mut standby) = ("a", "b");

@@ -20,6 +20,7 @@ fn follows(host: &Host) {
 #[test]
 fn nothing_shipped_is_lost_whatever_is_killed_and_whenever() {
     let mut dice = Dice::new();
+    println!("{dice}");
     let stage = Stage::with("archive_mode = off\nmax_slot_wal_keep_size = 1GB", "");
     run(&mut stage.a.pgbench(&["-i", "-s", "1", "-q"])).code(0);
     let (mut old, mut new) = (&stage.a, &stage.b);
