@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use engines::Refresh;
 use model::Class;
 use operations::preempt::InTheWay;
-use operations::{MemberRecord, ServiceSite, look, refresh};
+use operations::{MemberRecord, ServiceSite, look, refresh, wal};
 use takeover::{CopyState, Observation, Running, Sighting};
 
 /// Looks at the copy on this host. Nothing is changed by it. What is in the way is stopped before a
@@ -18,6 +18,8 @@ pub(crate) fn observe(
     let record = MemberRecord::load(service)?;
     let engine = service.engine()?;
     let seen = look(service, &app.run(), |cx| engine.inspect(cx))?;
+    let state = service.load_state()?.state;
+    let replayed = wal::Until::look(service, &state)?.held(&seen)?;
     let copy = match engine.refresh() {
         Refresh::Follow => CopyState::NotComparable,
         // It is between two points, maybe, and is looked at again when that is over.
@@ -34,8 +36,8 @@ pub(crate) fn observe(
         },
         following: seen.following,
         position: seen.position,
-        replayed: seen.replayed,
-        log_until: operations::wal::sqlite::reaches(service, &service.load_state()?.state)?,
+        replayed,
+        log_until: wal::reaches(service, &state)?,
         importing: record.applying.is_some() || record.overwriting.is_some(),
         gives_way: in_the_way.map(InTheWay::name),
         copy,

@@ -135,7 +135,7 @@ pub(crate) struct MemberStatus {
     /// How old that is now.
     pub(crate) age_seconds: Option<u64>,
     /// Whether it is young enough; unknown without a declared RPO, and of a standby that follows a
-    /// log, which only its own host knows.
+    /// log on another host, which only that one knows.
     pub(crate) rpo_kept: Option<bool>,
     /// How far a standby is behind the head.
     pub(crate) behind_seconds: Option<u64>,
@@ -167,7 +167,7 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
     let rpo = declared_rpo(service);
     let me = state.members.get(service.member());
     let log_stored = log_stored(service, me.map(|me| me.role));
-    let newest = head_time.map(|time| log_stored.map_or(time, |stored| stored.max(time)));
+    let newest = head_time.max(operations::wal::reaches(service, &state)?);
     let age = newest.and_then(|newest| units::age(newest, now));
     // What never had a point is as old as the member, as for alerts.
     let kept = |from: Timestamp| rpo.map(|rpo| units::age(from, now).is_none_or(|age| age <= rpo));
@@ -175,6 +175,7 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
     let drills = drills(service, &state, &operations)?;
     let log_gap = operations::wal::open_gap(service, &state)?;
     let stuck = stuck(service, &state);
+    let replayed = replayed(service, &state);
     // Where the log alone is followed, nobody gets over a gap in it.
     let all_stuck = log_gap.as_ref().filter(|_| follows(service));
     let all_stuck = all_stuck.filter(|_| service.spec().stream_from.is_none());
@@ -183,12 +184,16 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
             true => stuck.clone(),
             false => all_stuck.filter(|_| member.role == Role::Standby).map(|gap| gap.told()),
         };
-        let applied = member.applied.as_ref().filter(|_| member.role == Role::Standby);
-        let behind = applied.zip(head_time).map(|(applied, head)| {
-            units::age(applied.source_time, head).map_or(0, |behind| behind.as_secs())
-        });
-        let tells = member.role == Role::Standby && !follows(service);
+        let standby = member.role == Role::Standby;
+        let applied = member.applied.as_ref().filter(|_| standby);
+        let own = name == service.member();
+        let beyond = replayed.filter(|_| own);
         let holds = applied.map(|applied| applied.source_time);
+        let holds = holds.map(|holds| beyond.map_or(holds, |beyond| beyond.max(holds)));
+        let behind = holds
+            .zip(head_time)
+            .map(|(holds, head)| units::age(holds, head).map_or(0, |behind| behind.as_secs()));
+        let tells = standby && (own || !follows(service));
         MemberStatus {
             age_seconds: holds.and_then(|holds| units::age(holds, now)).map(|age| age.as_secs()),
             rpo_kept: if tells { kept(holds.unwrap_or(member.since)) } else { None },
@@ -261,6 +266,19 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
 fn stuck(service: &ServiceSite, state: &ServiceState) -> Option<String> {
     let found = operations::standing::stuck(service, state, &operations::Run::default());
     found.ok().flatten().map(|stuck| stuck.told())
+}
+
+/// Up to when this host's standby has what its source wrote, if it follows a log by itself. Nothing is
+/// said of one that does not answer.
+fn replayed(service: &ServiceSite, state: &ServiceState) -> Option<Timestamp> {
+    let me = state.members.get(service.member())?;
+    if me.role != Role::Standby || !follows(service) {
+        return None;
+    }
+    let engine = service.engine().ok()?;
+    let run = operations::Run::default();
+    let seen = operations::look(service, &run, |cx| engine.inspect(cx)).ok()?;
+    operations::wal::Until::look(service, state).ok()?.held(&seen).ok()?
 }
 
 /// When a primary that keeps a log last stored some of it.

@@ -5,7 +5,7 @@ use crate::operation::{Operation, Run};
 use crate::{Error, ServiceSite, placing};
 use engines::postgres::{Lsn, Segments, WalFile};
 use model::{CancelToken, Class, OperationId, Position, Progress, ServiceState};
-use repository::log::{LogStore, Part};
+use repository::log::{LogStore, Mark, Part};
 use repository::prune::{Figures, Options};
 use repository::{RepositoryLock, Work};
 use serde::Serialize;
@@ -140,6 +140,11 @@ pub(crate) fn under_lock(
         lock.still_trusted()?;
         store.remove_parts(name, std::slice::from_ref(part))?;
     }
+    let marks = superseded(store.marks()?);
+    if !marks.is_empty() {
+        lock.still_trusted()?;
+        store.remove_marks(&marks)?;
+    }
     Ok(Pruned { log_files: log.len() as u64, ..Pruned::of(figures) })
 }
 
@@ -202,6 +207,13 @@ fn dispensable_parts(
         whole.contains(name) || before
     };
     Ok(parts.into_iter().filter(|(name, _)| dispensable(name)).collect())
+}
+
+/// Marks of the log that nobody reads: newer ones of the newest generation say more.
+fn superseded(mut marks: Vec<Mark>) -> Vec<Mark> {
+    marks.sort_by_key(|mark| (mark.generation, mark.until));
+    marks.truncate(marks.len().saturating_sub(crate::wal::LAST_MARKS));
+    marks
 }
 
 /// Whether a file of the log ends at or before this position, whatever its timeline.

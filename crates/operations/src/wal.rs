@@ -8,10 +8,13 @@ mod receive;
 mod ship;
 pub mod sqlite;
 pub(crate) mod target;
+mod until;
 
 pub(crate) use branch::{HandedOver, hand_over, while_kept};
 pub use gap::{Gap, open as open_gap};
 pub use receive::{Done as Received, Params as Receive, cap, is_running, run as receive, spare};
+pub(crate) use until::LAST as LAST_MARKS;
+pub use until::{Until, note_pushed, reaches};
 
 use crate::asking::{Asking, Patience};
 use crate::operation::Operation;
@@ -23,7 +26,7 @@ use engines::postgres::{
 };
 use jiff::Timestamp;
 use model::state::Refusal;
-use model::{Class, Classify, Generation, Position, Progress};
+use model::{Class, Classify, Generation, Position, Progress, ServiceState};
 use repository::log::{LogStore, Part, Pushed};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -141,25 +144,31 @@ fn size_of(segment: &Path) -> Result<u64, Error> {
 
 /// The generation at which this host may write the log: only the primary may.
 fn allowed(site: &ServiceSite) -> Result<Generation, Error> {
-    let state = site.load_state()?.state;
+    allowed_in(site, &site.load_state()?.state)
+}
+
+/// The same in a state that was loaded.
+fn allowed_in(site: &ServiceSite, state: &ServiceState) -> Result<Generation, Error> {
     state.require_primary(site.member(), state.generation)?;
     // As with points: a takeover that has fenced this member has replayed what there was, and what
     // comes now would lead other standbys to where the new primary never was.
-    if let Some(intent) = state.intent.filter(|intent| intent.fenced.is_some())
+    if let Some(intent) = state.intent.as_ref().filter(|intent| intent.fenced.is_some())
         && intent.from.as_ref() == Some(site.member())
     {
-        return Err(Refusal::Fenced { member: site.member().clone(), id: intent.id }.into());
+        let (member, id) = (site.member().clone(), intent.id.clone());
+        return Err(Refusal::Fenced { member, id }.into());
     }
     Ok(state.generation)
 }
 
-/// Up to when this host has stored everything of the log: what its vault has is at least that new.
+/// Up to when this host has stored everything of the log that it has not let go. [`reaches`] says what
+/// can be had of that.
 pub fn stored_until(site: &ServiceSite) -> Option<Timestamp> {
     std::fs::read_to_string(site.dir().join(STORED)).ok()?.parse().ok()
 }
 
 /// Notes that. Only a note: the log is durable whatever becomes of it.
-pub fn note_stored(site: &ServiceSite, until: Timestamp) {
+fn note_stored(site: &ServiceSite, until: Timestamp) {
     let (path, beside) = (site.dir().join(STORED), site.dir().join("log-pushed.tmp"));
     let written = std::fs::write(&beside, until.to_string());
     let _ = written.and_then(|()| std::fs::rename(&beside, &path));

@@ -59,7 +59,8 @@ pub struct Observation {
     pub following: bool,
     /// Where it is in the engine's log.
     pub position: Option<Position>,
-    /// Source time of the newest transaction that it has replayed.
+    /// Up to when it has replayed what its source wrote: the time of the newest transaction, or, if it is
+    /// where the log ended later, when that was.
     pub replayed: Option<Timestamp>,
     /// Up to when the log in the vault brings a copy that does not follow it by itself, beyond the
     /// newest point.

@@ -14,7 +14,7 @@ use crate::watch::{self, Looked};
 use jiff::Timestamp;
 use model::{Class, Role, ServiceName};
 use operations::backup::Params;
-use operations::{Kind, ServiceSite, history, look};
+use operations::{Kind, ServiceSite, history, look, wal};
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::time::Duration;
@@ -264,12 +264,12 @@ pub(crate) fn observe(app: &App, service: &ServiceSite) -> Result<Observed, Fail
     let kind = if me.role == Role::Primary { Kind::Backup } else { Kind::Refresh };
     let attempts = status::attempts(&history::list(service)?, kind);
     let engine = service.engine()?;
-    let log = super::wal::keeps_log(service);
     let follows = engine.abilities().log;
     let mut holds = me.applied.as_ref().map(|applied| applied.source_time);
     if me.role == Role::Standby && follows {
         // What it has replayed beyond the point that it was seeded with.
-        holds = holds.max(look(service, &app.run(), |cx| engine.inspect(cx))?.replayed);
+        let seen = look(service, &app.run(), |cx| engine.inspect(cx))?;
+        holds = holds.max(wal::Until::look(service, &state)?.held(&seen)?);
     }
     let newest = state.head_point().map(|head| head.source_time);
     Ok(Observed {
@@ -277,7 +277,7 @@ pub(crate) fn observe(app: &App, service: &ServiceSite) -> Result<Observed, Fail
         schedule,
         rpo: crate::status::declared_rpo(service),
         attempts,
-        newest: newest.max(if log { super::wal::last_push(service) } else { None }),
+        newest: newest.max(wal::reaches(service, &state)?),
         holds,
         standbys: status::standbys(service, &state),
         since: me.since,

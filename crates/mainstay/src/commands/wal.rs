@@ -83,8 +83,7 @@ pub(crate) fn run(app: &App, args: &WalArgs) -> Outcome {
                 ));
                 return Ok(Exit::DONE);
             }
-            // For `run-due`.
-            wal::note_stored(&service, Timestamp::now());
+            wal::note_pushed(&service, file);
             Ok(Exit::DONE)
         }
         What::Receive { service, once, every } => {
@@ -156,7 +155,7 @@ pub(crate) fn keeps_log(service: &ServiceSite) -> bool {
         || wal::sqlite::is_meant(service) && last_push(service).is_some()
 }
 
-/// Up to when this host has stored the log: what its vault has is at least as new as that.
+/// Up to when this host has stored the log, apart from what it let go.
 pub(crate) fn last_push(service: &ServiceSite) -> Option<Timestamp> {
     wal::stored_until(service)
 }

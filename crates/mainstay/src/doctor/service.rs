@@ -352,9 +352,8 @@ fn freshness(chain: &mut Chain<'_>, service: &ServiceSite, state: &ServiceState)
         return chain.fail("newest point", "there is none: nothing can be restored", advice);
     };
     // A log reaches beyond the point.
-    let log = wal::keeps_log(service);
-    let stored = if log { wal::last_push(service) } else { None };
-    let newest = stored.map_or(head.source_time, |stored| stored.max(head.source_time));
+    let reaches = chain.need("newest point", operations::wal::reaches(service, state))?.flatten();
+    let newest = reaches.map_or(head.source_time, |reaches| reaches.max(head.source_time));
     let Some(age) = units::age(newest, now) else {
         return chain.warn(
             "newest point",

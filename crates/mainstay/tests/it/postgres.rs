@@ -10,6 +10,7 @@ mod cancelled;
 mod checks;
 mod drilling;
 mod faults;
+mod freshness;
 mod gaps;
 mod handing_over;
 mod incremental;

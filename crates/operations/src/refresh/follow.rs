@@ -3,7 +3,7 @@
 use super::Done;
 use crate::operation::Operation;
 use crate::standing::{self, Still, Stuck};
-use crate::{Error, MemberRecord, ServiceSite};
+use crate::{Error, MemberRecord, ServiceSite, wal};
 use engines::{Inspection, Running};
 use jiff::Timestamp;
 use model::state::Applied;
@@ -76,7 +76,8 @@ pub(super) fn follow(
             )));
         }
         if reached(seen.position.as_ref(), goal.as_ref()) {
-            let source_time = seen.replayed.unwrap_or(point.source_time).max(point.source_time);
+            let held = wal::Until::look(site, &site.load_state()?.state)?.held(&seen)?;
+            let source_time = held.map_or(point.source_time, |held| held.max(point.source_time));
             done.position.clone_from(&seen.position);
             done.source_time = source_time;
             let applied = Applied {
@@ -116,7 +117,7 @@ pub(super) fn follow(
                     "`mainstay refresh {name} --reseed` puts the copy aside and builds it anew."
                 )));
             }
-            lost = crate::wal::is_lost(site, seen.position.as_ref(), &goal)?;
+            lost = wal::is_lost(site, seen.position.as_ref(), &goal)?;
         }
         if lost || still >= REPLAY_PATIENCE {
             let why = if lost { ": the vault does not have the log up to there" } else { "" };

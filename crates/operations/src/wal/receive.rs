@@ -6,6 +6,7 @@
 //! remembered as a gap.
 
 use super::ship::{Goal, Shipped, Shipper};
+use super::until::{Proved, Sayer};
 use super::{allowed, gap, note_stored};
 use crate::asking::{Asking, Patience};
 use crate::operation::Run;
@@ -316,6 +317,8 @@ struct Shared {
     /// How far the vault has the log since this goal was first set.
     shipped: Option<Shipped>,
     bytes: u64,
+    /// Up to when everything is in the vault, as far as that was seen.
+    proved: Option<Proved>,
     /// When the last pass began that went well.
     well_since: Option<Instant>,
     /// When the server was asked, of the last pass that took in all that the server had.
@@ -399,6 +402,8 @@ struct Receiver<'a> {
     samples: VecDeque<Sample>,
     /// The vault has what the server had when this began.
     reached: bool,
+    /// Up to when it has everything.
+    proved: Option<Proved>,
     /// Since when something is wrong.
     wrong_since: Option<Instant>,
 }
@@ -420,6 +425,7 @@ impl<'a> Receiver<'a> {
             asking: Asking::new(),
             samples: VecDeque::new(),
             reached: false,
+            proved: None,
             wrong_since: None,
         }
     }
@@ -430,7 +436,8 @@ impl<'a> Receiver<'a> {
         let shared = Mutex::new(Shared::default());
         let every = if self.params.once { Duration::ZERO } else { self.params.every };
         std::thread::scope(|scope| {
-            scope.spawn(|| ship(&mut shipper, &shared, &stop, every));
+            let sayer = Sayer::new(self.site);
+            scope.spawn(|| ship(&mut shipper, sayer, &shared, &stop, every));
             let result = self.supervise(run, told, &shared);
             stop.cancel();
             result
@@ -473,6 +480,10 @@ impl<'a> Receiver<'a> {
                 Err(e) => Some(e.chain()),
             };
             if self.params.once && self.reached {
+                // Nobody does after this, and how it went is of no account, as in `keep_up`.
+                if let Some(proved) = self.proved {
+                    let _ = Sayer::new(self.site).say(proved);
+                }
                 let slot = Some(self.source.slot().to_owned());
                 return Ok(Done { position, bytes, slot });
             }
@@ -500,6 +511,7 @@ impl<'a> Receiver<'a> {
             shared.behind = None;
         }
         shared.goal.clone_from(&self.goal);
+        shared.proved = self.proved;
     }
 
     /// Asks the server, sees to it that the log goes on, and notes how far the vault is.
@@ -730,6 +742,12 @@ impl<'a> Receiver<'a> {
             note_stored(self.site, time);
             if let Some(shipped) = seen.shipped {
                 note_shipped(self.site, shipped);
+                self.proved = Some(Proved {
+                    until: time,
+                    timeline: shipped.timeline,
+                    end: shipped.end,
+                    segments: log.segments,
+                });
             }
         }
         // One a second is enough, and nobody wants them all when nothing moves.
@@ -759,10 +777,20 @@ impl Sample {
 }
 
 /// Ships what is new, again and again.
-fn ship(shipper: &mut Shipper<'_>, shared: &Mutex<Shared>, stop: &CancelToken, every: Duration) {
+fn ship(
+    shipper: &mut Shipper<'_>,
+    mut sayer: Sayer<'_>,
+    shared: &Mutex<Shared>,
+    stop: &CancelToken,
+    every: Duration,
+) {
     let mut wait = PAUSE.0;
     while !stop.is_cancelled() {
-        let goal = shared.lock().unwrap_or_else(PoisonError::into_inner).goal.clone();
+        let (goal, proved) = {
+            let shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            (shared.goal.clone(), shared.proved)
+        };
+        sayer.keep_up(proved);
         let began = Instant::now();
         if !shipper.is_due(goal.as_ref(), began, every) {
             pause(STEP, stop);

@@ -1,16 +1,22 @@
 //! What a server's `archive_command` and `restore_command` come down to.
 
 use jiff::Timestamp;
-use mainstay_operations::wal::{Fetched, fetch, is_gap, let_go, open_gap, push, push_or_spare};
+use mainstay_operations::wal::{
+    Fetched, Until, fetch, is_gap, let_go, note_pushed, open_gap, push, push_or_spare, reaches,
+    stored_until,
+};
 use mainstay_operations::{ServiceSite, Site};
 use model::state::{Applied, FenceProof, Intent, TakeoverKind};
-use model::{Class, Classify, MemberName, Role, Secret, ServiceName, SnapshotId};
+use model::{
+    Class, Classify, Generation, MemberName, Position, RecoveryPoint, Role, Secret, ServiceName,
+    SnapshotId,
+};
 use repository::log::Pushed;
 use repository::{Kdf, Repository};
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 
 const SEGMENT_BYTES: usize = 1 << 20;
@@ -43,6 +49,62 @@ impl Bench {
         fs::create_dir_all(&dir).expect("pg_wal");
         fs::write(dir.join(name), bytes).expect("write");
         dir.join(name)
+    }
+
+    /// One that the server wrote to last so many minutes ago, pushed as `archive_command` does. Says when
+    /// that was.
+    fn archive(&self, name: &str, bytes: &[u8], minutes: u64) -> Timestamp {
+        let file = self.file(name, bytes);
+        let written = SystemTime::now() - Duration::from_secs(60 * minutes);
+        fs::File::options()
+            .write(true)
+            .open(&file)
+            .expect("open")
+            .set_modified(written)
+            .expect("set");
+        push(&self.a, &file).expect("push");
+        note_pushed(&self.a, &file);
+        let written = Timestamp::try_from(written).expect("a time");
+        Timestamp::from_microsecond(written.as_microsecond()).expect("a time")
+    }
+
+    /// A point of so many minutes ago, at this place in the log.
+    fn base(&self, lsn: u64, minutes: i64) -> Timestamp {
+        let time = Timestamp::now() - jiff::SignedDuration::from_mins(minutes);
+        let point = RecoveryPoint {
+            snapshot: SnapshotId([u8::try_from(lsn >> 20).expect("small"); 32]),
+            engine: "postgres".to_owned(),
+            generation: Generation::FIRST,
+            member: self.a.member().clone(),
+            source_time: time,
+            received: time,
+            verified: None,
+            drilled: None,
+            drill: None,
+            position: Some(Position::Lsn { timeline: 1, lsn }),
+            size_bytes: 1,
+            added_bytes: 1,
+            incomplete: false,
+            pinned: false,
+            tags: Default::default(),
+        };
+        self.a.state().expect("state").update(|s| s.commit(point.clone())).expect("commit");
+        time
+    }
+
+    /// Up to when the log reaches, as the vault says to `b` and as `a` knows, to the microsecond.
+    fn reaches(&self) -> (Option<Timestamp>, Option<Timestamp>) {
+        let cut =
+            |time: Timestamp| Timestamp::from_microsecond(time.as_microsecond()).expect("a time");
+        let state = self.b.load_state().expect("state").state;
+        let said = Until::look(&self.b, &state).expect("ask").newest().expect("ask");
+        assert_eq!(reaches(&self.b, &state).expect("ask"), said);
+        (said, reaches(&self.a, &state).expect("ask").map(cut))
+    }
+
+    /// `a` forgets what it said, and when.
+    fn forget(&self) {
+        fs::remove_file(self.a.dir().join("log-until.json")).expect("a note");
     }
 
     /// `b` takes over.
@@ -127,6 +189,48 @@ fn what_the_primary_pushes_the_standby_fetches() {
     let history = bench.file("00000002.history", b"1\t0/300000\tno recovery target specified\n");
     push(&bench.a, &history).expect("a history");
     assert_eq!(fetch(&bench.b, "00000002.history", &target).expect("fetch"), Fetched::Found);
+}
+
+/// The oldest segment of a backlog says nothing of what came later, and what lies beside the log says
+/// nothing at all.
+#[test]
+fn a_push_says_up_to_when_it_proves_the_log_to_be_there() {
+    let bench = Bench::new();
+    let (name, bytes) = segment(1, 3, 1);
+    let first = bench.archive(&name, &bytes, 130);
+    assert_eq!(bench.reaches(), (None, None), "there is no point that it leads on from");
+    assert!(stored_until(&bench.a).is_some_and(|stored| stored >= first), "it is stored");
+
+    bench.base((3 << 20) + 8, 140);
+    let (name, bytes) = segment(1, 4, 1);
+    let fourth = bench.archive(&name, &bytes, 120);
+    assert_eq!(bench.reaches(), (Some(fourth), Some(fourth)));
+    for (name, bytes) in [
+        ("00000002.history", &b"1\t0/300000\tno recovery target specified\n"[..]),
+        ("000000010000000000000004.00000028.backup", b"START WAL LOCATION: 0/400028\n"),
+    ] {
+        bench.archive(name, bytes, 0);
+        assert_eq!(bench.reaches(), (Some(fourth), Some(fourth)), "{name}");
+    }
+    // A long backlog is not said once for each segment, but `a` knows.
+    let (name, bytes) = segment(1, 5, 1);
+    let fifth = bench.archive(&name, &bytes, 100);
+    assert_eq!(bench.reaches(), (Some(fourth), Some(fifth)));
+    bench.forget();
+    let (name, bytes) = segment(1, 6, 1);
+    let sixth = bench.archive(&name, &bytes, 90);
+    assert_eq!(bench.reaches(), (Some(sixth), Some(sixth)));
+
+    // One is missing: what comes after it can be reached from nowhere.
+    bench.forget();
+    let (name, bytes) = segment(1, 8, 1);
+    bench.archive(&name, &bytes, 0);
+    assert_eq!(bench.reaches(), (Some(sixth), Some(sixth)));
+    // A point that was taken after that makes good for it.
+    bench.base((8 << 20) + 8, 0);
+    let (name, bytes) = segment(1, 9, 1);
+    let ninth = bench.archive(&name, &bytes, 0);
+    assert_eq!(bench.reaches(), (Some(ninth), Some(ninth)));
 }
 
 #[test]
@@ -289,8 +393,10 @@ fn a_primary_that_a_takeover_counts_on_not_to_serve_pushes_nothing() {
 #[test]
 fn what_waits_for_a_vault_that_is_gone_is_bounded() {
     let bench = Bench::new();
+    bench.base((3 << 20) + 8, 60);
     let (name, bytes) = segment(1, 3, 1);
-    push(&bench.a, &bench.file(&name, &bytes)).expect("push");
+    let third = bench.archive(&name, &bytes, 50);
+    assert_eq!(bench.reaches(), (Some(third), Some(third)));
     let status = bench.dir.path().join("pg_wal/archive_status");
     fs::create_dir_all(&status).expect("archive_status");
     let (vault, away) = (bench.dir.path().join("vault"), bench.dir.path().join("away"));
@@ -310,7 +416,9 @@ fn what_waits_for_a_vault_that_is_gone_is_bounded() {
     let open = gap().expect("a gap");
     assert_eq!((open.from, open.to, open.timeline), (4 << 20, None, 1));
     let (name, bytes) = segment(1, 5, 1);
-    push(&bench.a, &bench.file(&name, &bytes)).expect("the log goes on");
+    bench.forget();
+    bench.archive(&name, &bytes, 0);
+    assert_eq!(bench.reaches(), (Some(third), Some(third)), "the gap ends it");
     let open = gap().expect("a gap");
     assert_eq!((open.to, open.recorded), (Some(5 << 20), true));
     assert!(is_gap(&bench.b, "000000010000000000000004").expect("ask"));

@@ -2,11 +2,13 @@
 //!
 //! The format is described byte by byte in `docs/formats/log-store.md`.
 
+mod mark;
 mod name;
 mod object;
 mod part;
 mod sealed;
 
+pub use mark::Mark;
 pub use object::Effort;
 pub use part::{Beginning, Part};
 
@@ -203,6 +205,44 @@ impl LogStore {
     pub fn remove_parts(&self, name: &str, parts: &[Part]) -> Result<(), Error> {
         let key = |part: &Part| part::key(&LogKey::new(name, part.generation)?, part);
         let keys = parts.iter().map(key).collect::<Result<Vec<Key>, Error>>()?;
+        Ok(self.storage.delete_all(&keys)?)
+    }
+
+    /// Stores that the log reaches up to a time; durable on return. Its time is cut to microseconds.
+    pub fn put_mark(&self, mark: &Mark) -> Result<(), Error> {
+        let sealed = mark.encode(self.seal.as_ref())?;
+        // One that is there says the same.
+        self.storage.put_if_absent(&mark.key()?, &sealed)?;
+        Ok(())
+    }
+
+    /// All marks, oldest first. Nothing is proven of them before [`LogStore::has_mark`].
+    pub fn marks(&self) -> Result<Vec<Mark>, Error> {
+        let entries = self.storage.list(mark::ROOT)?;
+        let mut marks: Vec<Mark> =
+            entries.iter().filter_map(|entry| Mark::parse(&entry.key)).collect();
+        marks.sort();
+        Ok(marks)
+    }
+
+    /// Whether this mark is there; an error if something else is in its place.
+    pub fn has_mark(&self, mark: &Mark) -> Result<bool, Error> {
+        let key = mark.key()?;
+        let stored = match self.storage.size(&key) {
+            Ok(..=mark::LARGEST) => self.storage.read(&key),
+            Ok(_) => return Err(Error::damaged(&key, "it is too large for a mark")),
+            Err(e) => Err(e),
+        };
+        match stored {
+            Ok(stored) => mark.check(self.seal.as_ref(), &stored).map(|()| true),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Removes marks. One that is not there is no error.
+    pub fn remove_marks(&self, marks: &[Mark]) -> Result<(), Error> {
+        let keys = marks.iter().map(Mark::key).collect::<Result<Vec<Key>, Error>>()?;
         Ok(self.storage.delete_all(&keys)?)
     }
 

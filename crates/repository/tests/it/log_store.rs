@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the unexpected")]
 
 use mainstay_repository::Error;
-use mainstay_repository::log::{Effort, LogStore, Part, Pushed};
+use mainstay_repository::log::{Effort, LogStore, Mark, Part, Pushed};
 use model::{Class, Classify, Generation, Seal, SealError};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
@@ -427,4 +427,41 @@ fn a_damaged_part_is_never_taken() {
     let there = bench.log.parts(SEGMENT).expect("parts");
     assert_eq!(there.len(), 2);
     assert_eq!(bench.log.read_part(SEGMENT, &there[1]).expect_err("moved").class(), Class::Corrupt);
+}
+
+#[test]
+fn a_mark_is_listed_by_its_time_and_a_damaged_one_is_never_taken() {
+    let bench = Bench::new();
+    let mark = |generation, second, place| Mark {
+        until: jiff::Timestamp::from_second(second).expect("a time"),
+        timeline: 1,
+        place,
+        generation: Generation(generation),
+    };
+    let (first, second, later) = (mark(3, 1000, 9), mark(3, 2000, 9), mark(4, 1500, 9));
+    assert!(!bench.log.has_mark(&first).expect("none"));
+    for one in [&second, &first, &later, &first] {
+        bench.log.put_mark(one).expect("put");
+        assert!(bench.log.has_mark(one).expect("ask"));
+    }
+    assert_eq!(bench.log.marks().expect("list"), [first, later, second]);
+    assert!(bench.log.list().expect("list").is_empty(), "they are nothing of the log itself");
+    bench.log.remove_marks(&[second, second]).expect("remove");
+    assert_eq!(bench.log.marks().expect("list"), [first, later]);
+
+    let at = |micros: u64| {
+        key(&format!("mainstay/log-until/{micros:016X}-00000001-0000000000000009@0000000003"))
+    };
+    let good = bench.storage.read(&at(1_000_000_000)).expect("read");
+    for byte in [0, 7, 8, 60, good.len() - 1] {
+        let mut bad = good.clone();
+        bad[byte] ^= 1;
+        bench.storage.put(&at(1_000_000_000), &bad).expect("damage");
+        let expected = if byte == 7 { Class::Invalid } else { Class::Corrupt };
+        let error = bench.log.has_mark(&first).expect_err("damaged");
+        assert_eq!(error.class(), expected, "byte {byte}: {error}");
+    }
+    // Whole, but of another time.
+    bench.storage.put(&at(2_000_000_000), &good).expect("move");
+    assert_eq!(bench.log.has_mark(&second).expect_err("moved").class(), Class::Corrupt);
 }

@@ -2,6 +2,7 @@
 
 use super::receiving::{is_stored, receiver, wait_for};
 use super::*;
+use jiff::Timestamp;
 use serde_json::Value;
 use std::path::Path;
 
@@ -57,6 +58,7 @@ fn a_standby_in_front_of_a_gap_says_so_and_comes_back_with_the_next_base() {
     assert_eq!((code, &standby(&before)["stuck"]), (0, &Value::Null), "{before}");
 
     // The vault is away until the queue is full, and what nobody keeps is gone.
+    let gone = Timestamp::now();
     let (vault, away) = (stage.dir.path().join("vault"), stage.dir.path().join("away"));
     fs::rename(&vault, &away).unwrap();
     for _ in 0..4 {
@@ -76,6 +78,13 @@ fn a_standby_in_front_of_a_gap_says_so_and_comes_back_with_the_next_base() {
     wait_for("the gap has an end", || gap()["to"].is_u64());
     is_stored(a);
     wait_for("the gap is written down in the vault", || gap()["recorded"] == true);
+    // What is stored beyond it can be reached from nowhere, and counts for nothing on either host.
+    for host in [a, b] {
+        let (_, seen) = status(host);
+        let since = Timestamp::now().duration_since(gone).as_secs().cast_unsigned();
+        let age = seen["age-seconds"].as_u64();
+        assert!(age.is_some_and(|age| age + 1 >= since), "{since} s since it was whole: {seen}");
+    }
 
     // Before there is a new base, too: nothing on either host says that it is up to date.
     let told = standby(&status(a).1);
