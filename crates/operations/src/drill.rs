@@ -5,6 +5,7 @@
 //! | `scratch` | the drill has a directory of its own | removing it |
 //! | `stage` | the content is there, verified and durable | (with the directory) |
 //! | `compare` | what is on disk was read, and is the snapshot's, where files are all there is | |
+//! | `replay` | the log was replayed into it, where no server of the engine's would do that | (with the directory) |
 //! | `prepare` | the engine has neutralised it | (with the directory) |
 //! | `rehearse` | the engine has started and judged it, and stopped it | what was started ends with its process |
 //! | `record` | the vault's state says what came of it | |
@@ -18,6 +19,7 @@ use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
 use crate::placing::{self, Destination, Staging};
 use crate::recover::Left;
+use crate::wal::sqlite::{self, Replayed};
 use crate::{Error, ServiceSite, Which, restore, which};
 use engines::{Isolation, Proof, Purpose, Question, Rehearsal, Rehearsed, SnapshotMeta, Verdict};
 use jiff::Timestamp;
@@ -72,6 +74,9 @@ pub struct Done {
     pub source_time: Timestamp,
     /// The point in time that the log was replayed to beyond the snapshot, if one was named.
     pub until: Option<Timestamp>,
+    /// What was replayed of the log by ourselves, if anything could be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<Replayed>,
     /// The copy was sound, and gave the expected answer.
     pub sound: bool,
     /// What was found, in sentences.
@@ -127,6 +132,7 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
 
 struct Plan {
     name: String,
+    snapshot: SnapshotId,
     meta: SnapshotMeta,
     until: Option<Timestamp>,
     dir: PathBuf,
@@ -168,7 +174,7 @@ impl Plan {
         };
         let destinations = meta.roots.iter().enumerate().map(destination).collect();
         let name = PointName::of(meta.source_time, &meta.definition.engine, snapshot).to_string();
-        Ok(Plan { name, meta, until, dir, destinations })
+        Ok(Plan { name, snapshot, meta, until, dir, destinations })
     }
 }
 
@@ -215,7 +221,7 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         operation.report().warn(isolation.said());
     }
     let tried = Plan::make(site, operation, params, &state, snapshot).and_then(|plan| {
-        let tried = rehearse(site, operation, &plan, snapshot, &isolation, lock)?;
+        let tried = rehearse(site, operation, &plan, &params.which, &isolation, lock)?;
         Ok((plan, tried))
     });
     let (plan, tried) = match tried {
@@ -228,7 +234,7 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         }
         other => other?,
     };
-    let Tried { staging, restore_seconds, rehearsed } = tried;
+    let Tried { staging, log, restore_seconds, rehearsed } = tried;
     let start_seconds = rehearsed.answered_after.map(|after| after.as_secs_f64());
     let recovery_seconds = match (site.engine()?.proof(), start_seconds) {
         (Proof::Server, None) => None,
@@ -250,6 +256,7 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         snapshot,
         source_time: plan.meta.source_time,
         until: plan.until,
+        log,
         sound,
         findings: rehearsed.verdict.findings,
         answer: rehearsed.answer,
@@ -268,6 +275,7 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
 /// How far it came.
 struct Tried {
     staging: Staging,
+    log: Option<Replayed>,
     restore_seconds: f64,
     rehearsed: Rehearsed,
 }
@@ -276,7 +284,7 @@ fn rehearse(
     site: &ServiceSite,
     operation: &mut Operation,
     plan: &Plan,
-    snapshot: SnapshotId,
+    which: &Which,
     isolation: &Isolation,
     lock: RepositoryLock,
 ) -> Result<Tried, Error> {
@@ -292,15 +300,15 @@ fn rehearse(
         made.and_then(|()| DirBuilder::new().mode(0o700).create(&scratch.dir))
             .map_err(|e| Error::io("make", &scratch.dir, e))
     })?;
-    let staging = placing::stage(site, operation, snapshot, &plan.destinations, None)?;
+    let staging = placing::stage(site, operation, plan.snapshot, &plan.destinations, None)?;
     // Not part of what a recovery takes.
     let mut restoring = began.elapsed();
     let mut differing = Verdict { sound: true, findings: Vec::new() };
     if engine.proof() == Proof::Bytes {
-        differing =
-            operation.step("compare", (), |operation| compare(site, operation, plan, snapshot))?;
+        differing = operation.step("compare", (), |operation| compare(site, operation, plan))?;
     }
     let preparing = Instant::now();
+    let log = sqlite::replay_to(site, operation, &plan.meta, &plan.destinations, which)?;
     let purpose = Purpose::Scratch { until: plan.until };
     placing::prepare(site, operation, &plan.meta, &plan.destinations, &purpose)?;
     restoring += preparing.elapsed();
@@ -325,7 +333,12 @@ fn rehearse(
     })?;
     rehearsed.0.verdict.sound &= differing.sound;
     rehearsed.0.verdict.findings.splice(..0, differing.findings);
-    Ok(Tried { staging, restore_seconds: restoring.as_secs_f64(), rehearsed: rehearsed.0 })
+    // What a restore would not bring back is not proven restorable.
+    for gap in log.iter().flat_map(|log| &log.gaps) {
+        rehearsed.0.verdict.sound = false;
+        rehearsed.0.verdict.findings.push(gap.clone());
+    }
+    Ok(Tried { staging, log, restore_seconds: restoring.as_secs_f64(), rehearsed: rehearsed.0 })
 }
 
 /// How long a program of the user's may work on a copy, if the service says so.
@@ -345,19 +358,14 @@ impl Serialize for Heard {
 }
 
 /// Reads back what was restored.
-fn compare(
-    site: &ServiceSite,
-    operation: &Operation,
-    plan: &Plan,
-    snapshot: SnapshotId,
-) -> Result<Verdict, Error> {
+fn compare(site: &ServiceSite, operation: &Operation, plan: &Plan) -> Result<Verdict, Error> {
     operation.report().phase("comparing the copy with the snapshot");
     let repository = site.repository()?;
     let mut verdict = Verdict { sound: true, findings: Vec::new() };
     for destination in &plan.destinations {
         let copy = Copy {
             root: &destination.staged,
-            snapshot,
+            snapshot: plan.snapshot,
             path: destination.root.in_snapshot.as_bytes(),
         };
         let report = operation.report();

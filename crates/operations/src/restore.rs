@@ -450,11 +450,7 @@ fn replay_log(
     if !meant {
         return Ok(None);
     }
-    operation
-        .step("replay", (), |operation| {
-            sqlite::replay(site, operation, &plan.meta, &plan.destinations, until)
-        })
-        .map(Some)
+    sqlite::replay_to(site, operation, &plan.meta, &plan.destinations, &params.which)
 }
 
 /// Finds out what lacks bytes, so that it is left out; a root that does as a whole is no

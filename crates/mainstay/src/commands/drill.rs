@@ -87,8 +87,14 @@ fn tell(app: &App, service: &ServiceSite, done: &Done) -> Result<(), Failure> {
         Some(all) => format!("back after {}", seconds(all)),
         None => format!("not back after {}", seconds(done.seconds)),
     };
-    let what =
-        format!("{}, {}; {recovery}", count(done.files, "file", "files"), units::size(done.bytes));
+    let until = done.log.as_ref().and_then(|log| log.until).or(done.until);
+    let log = until.map(|until| format!(", with the log up to {}", units::local(until)));
+    let what = format!(
+        "{}, {}{}; {recovery}",
+        count(done.files, "file", "files"),
+        units::size(done.bytes),
+        log.unwrap_or_default()
+    );
     if done.sound {
         let verdict = out.paint.good("restorable");
         out.say(format_args!("{}: {} is {verdict} ({what})", service.name(), done.name))?;

@@ -8,7 +8,9 @@ use model::{Generation, Secret};
 use repository::Repository;
 use repository::log::LogStore;
 use rusqlite::Connection;
+use serde_json::json;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use storage::Local;
@@ -82,6 +84,69 @@ fn a_copy_of_the_vault_restores_any_time() {
     assert_eq!(restored(&rig, "second.toml", "two", &["--at", &two.to_string()]), 2);
     let mut check = rig.command(&["check", "docs", "--read-data"]);
     run(check.env("MAINSTAY_CONFIG", rig.path("second.toml"))).code(0);
+}
+
+/// What a restore would bring back is what is drilled: with the log, which is damaged or whole, and up to a
+/// time where one is named.
+#[test]
+fn a_drill_replays_the_log_as_a_restore_does() {
+    let rig = rig();
+    let path = rig.path("app.db").display().to_string();
+    rig.configure(&format!(
+        "[service.docs]\nengine = \"sqlite\"\npath = \"{path}\"\n\
+         drill-query = \"SELECT count(*) FROM t\"\n"
+    ));
+    let connection = database(&rig.path("app.db"));
+    let two = ship_three(&rig, &connection);
+    let drill = |words: &[&str], code: i32| {
+        let words = [&["drill", "docs", "--json"], words].concat();
+        rig.run(&words).code(code)
+    };
+    let newest = drill(&[], 0).json();
+    assert_eq!((&newest["answer"], &newest["sound"]), (&json!("3"), &json!(true)), "{newest}");
+    let until: Timestamp = newest["log"]["until"].as_str().unwrap().parse().unwrap();
+    assert!(until > two, "{newest}");
+    rig.run(&["drill", "docs"]).code(0).says("with the log up to");
+    let then = drill(&["--at", &two.to_string()], 0).json();
+    assert_eq!(then["answer"], "2", "{then}");
+    // A snapshot that is named is meant.
+    let point = newest["snapshot"].as_str().unwrap();
+    let named = drill(&["--snapshot", point], 0).json();
+    assert!(named["answer"] == "1" && named["log"].is_null(), "{named}");
+
+    // What would not come back is not proven restorable.
+    let mut objects = files_below(&rig.path("vault/docs/mainstay/log"));
+    objects.sort_by_key(|path| fs::metadata(path).unwrap().len());
+    let damaged = objects.pop().unwrap();
+    let good = fs::read(&damaged).unwrap();
+    let mut bad = good.clone();
+    bad[good.len() / 2] ^= 1;
+    overwrite(&damaged, &bad);
+    drill(&[], 1);
+    let sound = || {
+        let list = rig.run(&["snapshots", "docs", "--json"]).code(0).json();
+        list["services"][0]["snapshots"][0]["drill"]["sound"].clone()
+    };
+    assert_eq!(sound(), json!(false));
+    overwrite(&damaged, &good);
+    drill(&[], 0);
+    assert_eq!(sound(), json!(true));
+    // The oldest that holds anything is gone, and there are others after it.
+    let mut names: Vec<PathBuf> = files_below(&rig.path("vault/docs/mainstay/log"));
+    names.retain(|path| fs::metadata(path).unwrap().len() > 1000);
+    names.sort();
+    assert!(names.len() > 1, "{names:?}");
+    let gone = names.remove(names.len() - 2);
+    fs::remove_file(gone).unwrap();
+    let lost = drill(&[], 1).json();
+    let found = lost["findings"].to_string();
+    assert!(found.contains("is not in the vault") || found.contains("gap"), "{lost}");
+    assert_eq!(sound(), json!(false));
+}
+
+fn overwrite(path: &Path, bytes: &[u8]) {
+    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o600));
+    fs::write(path, bytes).unwrap();
 }
 
 #[test]

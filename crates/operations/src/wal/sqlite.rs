@@ -11,7 +11,7 @@ mod standby;
 mod vault;
 
 pub use replay::{HeldLog, Replayed};
-pub(crate) use replay::{Sound, dispensable, held_by, replay};
+pub(crate) use replay::{Sound, dispensable, held_by, replay, replay_to};
 pub(crate) use standby::Course;
 pub use standby::reaches;
 

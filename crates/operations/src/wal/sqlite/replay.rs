@@ -2,7 +2,7 @@
 
 use crate::operation::Operation;
 use crate::placing::Destination;
-use crate::{Error, ServiceSite};
+use crate::{Error, ServiceSite, Which};
 use engines::SnapshotMeta;
 use engines::sqlite::log::{self, Batch, BatchName, ChainPlace, Plan, Reach, Span, database_id};
 use engines::sqlite::spans;
@@ -130,6 +130,28 @@ impl Names {
 /// Where the copies in a snapshot are.
 pub(crate) fn held_by(meta: &SnapshotMeta) -> Vec<HeldLog> {
     spans(&meta.detail).into_iter().map(|(root, span)| HeldLog { root, span }).collect()
+}
+
+/// Replays into what is staged of a point that was chosen like this, as a step of its own; none if it has
+/// no log of this kind, or is meant as it is.
+pub(crate) fn replay_to(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    meta: &SnapshotMeta,
+    destinations: &[Destination],
+    which: &Which,
+) -> Result<Option<Replayed>, Error> {
+    let until = match which {
+        Which::Latest => None,
+        Which::At(time) => Some(*time),
+        // A snapshot that was named is meant.
+        Which::Named(_) => return Ok(None),
+    };
+    if !super::is_meant(site) {
+        return Ok(None);
+    }
+    let replay = |operation: &mut Operation| replay(site, operation, meta, destinations, until);
+    operation.step("replay", (), replay).map(Some)
 }
 
 /// Replays into what is staged of a snapshot, up to `until` or to the end.
