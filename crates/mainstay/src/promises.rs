@@ -26,6 +26,10 @@ pub(crate) struct Drills {
     pub(crate) last: Option<LastDrill>,
     /// When a drill last proved a point restorable.
     pub(crate) proven: Option<Timestamp>,
+    /// There is a standby, which takes over where a restore would take too long.
+    pub(crate) standby: bool,
+    /// How long the last takeover that was measured took until the new primary served.
+    pub(crate) takeover: Option<Duration>,
     /// Since when this host is what it is.
     pub(crate) since: Timestamp,
 }
@@ -42,24 +46,32 @@ impl Drills {
         overdue("drill", self.schedule.as_ref()?, self.proven, self.since, now)
     }
 
-    /// One sentence if the last drill took longer than the declared RTO, or never came to its end.
+    /// One sentence if the last recovery took longer than the declared RTO, or never came to its end:
+    /// with a standby that is a takeover, and else what a drill measured, a restore.
     pub(crate) fn slow(&self) -> Option<String> {
-        let (rto, last) = (self.rto?, self.last.as_ref()?);
+        let rto = self.rto?;
         let promised = duration::human(rto);
-        match last.drill.recovery_millis.map(Duration::from_millis) {
+        let (what, took) = match self.standby {
+            true => ("takeover", Some(self.takeover?)),
+            false => {
+                let millis = self.last.as_ref()?.drill.recovery_millis;
+                ("recovery", millis.map(Duration::from_millis))
+            }
+        };
+        match took {
             Some(took) if took <= rto => None,
             Some(took) => Some(format!(
-                "the last recovery took {}; {promised} are promised",
+                "the last {what} took {}; {promised} are promised",
                 duration::human(took)
             )),
-            None => Some(format!("the last recovery failed; {promised} are promised")),
+            None => Some(format!("the last {what} failed; {promised} are promised")),
         }
     }
 
     /// Whether the declared RTO is kept; unknown until it was measured.
     pub(crate) fn rto_kept(&self) -> Option<bool> {
-        let measured = self.rto.is_some() && self.last.is_some();
-        measured.then(|| self.slow().is_none())
+        let measured = if self.standby { self.takeover.is_some() } else { self.last.is_some() };
+        (self.rto.is_some() && measured).then(|| self.slow().is_none())
     }
 }
 
@@ -163,6 +175,8 @@ mod tests {
             attempts: attempts.iter().map(attempt).collect(),
             last: None,
             proven: None,
+            standby: false,
+            takeover: None,
             // After that Sunday's.
             since: at("01T05:00"),
         }
@@ -221,5 +235,21 @@ mod tests {
         assert_eq!(drills.rto_kept(), Some(false));
         drills.last = None;
         assert_eq!(drills.rto_kept(), None, "nothing was measured");
+    }
+
+    /// What takes over need not be restored first.
+    #[test]
+    fn with_a_standby_a_recovery_is_a_takeover() {
+        let mut drills = weekly(&[]);
+        drills.rto = Some(Duration::from_secs(30));
+        drills.last = Some(took(Some(600_000)));
+        assert_eq!(drills.rto_kept(), Some(false));
+        drills.standby = true;
+        assert_eq!((drills.slow(), drills.rto_kept()), (None, None), "none was measured");
+        drills.takeover = Some(Duration::from_secs(30));
+        assert_eq!((drills.slow(), drills.rto_kept()), (None, Some(true)));
+        drills.takeover = Some(Duration::from_secs(31));
+        assert!(drills.slow().unwrap().contains("takeover took 31 s"));
+        assert_eq!(drills.rto_kept(), Some(false));
     }
 }

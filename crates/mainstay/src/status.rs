@@ -9,7 +9,7 @@ use crate::units;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use model::schedule::Schedule;
-use model::state::{Intent, LastDrill};
+use model::state::{Intent, LastDrill, PastTakeover};
 use model::{
     Generation, Member, MemberName, OperationId, Position, Role, ServiceState, SnapshotId, Verified,
 };
@@ -45,11 +45,14 @@ pub(crate) struct Status {
     pub(crate) rpo_kept: Option<bool>,
     /// The declared RTO, in seconds.
     pub(crate) rto_seconds: Option<u64>,
-    /// Whether the last drill was as fast; unknown without a declared RTO, or without a drill.
+    /// Whether the last recovery was as fast, of a service with a standby the last takeover, else the last
+    /// drill; unknown without a declared RTO, or before there was one.
     pub(crate) rto_kept: Option<bool>,
     /// The last drill of any point, on any host.
     pub(crate) last_drill: Option<DrillStatus>,
     /// When a drill last proved a point restorable.
+    /// The last takeover that was measured.
+    pub(crate) last_takeover: Option<TakeoverStatus>,
     pub(crate) proven: Option<Timestamp>,
     /// What is wrong with the drills that are scheduled on this host: too long ago.
     pub(crate) drill_overdue: Option<String>,
@@ -108,6 +111,17 @@ pub(crate) struct DrillStatus {
 }
 
 /// The last scrub.
+/// The last takeover that was measured.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct TakeoverStatus {
+    /// When the generation was raised.
+    pub(crate) at: Timestamp,
+    pub(crate) to: MemberName,
+    /// From its begin until the new primary served.
+    pub(crate) serving_seconds: f64,
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct ScrubStatus {
@@ -242,6 +256,11 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
         last_drill: drills.last.as_ref().map(drill_status),
         proven: drills.proven,
         drill_overdue,
+        last_takeover: measured(&state).map(|(past, took)| TakeoverStatus {
+            at: past.at,
+            to: past.intent.to.clone(),
+            serving_seconds: took.as_secs_f64(),
+        }),
         scrub: scrubs.last.map(|last| ScrubStatus {
             at: last.at,
             snapshot: last.snapshot,
@@ -325,6 +344,12 @@ pub(crate) fn standbys(
 
 /// What is known of the drills of a service.
 pub(crate) fn drills(
+/// The last takeover of which it is known how long it took until the new primary served, and that.
+fn measured(state: &ServiceState) -> Option<(&PastTakeover, Duration)> {
+    let took = |past: &PastTakeover| past.serving_millis.map(Duration::from_millis);
+    state.takeovers.iter().rev().find_map(|past| Some((past, took(past)?)))
+}
+
     service: &ServiceSite,
     state: &ServiceState,
     operations: &[Operation],
@@ -340,6 +365,8 @@ pub(crate) fn drills(
         last,
         since: state.members.get(service.member()).map_or_else(Timestamp::now, |me| me.since),
     })
+        standby: state.members.values().any(|member| member.role == Role::Standby),
+        takeover: measured(state).map(|(_, took)| took),
 }
 
 /// What is known of the scrubs of this host's standby.

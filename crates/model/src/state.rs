@@ -168,6 +168,11 @@ pub struct PastTakeover {
     /// The head that the new primary started from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<SnapshotId>,
+    /// From its begin until the new primary served, in milliseconds, without the time that was spent
+    /// waiting for somebody to stop the old one. None if it did not start, or was brought to its end by
+    /// another run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving_millis: Option<u64>,
 }
 
 /// The last drill of a service.

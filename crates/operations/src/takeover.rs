@@ -77,6 +77,9 @@ pub struct Done {
     pub started: bool,
     /// Seconds from the raised generation to the end of the promotion.
     pub promotion_seconds: f64,
+    /// Seconds from the begin of the run until the service ran here, without those that were spent waiting
+    /// for somebody to stop the old primary. None if it did not start.
+    pub serving_seconds: Option<f64>,
     /// How long the run took.
     pub seconds: f64,
 }
@@ -157,12 +160,18 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         store.update(|state| state.claim(intent.clone()))?;
         Ok(())
     })?;
+    let fencing = Instant::now();
     let fenced = operation.step("fence", (), |operation| {
         operation.report().phase("fencing the old primary");
         let proof = fence(site, operation, params, &from)?;
         store.update(|state| state.fenced(id.as_str(), proof.clone()))?;
         Ok(proof)
     })?;
+    // A person stops what is to be planned, when they get to it.
+    let waited = match params.kind {
+        TakeoverKind::Planned => fencing.elapsed(),
+        TakeoverKind::Unplanned => Duration::ZERO,
+    };
     let source_time = catch_up(site, operation, params)?;
     look_again(site, operation, params, &from)?;
 
@@ -170,29 +179,30 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     operation.check_cancel()?;
     let raised_at = Instant::now();
     operation.forward("raise", (), |_| raise(site, &id))?;
-    let (started, checklist, promotion_seconds) = {
+    let (serving, checklist, promotion_seconds) = {
         let calm = operation.calm(site);
         let cx = calm.context();
         let report = operation.report();
         crate::wal::while_kept(site, &*report, || -> Result<_, Error> {
-            let began = operation.forward("promote", (), |operation| {
+            let branch = operation.forward("promote", (), |operation| {
                 operation.report().phase("promoting");
                 promote(site, &cx)
             })?;
             let promotion_seconds = raised_at.elapsed().as_secs_f64();
             let started = operation.forward("start", (), |_| Ok(start(site, &cx)))?;
+            let serving = started.done.then(|| began.elapsed().saturating_sub(waited));
             let variables = takeover_variables(site, operation.id(), &from);
             let mut checklist = vec![started.clone()];
             let more = operation.forward("hooks", (), |_| Ok(follow_up(site, &cx, &variables)))?;
             checklist.extend(more);
-            if let Some(began) = began {
-                let more = operation.forward("log", (), |_| Ok(hand_over(site, &began)))?;
+            if let Some(branch) = branch {
+                let more = operation.forward("log", (), |_| Ok(hand_over(site, &branch)))?;
                 checklist.extend(more);
             }
-            Ok((started.done, checklist, promotion_seconds))
+            Ok((serving, checklist, promotion_seconds))
         })?
     };
-    let state = operation.forward("finish", (), |_| finish(site, &id))?;
+    let state = operation.forward("finish", (), |_| finish(site, &id, serving))?;
     for item in checklist.iter().filter(|item| !item.done) {
         operation.report().warn(&format!("{}: {}", item.what, item.detail));
     }
@@ -206,8 +216,9 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         old_label,
         source_time,
         checklist,
-        started,
+        started: serving.is_some(),
         promotion_seconds,
+        serving_seconds: serving.map(|serving| serving.as_secs_f64()),
         seconds: began.elapsed().as_secs_f64(),
     })
 }
@@ -524,13 +535,22 @@ fn hand_over(site: &ServiceSite, began: &Position) -> Option<Item> {
     Some(Item { what, done, detail })
 }
 
-fn finish(site: &ServiceSite, id: &OperationId) -> Result<ServiceState, Error> {
+fn finish(
+    site: &ServiceSite,
+    id: &OperationId,
+    serving: Option<Duration>,
+) -> Result<ServiceState, Error> {
+    let millis = serving.map(|serving| u64::try_from(serving.as_millis()).unwrap_or(u64::MAX));
     let (versioned, ()) = site.state()?.update(|state| {
         if state.intent.as_ref().is_none_or(|intent| intent.id != id.as_str()) {
             // A repeat after a crash: it is finished already.
             return Ok(());
         }
-        state.finish(id.as_str(), Timestamp::now())
+        state.finish(id.as_str(), Timestamp::now())?;
+        if let Some(millis) = millis {
+            state.served_after(id.as_str(), millis);
+        }
+        Ok(())
     })?;
     Ok(versioned.state)
 }
@@ -590,7 +610,7 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
                 }
                 Ok(())
             })?;
-            finish(site, &id)?;
+            finish(site, &id, None)?;
             left.finished("finish", "the takeover was brought to its end")
         }
     }

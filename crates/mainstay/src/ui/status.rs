@@ -224,6 +224,12 @@ fn drills(app: &App, status: &Status, now: Timestamp) -> Result<(), Failure> {
             line("last proven", units::ago(proven, now))?;
         }
     }
+    if let Some(last) = &status.last_takeover {
+        let took = units::duration(Duration::from_secs_f64(last.serving_seconds.max(0.0)));
+        let text =
+            format!("{} to {}, which served after {took}", units::ago(last.at, now), last.to);
+        line("last takeover", text)?;
+    }
     if let Some(rto) = status.rto_seconds {
         let text = match status.rto_kept {
             Some(true) => format!("{}, kept", seconds(rto)),

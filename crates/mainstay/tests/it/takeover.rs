@@ -298,3 +298,27 @@ fn a_hook_of_a_takeover_that_hangs_is_ended_and_the_next_one_runs() {
     assert!(told.contains("`promoted` was ended after 1 s"), "{told}");
     assert!(world.path("b/routed").exists() && world.serves("b"));
 }
+
+/// How long it took until the new primary served is kept, for every host, and is what an RTO is judged by
+/// where a standby is there: not by a restore, which nobody would wait for.
+#[test]
+fn what_a_takeover_took_is_kept_and_judged() {
+    let lines = "rto = \"1s\"\n[service.docs.hooks]\nfence = \"sleep 1.2\"\n";
+    let world = ready(lines);
+    world.define("c", "standby", "files", &format!("{CONTROLLED}{lines}"));
+    world.run("c", &["init"]).code(0);
+    world.run("c", &["refresh", "docs"]).code(0);
+    world.run("a", &["drill", "docs"]).code(0);
+    assert!(world.status("c")["rto-kept"].is_null(), "a drill measures no takeover");
+    let done = world.run("b", &["takeover", "docs", "--yes", "--json"]).code(0).json();
+    let took = done["done"]["serving-seconds"].as_f64().unwrap();
+    assert!(took >= 1.2 && took <= done["done"]["seconds"].as_f64().unwrap(), "{done}");
+    for host in ["b", "c"] {
+        let status = world.status(host);
+        let last = &status["last-takeover"];
+        assert_eq!((&last["to"], &status["rto-kept"]), (&"b".into(), &false.into()), "{status}");
+        let kept = last["serving-seconds"].as_f64().unwrap();
+        assert!((kept - took).abs() < 0.01, "{kept} and {took}");
+    }
+    world.run("b", &["status", "docs"]).says("which served after");
+}

@@ -388,10 +388,18 @@ impl ServiceState {
             at: primary.map_or(now, |member| member.since),
             head: primary.and_then(|member| Some(member.applied.as_ref()?.snapshot)),
             intent,
+            serving_millis: None,
         });
         let surplus = self.takeovers.len().saturating_sub(TAKEOVERS_KEPT);
         self.takeovers.drain(..surplus);
         Ok(())
+    }
+
+    /// How long this takeover, which is finished, took until the new primary served.
+    pub fn served_after(&mut self, id: &str, millis: u64) {
+        if let Some(past) = self.takeovers.iter_mut().rfind(|past| past.intent.id == id) {
+            past.serving_millis = Some(millis);
+        }
     }
 
     fn standby_mut(&mut self, member: &MemberName) -> Result<&mut Member, Refusal> {

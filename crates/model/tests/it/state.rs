@@ -229,6 +229,10 @@ fn what_is_under_way_goes_on_or_back_but_not_both() {
     }
     state.finish("op", T).unwrap();
     assert_eq!(state.finish("op", T), Err(Refusal::NoSuchIntent("op".to_owned())));
+    state.served_after("other", 1);
+    assert_eq!(state.takeovers.last().unwrap().serving_millis, None);
+    state.served_after("op", 900);
+    assert_eq!(state.takeovers.last().unwrap().serving_millis, Some(900));
 }
 
 #[test]
