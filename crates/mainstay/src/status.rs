@@ -37,7 +37,8 @@ pub(crate) struct Status {
     pub(crate) log_received: bool,
     /// What of the log is missing, with no base after it yet.
     pub(crate) log_gap: Option<operations::wal::Gap>,
-    /// How old the newest state is that the vault has: of the newest point, or of the log.
+    /// How old the newest state is that the vault has: of the newest point that no drill found wanting,
+    /// or of the log.
     pub(crate) age_seconds: Option<u64>,
     /// The declared RPO, in seconds.
     pub(crate) rpo_seconds: Option<u64>,
@@ -50,9 +51,9 @@ pub(crate) struct Status {
     pub(crate) rto_kept: Option<bool>,
     /// The last drill of any point, on any host.
     pub(crate) last_drill: Option<DrillStatus>,
-    /// When a drill last proved a point restorable.
     /// The last takeover that was measured.
     pub(crate) last_takeover: Option<TakeoverStatus>,
+    /// When a drill last proved a point restorable.
     pub(crate) proven: Option<Timestamp>,
     /// What is wrong with the drills that are scheduled on this host: too long ago.
     pub(crate) drill_overdue: Option<String>,
@@ -110,7 +111,6 @@ pub(crate) struct DrillStatus {
     pub(crate) isolated: bool,
 }
 
-/// The last scrub.
 /// The last takeover that was measured.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -122,6 +122,7 @@ pub(crate) struct TakeoverStatus {
     pub(crate) serving_seconds: f64,
 }
 
+/// The last scrub.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct ScrubStatus {
@@ -181,7 +182,8 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
     let rpo = declared_rpo(service);
     let me = state.members.get(service.member());
     let log_stored = log_stored(service, me.map(|me| me.role));
-    let newest = head_time.max(operations::wal::reaches(service, &state)?);
+    let sound = state.newest_sound().map(|point| point.source_time);
+    let newest = sound.max(operations::wal::reaches(service, &state)?);
     let age = newest.and_then(|newest| units::age(newest, now));
     // What never had a point is as old as the member, as for alerts.
     let kept = |from: Timestamp| rpo.map(|rpo| units::age(from, now).is_none_or(|age| age <= rpo));
@@ -254,13 +256,13 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
         rto_seconds: drills.rto.map(|rto| rto.as_secs()),
         rto_kept: drills.rto_kept(),
         last_drill: drills.last.as_ref().map(drill_status),
-        proven: drills.proven,
-        drill_overdue,
         last_takeover: measured(&state).map(|(past, took)| TakeoverStatus {
             at: past.at,
             to: past.intent.to.clone(),
             serving_seconds: took.as_secs_f64(),
         }),
+        proven: drills.proven,
+        drill_overdue,
         scrub: scrubs.last.map(|last| ScrubStatus {
             at: last.at,
             snapshot: last.snapshot,
@@ -342,14 +344,14 @@ pub(crate) fn standbys(
     others.map(|(name, member)| (name.clone(), member.since, holds(member))).collect()
 }
 
-/// What is known of the drills of a service.
-pub(crate) fn drills(
 /// The last takeover of which it is known how long it took until the new primary served, and that.
 fn measured(state: &ServiceState) -> Option<(&PastTakeover, Duration)> {
     let took = |past: &PastTakeover| past.serving_millis.map(Duration::from_millis);
     state.takeovers.iter().rev().find_map(|past| Some((past, took(past)?)))
 }
 
+/// What is known of the drills of a service.
+pub(crate) fn drills(
     service: &ServiceSite,
     state: &ServiceState,
     operations: &[Operation],
@@ -363,10 +365,10 @@ fn measured(state: &ServiceState) -> Option<(&PastTakeover, Duration)> {
         attempts: attempts(operations, Kind::Drill),
         proven: state.points.iter().filter_map(|point| point.drilled).max().max(sound),
         last,
-        since: state.members.get(service.member()).map_or_else(Timestamp::now, |me| me.since),
-    })
         standby: state.members.values().any(|member| member.role == Role::Standby),
         takeover: measured(state).map(|(_, took)| took),
+        since: state.members.get(service.member()).map_or_else(Timestamp::now, |me| me.since),
+    })
 }
 
 /// What is known of the scrubs of this host's standby.

@@ -30,6 +30,8 @@ pub struct Policy {
 pub enum Reason {
     /// It is the newest whole point: the floor under every policy.
     Newest,
+    /// It is the newest whole point that no drill found wanting, and newer ones are.
+    NotUnsound,
     /// It is the newest point that was proven restorable.
     Proven,
     /// Someone pinned it.
@@ -122,11 +124,11 @@ pub fn needed(
     needed
 }
 
-/// The newest whole point that was proven restorable.
+/// The newest whole point that the last drill of it proved restorable.
 pub fn newest_proven<'p>(
     points: impl IntoIterator<Item = &'p RecoveryPoint>,
 ) -> Option<&'p RecoveryPoint> {
-    let proven = points.into_iter().filter(|point| !point.incomplete && point.drilled.is_some());
+    let proven = points.into_iter().filter(|point| !point.incomplete && point.is_proven());
     proven.max_by_key(|point| (point.received, point.snapshot))
 }
 
@@ -155,6 +157,11 @@ pub fn plan(
         points.iter().copied().filter(|point| !point.incomplete).collect();
     if let Some(newest) = whole.first() {
         give(newest, Reason::Newest);
+    }
+    // One that cannot be restored is no floor to stand on.
+    let sound = whole.iter().find(|point| !point.is_unsound());
+    if let Some(sound) = sound.filter(|sound| whole.first().is_some_and(|first| first != *sound)) {
+        give(sound, Reason::NotUnsound);
     }
     if let Some(proven) = newest_proven(whole.iter().copied()) {
         give(proven, Reason::Proven);
@@ -251,6 +258,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::Newest => f.write_str("newest whole point"),
+            Reason::NotUnsound => f.write_str("newer ones failed their drill"),
             Reason::Proven => f.write_str("last proven restorable"),
             Reason::Pinned => f.write_str("pinned"),
             Reason::Needed(who) => f.write_str(who),

@@ -110,6 +110,9 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
     if params.dry_run {
         let state = load(site, params, &*run.progress)?;
         let plan = Plan::make(site, &state, params, &dry_id()?)?;
+        if let Some(doubt) = which::doubt(&state, plan.snapshot) {
+            run.progress.warn(&doubt);
+        }
         return Ok(plan.done(None, 0, 0, false, 0.0));
     }
     let mut operation = Operation::begin(site, Kind::Restore, params, run)?;
@@ -343,6 +346,9 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     };
     let state = load(site, params, &*operation.report())?;
     let mut plan = Plan::make(site, &state, params, operation.id())?;
+    if let Some(doubt) = which::doubt(&state, plan.snapshot) {
+        operation.report().warn(&doubt);
+    }
     if plan.over {
         let done = over::perform(site, operation, params, &plan)?;
         let started = starts_here(site, params, &plan)?;
@@ -440,14 +446,7 @@ fn replay_log(
     params: &Params,
     plan: &Plan,
 ) -> Result<Option<Replayed>, Error> {
-    let until = match params.which {
-        Which::Latest => None,
-        Which::At(time) => Some(time),
-        // A snapshot that was named is meant.
-        Which::Named(_) => return Ok(None),
-    };
-    let meant = sqlite::is_meant(site) && !params.partial && plan.purpose != Purpose::Standby;
-    if !meant {
+    if params.partial || plan.purpose == Purpose::Standby {
         return Ok(None);
     }
     sqlite::replay_to(site, operation, &plan.meta, &plan.destinations, &params.which)

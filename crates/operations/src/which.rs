@@ -58,6 +58,25 @@ pub fn resolve(
     }
 }
 
+/// One sentence if the last drill of a point failed, with what would be there instead: whoever takes it
+/// is to know. The newest is what was asked for, and may be all that there is of the last hours, so
+/// nothing else is taken in its place unasked.
+pub fn doubt(state: &ServiceState, snapshot: SnapshotId) -> Option<String> {
+    let point = state.point(snapshot)?;
+    let drill = point.drill.as_ref().filter(|drill| !drill.sound)?;
+    let proven = model::retention::newest_proven(&state.points);
+    let instead = match proven {
+        Some(proven) => format!("the newest one that a drill proved is {}", proven.name()),
+        None => "no point is proven restorable".to_owned(),
+    };
+    Some(format!(
+        "the last drill of {}, at {} on {}, found it not sound; {instead}",
+        point.name(),
+        drill.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        drill.member
+    ))
+}
+
 fn named(site: &ServiceSite, state: &ServiceState, text: &str) -> Result<SnapshotId, Error> {
     let list = || "List them with `mainstay snapshots`.";
     if text.is_empty() {

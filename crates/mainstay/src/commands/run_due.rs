@@ -271,7 +271,7 @@ pub(crate) fn observe(app: &App, service: &ServiceSite) -> Result<Observed, Fail
         let seen = look(service, &app.run(), |cx| engine.inspect(cx))?;
         holds = holds.max(wal::Until::look(service, &state)?.held(&seen)?);
     }
-    let newest = state.head_point().map(|head| head.source_time);
+    let newest = state.newest_sound().map(|point| point.source_time);
     Ok(Observed {
         role: me.role,
         schedule,

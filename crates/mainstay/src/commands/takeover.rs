@@ -6,7 +6,7 @@ use crate::ui::{self, ask};
 use crate::units;
 use jiff::Timestamp;
 use model::state::TakeoverKind;
-use model::{Class, Classify, Generation, MemberName, ServiceName, ServiceState};
+use model::{Class, Classify, Generation, MemberName, ServiceName, ServiceState, SnapshotId};
 use operations::preempt::InTheWay;
 use operations::takeover::{self as executor, Params};
 use operations::{ServiceSite, preempt, recover};
@@ -126,10 +126,25 @@ fn judged(
     if !app.out.json {
         ui::takeover::plan(app, service, state, in_the_way, &assessment)?;
     }
+    if let Some(doubt) =
+        taken(state, request, &assessment).and_then(|point| operations::which::doubt(state, point))
+    {
+        app.out.warn(doubt);
+    }
     match assessment.allowed {
         true => Ok(assessment),
         false => Err(ui::takeover::refused(service, &assessment)),
     }
+}
+
+/// The point that the new primary begins with: where it is refreshed to, else what it holds.
+fn taken(state: &ServiceState, request: &Request, assessment: &Assessment) -> Option<SnapshotId> {
+    let refreshed = assessment.steps.iter().find_map(|step| match step {
+        Step::Refresh { to } => to.point,
+        _ => None,
+    });
+    let held = || state.members.get(&request.to)?.applied.as_ref().map(|held| held.snapshot);
+    refreshed.or_else(held)
 }
 
 /// A person types the service's name; a script says `--yes`.

@@ -353,7 +353,8 @@ fn freshness(chain: &mut Chain<'_>, service: &ServiceSite, state: &ServiceState)
     };
     // A log reaches beyond the point.
     let reaches = chain.need("newest point", operations::wal::reaches(service, state))?.flatten();
-    let newest = reaches.map_or(head.source_time, |reaches| reaches.max(head.source_time));
+    let sound = state.newest_sound().map_or(head.source_time, |sound| sound.source_time);
+    let newest = reaches.map_or(sound, |reaches| reaches.max(sound));
     let Some(age) = units::age(newest, now) else {
         return chain.warn(
             "newest point",

@@ -385,3 +385,55 @@ fn what_a_drill_command_leaves_behind_does_not_outlive_the_drill() {
     assert_eq!(running(&word), 0);
     assert_eq!(left(&rig), [] as [PathBuf; 0]);
 }
+
+/// The newest is what is asked for, and whoever takes it hears that its last drill failed, and of one that
+/// was proven, which stays, whatever `keep` says.
+#[test]
+fn a_point_that_failed_its_drill_is_named_where_it_is_taken_and_no_floor() {
+    let service = |expect: &str| {
+        format!(
+            "{FILES}keep = {{ last = 1 }}\nrpo = \"1h\"\ndrill-command = \"cat letter.txt\"\n\
+             drill-expect = \"{expect}\"\n"
+        )
+    };
+    let rig = host(&service("one").replace("cat letter.txt", "cat $MAINSTAY_DRILL_DIR/letter.txt"));
+    let expect = |text: &str| {
+        configure(
+            &rig,
+            &service(text).replace("cat letter.txt", "cat $MAINSTAY_DRILL_DIR/letter.txt"),
+        );
+    };
+    rig.write("docs/letter.txt", "one\n");
+    rig.run(&["init"]).code(0);
+    rig.run(&["backup", "docs"]).code(0);
+    rig.run(&["drill", "docs"]).code(0);
+    let proven = newest(&rig)["name"].as_str().unwrap().to_owned();
+    rig.write("docs/letter.txt", "two\n");
+    rig.run(&["backup", "docs"]).code(0);
+    expect("two");
+    rig.run(&["drill", "docs"]).code(0);
+    let target = rig.path("sound").display().to_string();
+    let quiet = rig.run(&["restore", "docs", "--target", &target]).code(0);
+    assert!(!quiet.err.contains("drill"), "{quiet:?}");
+
+    // Drilled again, it fails; that it was proven once helps nobody.
+    expect("three");
+    rig.run(&["drill", "docs"]).code(1);
+    let failed = newest(&rig)["name"].as_str().unwrap().to_owned();
+    let target = rig.path("copy").display().to_string();
+    let said = rig.run(&["restore", "docs", "--target", &target]).code(0);
+    said.complains(&failed).complains("found it not sound").complains(&proven);
+    assert_eq!(fs::read_to_string(rig.path("copy/letter.txt")).unwrap(), "two\n");
+    let dry = rig.path("dry").display().to_string();
+    rig.run(&["restore", "docs", "--target", &dry, "--dry-run"]).code(0).complains("not sound");
+
+    rig.run(&["forget", "docs"]).code(0);
+    let list = rig.run(&["snapshots", "docs", "--json"]).code(0).json();
+    let names: Vec<&str> = list["services"][0]["snapshots"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|point| point["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, [proven.as_str(), failed.as_str()]);
+}

@@ -7,7 +7,7 @@ use crate::{Drill, RecoveryPoint, SnapshotId, Verified};
 
 impl ServiceState {
     /// A point was drilled. An older drill never replaces a newer one, and a failure never takes
-    /// back that the point was once proven restorable.
+    /// back that the point was once proven restorable: what it takes back is that it is.
     pub fn drilled(&mut self, snapshot: SnapshotId, drill: &Drill) -> Result<(), Refusal> {
         let entry = self.point_mut(snapshot)?;
         if drill.sound {
@@ -42,7 +42,29 @@ impl ServiceState {
     }
 }
 
+impl ServiceState {
+    /// The newest whole point that no drill found wanting, the last one of each: what counts as the
+    /// history's newest. Up to the head, which is what a restore takes by default.
+    pub fn newest_sound(&self) -> Option<&RecoveryPoint> {
+        let head = self.head?.snapshot;
+        let upto = self.points.iter().position(|point| point.snapshot == head)?;
+        let older = self.points.get(..=upto)?.iter().rev();
+        older.into_iter().find(|point| !point.incomplete && !point.is_unsound())
+    }
+}
+
 impl RecoveryPoint {
+    /// The last drill of it found that it cannot be restored, or that its copy is not sound. What an
+    /// earlier one proved is past.
+    pub fn is_unsound(&self) -> bool {
+        self.drill.as_ref().is_some_and(|drill| !drill.sound)
+    }
+
+    /// A drill proved it restorable, and none took that back since.
+    pub fn is_proven(&self) -> bool {
+        self.drilled.is_some() && !self.is_unsound()
+    }
+
     /// The same point in another vault, of whose bytes nothing is proven yet.
     pub(super) fn unproven(&self, snapshot: SnapshotId) -> RecoveryPoint {
         RecoveryPoint { snapshot, verified: None, drilled: None, drill: None, ..self.clone() }

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use mainstay_model::config::Keep;
 use mainstay_model::retention::{HELD_FOR, Plan, Policy, Reason, needed, plan};
 use mainstay_model::state::Applied;
-use mainstay_model::{RecoveryPoint, Role, ServiceName, ServiceState, SnapshotId};
+use mainstay_model::{Drill, RecoveryPoint, Role, ServiceName, ServiceState, SnapshotId};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,6 +59,32 @@ fn only_days_that_have_a_point_count() {
     let plan = decide(&hours_ago([1, 50, 400, 401, 5000]), &Keep { daily: 4, ..keep() });
     assert_eq!(kept(&plan), [1, 50, 400, 5000]);
     assert_eq!(plan.remove, [id(401)]);
+}
+
+/// What a later drill found wanting is nothing to fall back on, whatever an earlier one proved.
+#[test]
+fn the_floor_is_a_point_whose_last_drill_did_not_fail() {
+    let drill = |sound| Drill {
+        at: at(NOW),
+        member: member("b"),
+        sound,
+        recovery_millis: None,
+        isolated: true,
+    };
+    // From the oldest on: proven, proven and then failed, never drilled, failed.
+    let mut points = hours_ago([3, 2, 1, 0]);
+    (points[0].drilled, points[0].drill) = (Some(at(NOW)), Some(drill(true)));
+    (points[1].drilled, points[1].drill) = (Some(at(NOW)), Some(drill(false)));
+    points[3].drill = Some(drill(false));
+    let tight = decide(&points, &Keep { last: 1, ..keep() });
+    assert_eq!(kept(&tight), [0, 1, 3]);
+    assert_eq!(why(&tight, 0), ["newest whole point", "last 1"]);
+    assert_eq!(why(&tight, 1), ["newer ones failed their drill"]);
+    assert_eq!(why(&tight, 3), ["last proven restorable"]);
+    // Drilled again, and sound: it takes its place.
+    points[1].drill = Some(drill(true));
+    points[3].drill = None;
+    assert_eq!(kept(&decide(&points, &Keep { last: 1, ..keep() })), [0, 2]);
 }
 
 #[test]
@@ -246,7 +272,7 @@ proptest! {
         prop_assert!(places(&|r| matches!(r, Reason::Period(..))) <= calendar as usize);
         for one in &decided.keep {
             let incomplete = points.iter().any(|p| p.snapshot == one.snapshot && p.incomplete);
-            let place = one.reasons.iter().any(|r| matches!(r, Reason::Last(_) | Reason::Period(..) | Reason::Newest | Reason::Proven));
+            let place = one.reasons.iter().any(|r| matches!(r, Reason::Last(_) | Reason::Period(..) | Reason::Newest | Reason::NotUnsound | Reason::Proven));
             prop_assert!(!(incomplete && place));
         }
 

@@ -340,6 +340,8 @@ fn what_was_proven_of_a_point_is_known() {
     let failed = drill("2026-01-03T00:00:00Z", false);
     state.drilled(id(2), &failed).unwrap();
     assert_eq!(known(&state), (Some(late.at), Some(failed.clone())));
+    assert!(state.point(id(2)).unwrap().is_unsound() && !state.point(id(2)).unwrap().is_proven());
+    assert_eq!(state.newest_sound().map(|point| point.snapshot), Some(id(1)));
     let refused = state.drilled(id(77), &failed);
     assert_eq!(refused, Err(Refusal::NoSuchPoint(id(77))));
 

@@ -12,7 +12,9 @@ use crate::{Error, ServiceSite};
 use engines::Inspection;
 use engines::postgres::{Lsn, Records, Segments, WalFile};
 use jiff::Timestamp;
-use model::{Class, Classify, Generation, Position, Role, ServiceState, SnapshotId, duration};
+use model::{
+    Class, Classify, Generation, Position, RecoveryPoint, Role, ServiceState, SnapshotId, duration,
+};
 use repository::log::{LogStore, Mark};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -44,7 +46,7 @@ pub struct Until {
 impl Until {
     /// Asks the vault.
     pub fn look(site: &ServiceSite, state: &ServiceState) -> Result<Until, Error> {
-        if state.head_point().is_none() || site.log_server()?.is_none() {
+        if state.newest_sound().is_none() || site.log_server()?.is_none() {
             return Ok(Until { log: None, marks: Vec::new() });
         }
         let log = LogStore::new(site.repository()?);
@@ -91,11 +93,15 @@ fn is_past(seen: &Inspection, mark: &Mark) -> bool {
 /// Up to when the log brings whoever begins with the newest point; none if there is no log, or no
 /// point. Every host can ask that.
 pub fn reaches(site: &ServiceSite, state: &ServiceState) -> Result<Option<Timestamp>, Error> {
-    if state.head_point().is_none() {
+    if state.newest_sound().is_none() {
         return Ok(None);
     }
     let primary = state.members.get(site.member()).is_some_and(|me| me.role == Role::Primary);
     if sqlite::is_meant(site) {
+        // Its log begins with the newest point: a drill that fails says that of both.
+        if state.head_point().is_none_or(RecoveryPoint::is_unsound) {
+            return Ok(None);
+        }
         return if primary { Ok(super::stored_until(site)) } else { sqlite::reaches(site, state) };
     }
     if site.log_server()?.is_none() {
@@ -239,7 +245,7 @@ impl Note {
         segments: Segments,
         (timeline, end): (u32, Lsn),
     ) -> Result<bool, Error> {
-        let Some(head) = state.head_point() else { return Ok(false) };
+        let Some(head) = state.newest_sound() else { return Ok(false) };
         let now = Timestamp::now();
         if let Some((from, found)) = self.astray
             && from == head.snapshot
@@ -266,6 +272,9 @@ impl Note {
         let Proved { until, timeline, end, .. } = proved;
         let said = Said { at: Timestamp::now(), until, timeline, place: end.0, generation };
         let (log, mark) = (LogStore::new(site.repository()?), said.mark());
+        if self.said.back().is_some_and(|last| last.mark() == mark) {
+            return Ok(());
+        }
         log.put_mark(&mark)?;
         self.said.push_back(said);
         let many = self.said.len().saturating_sub(LAST);
@@ -314,12 +323,7 @@ pub fn note_pushed(site: &ServiceSite, segment: &Path) {
 
 fn pushed(site: &ServiceSite, segment: &Path) -> Result<(), Error> {
     let name = segment.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    // Whoever receives it knows more.
-    let (Some(WalFile::Segment { timeline, place }), false) =
-        (WalFile::parse(name), is_running(site))
-    else {
-        return Ok(());
-    };
+    let Some(WalFile::Segment { timeline, place }) = WalFile::parse(name) else { return Ok(()) };
     let io = |e| Error::io("look at", segment, e);
     let meta = std::fs::metadata(segment).map_err(io)?;
     let now = Timestamp::now();
@@ -327,9 +331,12 @@ fn pushed(site: &ServiceSite, segment: &Path) -> Result<(), Error> {
     let until = Timestamp::try_from(written).map_or(now, |written| written.min(now));
     let Some(segments) = Segments::of(meta.len()) else { return Ok(()) };
     let Some(start) = segments.start_of(place) else { return Ok(()) };
-    // Of one that was archived late by a server that is asked twice.
-    if super::stored_until(site).is_none_or(|stored| stored < until || stored > now) {
+    let stored = super::stored_until(site).filter(|stored| *stored <= now);
+    if stored.is_none_or(|stored| stored < until) {
         super::note_stored(site, until);
+    } else if is_running(site) {
+        // Whoever receives it knows more, and says it.
+        return Ok(());
     }
     let end = Lsn(start.0.saturating_add(segments.size()));
     let mut note = Note::load(site);
