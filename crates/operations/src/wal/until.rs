@@ -400,6 +400,7 @@ mod tests {
             replayed: None,
             following,
             unarchived: None,
+            doubts: Vec::new(),
             summary: String::new(),
         }
     }
