@@ -216,10 +216,10 @@ impl ServiceSite {
 
     /// The newest state, remembered by the witness; refuses a vault that has gone back.
     pub fn load_state(&self) -> Result<Versioned, Error> {
-        let witness = self.witness();
+        let (state, witness) = (self.state()?, self.witness());
         // Before the vault is asked: another process of this host may be shown more at any time.
         let before = witness.remembered()?;
-        let versioned = self.state()?.load()?;
+        let versioned = state.load()?;
         if versioned.number > 0 {
             witness.see_since(before.as_ref(), &versioned)?;
         }

@@ -8,7 +8,7 @@
 use crate::backup::Params;
 use crate::operation::Operation;
 use crate::{Error, ServiceSite, placing};
-use engines::{Root, RootKind};
+use engines::{Refresh, Root, RootKind};
 use model::{Class, Classify, SnapshotId};
 use repository::SnapshotReader;
 use repository::restore::OF_THE_FILE_SYSTEM;
@@ -21,7 +21,8 @@ pub(crate) fn require(
     params: &Params,
 ) -> Result<(), Error> {
     let Some(head) = head else { return Ok(()) };
-    if !params.allow_empty {
+    // What a capture fills itself is empty before.
+    if !params.allow_empty && site.engine()?.refresh() != Refresh::Import {
         emptied(site, head, &site.engine()?.roots())?;
     }
     if !params.allow_another {
