@@ -375,6 +375,12 @@ pub trait Engine: Send + Sync {
         false
     }
 
+    /// Whether [`another`](Engine::another) can tell anything. Where not, nobody reads what it would ask
+    /// for.
+    fn tells_others_apart(&self) -> bool {
+        false
+    }
+
     /// Why what is here now is not what a point holds, at another time, but something else in its place;
     /// nothing if it is, or if nobody can tell. Whoever asks adds which point.
     fn another(&self, _cx: &Context<'_>, _head: &SnapshotMeta) -> Result<Option<String>, Error> {

@@ -25,7 +25,7 @@ pub(crate) fn require(
     if !params.allow_empty && site.engine()?.refresh() != Refresh::Import {
         emptied(site, head, &site.engine()?.roots())?;
     }
-    if !params.allow_another {
+    if !params.allow_another && site.engine()?.tells_others_apart() {
         another(site, operation, head)?;
     }
     Ok(())
@@ -66,8 +66,8 @@ fn held(site: &ServiceSite, point: SnapshotId, root: &Root) -> bool {
 fn another(site: &ServiceSite, operation: &Operation, head: SnapshotId) -> Result<(), Error> {
     let meta = match placing::meta(site, head) {
         Ok(meta) => meta,
-        // A history that is damaged keeps nobody from adding to it what is whole.
-        Err(e) if e.class() == Class::Corrupt => return Ok(()),
+        // A history that is damaged, or has lost a pack, keeps nobody from adding to it what is whole.
+        Err(e) if matches!(e.class(), Class::Corrupt | Class::Invalid) => return Ok(()),
         Err(e) => return Err(e),
     };
     let engine = site.engine()?;

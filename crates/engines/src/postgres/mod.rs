@@ -192,6 +192,10 @@ impl Engine for Postgres {
         }
     }
 
+    fn tells_others_apart(&self) -> bool {
+        true
+    }
+
     fn another(&self, _cx: &Context<'_>, head: &SnapshotMeta) -> Result<Option<String>, Error> {
         // Whoever captures it says what is wrong with a directory that has none.
         let Ok(control) = PgControl::read(&self.data_dir) else { return Ok(None) };

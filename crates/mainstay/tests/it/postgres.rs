@@ -178,16 +178,8 @@ impl Host {
     }
 
     /// The process that carries out the operation that runs on it.
-    fn worker(&self) -> Option<rustix::process::Pid> {
-        let operations = self.home().join("state/services/shop/operations");
-        let entries = fs::read_dir(operations).into_iter().flatten().flatten();
-        let newest = entries.map(|entry| entry.path()).max()?;
-        let journal = crate::world::journal(&newest);
-        if journal.last()?["event"] == "end" {
-            return None;
-        }
-        let pid = journal.first()?["pid"].as_i64()?;
-        rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)
+    fn worker(&self) -> Option<u32> {
+        crate::world::worker_in(&self.home().join("state/services/shop/operations"))
     }
 
     /// Starts a copy that was restored elsewhere, which replays all that the vault has.
@@ -202,7 +194,8 @@ impl Host {
     /// Kills that, if there is one.
     fn kill_worker(&self) -> bool {
         let kill = |pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        self.worker().is_some_and(|pid| kill(pid).is_ok())
+        let pid = self.worker().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
+        pid.is_some_and(|pid| kill(pid).is_ok())
     }
 
     /// Removes what a rejoin or a new seed has put aside.

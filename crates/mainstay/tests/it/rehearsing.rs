@@ -2,7 +2,7 @@
 //! and judges it; whatever else it does proves nothing, and nothing of it is left.
 
 use crate::rig::{Rig, Said, run};
-use crate::world::{journal, kill, state, wait_for};
+use crate::world::{kill, state, wait_for, worker_in};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -171,13 +171,7 @@ impl Host {
         let mut command = self.command(&["drill", "docs"]);
         let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         wait_for("it serves", || self.0.path("bin/left").exists());
-        let operations = fs::read_dir(self.0.path("state/services/docs/operations")).unwrap();
-        let running = operations.flatten().find_map(|operation| {
-            let lines = journal(&operation.path());
-            let ended = lines.last().is_none_or(|line| line["event"] == "end");
-            let start = lines.into_iter().find(|line| line["event"] == "start")?;
-            if ended { None } else { u32::try_from(start["pid"].as_u64()?).ok() }
-        });
+        let running = worker_in(&self.0.path("state/services/docs/operations"));
         (child, running.unwrap())
     }
 }

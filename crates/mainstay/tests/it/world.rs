@@ -135,25 +135,14 @@ impl World {
 
     /// The directories of all operations of a host, oldest first.
     pub(crate) fn operations(&self, host: &str) -> Vec<PathBuf> {
-        let dir = self.path(host).join("state/services/docs/operations");
-        let Ok(items) = fs::read_dir(dir) else { return Vec::new() };
-        let mut found: Vec<_> = items.map(|item| item.expect("an entry").path()).collect();
-        found.retain(|dir| dir.join("journal").exists());
-        found.sort_by_key(|dir| {
-            let first = journal(dir).first().map(|line| line["at"].as_str().map(str::to_owned));
-            first.flatten()
-        });
-        found
+        operations_in(&self.path(host).join("state/services/docs/operations"))
     }
 
     /// The process of the operation that runs on a host.
     #[track_caller]
     pub(crate) fn worker(&self, host: &str) -> u32 {
-        let pid = || {
-            let dir = self.unfinished(host).pop()?;
-            let start = journal(&dir).into_iter().find(|line| line["event"] == "start")?;
-            u32::try_from(start["pid"].as_u64()?).ok()
-        };
+        let operations = self.path(host).join("state/services/docs/operations");
+        let pid = || worker_in(&operations);
         wait_for("an operation runs", || pid().is_some());
         pid().expect("it still runs")
     }
@@ -196,9 +185,7 @@ impl World {
 
     /// Operations that have begun and not ended.
     pub(crate) fn unfinished(&self, host: &str) -> Vec<PathBuf> {
-        let mut found = self.operations(host);
-        found.retain(|dir| journal(dir).last().is_none_or(|line| line["event"] != "end"));
-        found
+        unfinished_in(&self.path(host).join("state/services/docs/operations"))
     }
 
     /// The vault's points, and what is in it beside them.
@@ -266,6 +253,32 @@ impl Drop for World {
 pub(crate) fn journal(dir: &Path) -> Vec<Value> {
     let text = fs::read_to_string(dir.join("journal")).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// The directories of a service's operations, oldest first. Their names tell the second alone.
+pub(crate) fn operations_in(dir: &Path) -> Vec<PathBuf> {
+    let Ok(items) = fs::read_dir(dir) else { return Vec::new() };
+    let mut found: Vec<_> = items.flatten().map(|item| item.path()).collect();
+    found.retain(|dir| dir.join("journal").exists());
+    found.sort_by_key(|dir| {
+        let first = journal(dir).first().map(|line| line["at"].as_str().map(str::to_owned));
+        first.flatten()
+    });
+    found
+}
+
+/// Those that have begun and not ended.
+pub(crate) fn unfinished_in(dir: &Path) -> Vec<PathBuf> {
+    let mut found = operations_in(dir);
+    found.retain(|dir| journal(dir).last().is_none_or(|line| line["event"] != "end"));
+    found
+}
+
+/// The process of the newest one that has not ended.
+pub(crate) fn worker_in(dir: &Path) -> Option<u32> {
+    let lines = journal(&unfinished_in(dir).pop()?);
+    let start = lines.iter().find(|line| line["event"] == "start")?;
+    u32::try_from(start["pid"].as_u64()?).ok()
 }
 
 /// Waits until something holds.

@@ -315,7 +315,7 @@ fn has_all(
 /// was committed before the server wrote to it last lies in it, or before it, and servers archive in
 /// order. Files beside the log itself prove nothing.
 ///
-/// Only a note, as [`Sayer::keep_up`], for which no server waits long: the segment is stored.
+/// Only a note, for which no server waits long: the segment is stored.
 pub fn note_pushed(site: &ServiceSite, segment: &Path) {
     let (here, file) = (site.clone(), segment.to_owned());
     let _ = Asking::new().have_done("note", Patience::of(LONGEST), move || pushed(&here, &file));

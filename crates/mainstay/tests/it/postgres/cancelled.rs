@@ -13,9 +13,8 @@ fn cancelled(host: &Host, words: &[&str], at: &str, code: i32) -> Said {
     let mut command = host.command(words);
     command.env("MAINSTAY_TEST_STOP_AT", at).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
-    let worker = || host.worker().and_then(|pid| u32::try_from(pid.as_raw_pid()).ok());
-    wait_for(at, || worker().and_then(state) == Some('T'));
-    let worker = worker().unwrap();
+    wait_for(at, || host.worker().and_then(state) == Some('T'));
+    let worker = host.worker().unwrap();
     host.run(&["cancel", "shop"]).code(0).says("was asked to stop");
     cont(worker);
     ended(child, code)

@@ -67,6 +67,8 @@ fn what_is_archived_is_known_on_every_host() {
     b.run(&["refresh", "shop"]).code(0);
     a.write();
     let wrote = Timestamp::now();
+    // The time of a file is that of the kernel's last tick, a few milliseconds ago.
+    std::thread::sleep(Duration::from_millis(20));
     a.archived();
     b.server.stop("fast");
     wait_for("the vault says that it has it", || kept_until(b) >= wrote);

@@ -30,9 +30,7 @@ const WAITS: &str = "SELECT count(*) > 0 FROM pg_stat_activity \
 fn places(pair: &Pair, site: &Site, host: &str, words: &[&str]) -> Vec<String> {
     site.run(words).code(0);
     let dir = pair.path(host).join("state/services/shop/operations");
-    let mut dirs: Vec<_> = fs::read_dir(dir).unwrap().map(|one| one.unwrap().path()).collect();
-    dirs.sort_by_key(|dir| fs::metadata(dir.join("journal")).unwrap().modified().unwrap());
-    let lines = journal(dirs.last().unwrap());
+    let lines = journal(crate::world::operations_in(&dir).last().unwrap());
     let place = |line: &serde_json::Value| {
         let event = line["event"].as_str()?;
         Some(format!("{}:{event}", line["step"].as_str()?))
@@ -115,11 +113,8 @@ fn loading_is_cancelled_and_killed_without_a_trace() {
         let mut refresh = refresh.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         b.server.eventually(WAITS);
         if killed {
-            let dir = pair.path("b/state/services/shop/operations");
-            let mut dirs: Vec<_> = fs::read_dir(dir).unwrap().map(|d| d.unwrap().path()).collect();
-            dirs.retain(|dir| journal(dir).last().is_none_or(|line| line["event"] != "end"));
-            let start = journal(&dirs[0]).remove(0);
-            crate::world::kill(u32::try_from(start["pid"].as_u64().unwrap()).unwrap());
+            let worker = crate::world::worker_in(&pair.path("b/state/services/shop/operations"));
+            crate::world::kill(worker.unwrap());
             refresh.wait().unwrap();
             // The next command takes it back.
             b.run(&["doctor"]);
