@@ -14,7 +14,7 @@ pub(crate) use branch::{HandedOver, hand_over, while_kept};
 pub use gap::{Gap, open as open_gap};
 pub use receive::{Done as Received, Params as Receive, cap, is_running, run as receive, spare};
 pub(crate) use until::LAST as LAST_MARKS;
-pub use until::{Until, note_pushed, reaches};
+pub use until::{Until, note_pushed, note_quiet, reaches};
 
 use crate::asking::{Asking, Patience};
 use crate::operation::Operation;

@@ -20,6 +20,7 @@ const OVERWRITES: u16 = 8;
 /// Resource managers.
 const RM_XLOG: u8 = 0;
 const RM_XACT: u8 = 1;
+const RM_STANDBY: u8 = 8;
 /// PostgreSQL's epoch, in microseconds of ours.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
 
@@ -53,6 +54,8 @@ pub enum What {
         /// When.
         at: Timestamp,
     },
+    /// What a server writes by itself, also when nobody uses it: a checkpoint, which transactions run.
+    Upkeep,
     /// Anything else.
     Other,
 }
@@ -374,6 +377,7 @@ fn meaning(manager: u8, info: u8, xid: u32, body: &[u8]) -> Option<What> {
             let name = data?.get(8..72)?.split(|byte| *byte == 0).next()?;
             Some(What::Mark { name: String::from_utf8_lossy(name).into_owned(), at: time()? })
         }
+        (RM_XLOG | RM_STANDBY, ..) => Some(What::Upkeep),
         _ => None,
     }
 }

@@ -136,7 +136,7 @@ pub(crate) fn base_for(
             What::Mark { name, .. } if marks.len() < NAMED => {
                 marks.push((record.start.0, name.clone()));
             }
-            What::Mark { .. } | What::Other => {}
+            What::Mark { .. } | What::Upkeep | What::Other => {}
         }
         match (&target.place, &record.what) {
             (LogPlace::Name(wanted), What::Mark { name, .. }) if wanted == name => {
@@ -192,7 +192,7 @@ pub(crate) fn require_time(
             // Any segment with a commit in it tells: those before it are older.
             Some(*at > time)
         }
-        What::Other => None,
+        What::Upkeep | What::Other => None,
     })?;
     if beyond.is_none() || newest.is_some_and(|newest| newest > time) {
         return Ok(());

@@ -6,6 +6,10 @@
 //! break from the newest point on. What lies behind a gap can be reached from nowhere, so a gap ends it
 //! until there is a base that was taken after it.
 
+mod quiet;
+
+pub use quiet::note_quiet;
+
 use super::{allowed_in, gap, is_running, of_history, sqlite};
 use crate::asking::{Asking, Patience};
 use crate::{Error, ServiceSite};

@@ -65,12 +65,11 @@ fn what_is_archived_is_known_on_every_host() {
     let (a, b) = (&stage.a, &stage.b);
     a.run(&["backup", "shop"]).code(0);
     b.run(&["refresh", "shop"]).code(0);
-    a.write();
-    let wrote = Timestamp::now();
-    // The time of a file is that of the kernel's last tick, a few milliseconds ago.
-    std::thread::sleep(Duration::from_millis(20));
-    a.archived();
     b.server.stop("fast");
+    // It is said once in a second at most.
+    std::thread::sleep(Duration::from_millis(1100));
+    let wrote = written(a);
+    a.archived();
     wait_for("the vault says that it has it", || kept_until(b) >= wrote);
     let before = kept_until(b);
     // A server hands these over by the same command, whenever it likes.
@@ -80,4 +79,34 @@ fn what_is_archived_is_known_on_every_host() {
     give(&file);
     a.run(&["wal", "push", "shop", &file.display().to_string()]).code(0);
     assert_eq!(kept_until(b), before);
+
+    // A segment that came too soon after another is said by the timer.
+    let wrote = written(a);
+    a.archived();
+    std::thread::sleep(Duration::from_millis(1100));
+    a.run(&["run-due"]);
+    assert!(kept_until(b) >= wrote);
+    // And of a quiet server that it is quiet: its checkpoints are nobody's work.
+    a.server.sql("CHECKPOINT");
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_millis(1100));
+        let quiet = Timestamp::now();
+        a.run(&["run-due"]);
+        assert!(kept_until(b) >= quiet);
+    }
+    // What is committed and not archived is in nobody's hands.
+    let quiet = kept_until(b);
+    a.write();
+    std::thread::sleep(Duration::from_millis(1100));
+    a.run(&["run-due"]);
+    assert_eq!(kept_until(b), quiet);
+}
+
+/// Writes, and says when that was done.
+fn written(host: &Host) -> Timestamp {
+    host.write();
+    let wrote = Timestamp::now();
+    // The time of a file is that of the kernel's last tick, a few milliseconds ago.
+    std::thread::sleep(Duration::from_millis(20));
+    wrote
 }
