@@ -105,9 +105,14 @@ pub fn push_or_spare(site: &ServiceSite, segment: &Path) -> Result<Pushed, Error
 }
 
 /// Lets a segment go that the vault does not take, if more than `log-queue` waits for it: a server
-/// keeps what it cannot archive, until its disk is full. What is missing is remembered. Says whether
-/// it was let go.
-pub fn let_go(site: &ServiceSite, segment: &Path, why: &Error) -> Result<bool, Error> {
+/// keeps what it cannot archive, until its disk is full. What is missing is remembered, or, if that
+/// cannot be written down here, found by [`note_pushed`] of a later one. Says whether it was let go.
+pub fn let_go(
+    site: &ServiceSite,
+    segment: &Path,
+    why: &Error,
+    progress: &dyn Progress,
+) -> Result<bool, Error> {
     let ours = matches!(
         why.class(),
         Class::Refused | Class::Invalid | Class::Corrupt | Class::WrongPassword | Class::Cancelled
@@ -120,7 +125,10 @@ pub fn let_go(site: &ServiceSite, segment: &Path, why: &Error) -> Result<bool, E
         return Ok(false);
     }
     let start = Segments::of(size_of(segment)?).and_then(|segments| segments.start_of(place));
-    gap::note(site, timeline, start.unwrap_or(Lsn(0)), &receive::waited(cap(site)))?;
+    let noted = gap::note(site, timeline, start.unwrap_or(Lsn(0)), &receive::waited(cap(site)));
+    if let Err(e) = noted {
+        progress.warn(&format!("that {name} is missing could not be noted: {}", e.chain()));
+    }
     Ok(true)
 }
 

@@ -71,7 +71,7 @@ pub(crate) fn run(app: &App, args: &WalArgs) -> Outcome {
         What::Push { service, file } => {
             let service = app.service(service)?;
             if let Err(error) = wal::push_or_spare(&service, file) {
-                if !wal::let_go(&service, file, &error)? {
+                if !wal::let_go(&service, file, &error, &*app.warnings())? {
                     return Err(error.into());
                 }
                 // In the server's log, and by `run-due`, `status` and `doctor` until a base is made.

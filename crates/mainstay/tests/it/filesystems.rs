@@ -2,6 +2,7 @@
 //! They are made in a file and mounted by root. Where that cannot be had, the tests say so past what
 //! the test runner keeps to itself, and show nothing.
 
+use crate::not_shown::not_shown;
 use crate::rig::run;
 use std::fs::{self, File};
 use std::io::Write;
@@ -66,8 +67,7 @@ impl Mounted {
         match mounted.mount() {
             Ok(()) => Some(mounted),
             Err(why) => {
-                let why = format!("NOT SHOWN: no {name} can be mounted here: {}", why.trim());
-                writeln!(std::io::stderr().lock(), "{why}").unwrap();
+                not_shown(&format!("no {name} can be mounted here: {}", why.trim()));
                 None
             }
         }
@@ -182,9 +182,46 @@ impl Small {
         fs::create_dir_all(at).unwrap();
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(at);
-        let mounted = mount.output().is_ok_and(|output| output.status.success());
-        mounted.then(|| Small(at.to_owned()))
+        let why = match mount.output() {
+            Ok(done) if done.status.success() => return Some(Small(at.to_owned())),
+            Ok(done) => String::from_utf8_lossy(&done.stderr).into_owned(),
+            Err(e) => e.to_string(),
+        };
+        not_shown(&format!("no tmpfs can be mounted here: {}", why.trim()));
+        None
     }
+}
+
+impl Small {
+    /// Fills it up to so many bytes.
+    pub(crate) fn fill(&self, left: u64) {
+        fill(&self.0, left);
+    }
+
+    /// Removes what fills it.
+    pub(crate) fn empty(&self) {
+        empty(&self.0);
+    }
+}
+
+/// Fills a disk up to so many bytes.
+pub(crate) fn fill(disk: &Path, left: u64) {
+    let mut file = File::create(disk.join("filler")).unwrap();
+    let mut written = 0_u64;
+    for size in [1 << 20, 1 << 12] {
+        let block = vec![0; size];
+        while file.write_all(&block).is_ok() {
+            written += size as u64;
+        }
+        // What a write that failed has written all the same.
+        written = written.max(file.metadata().unwrap().len());
+    }
+    file.set_len(written.saturating_sub(left)).unwrap();
+}
+
+/// Removes what fills it.
+pub(crate) fn empty(disk: &Path) {
+    fs::remove_file(disk.join("filler")).unwrap();
 }
 
 impl Drop for Small {

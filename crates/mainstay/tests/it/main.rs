@@ -30,6 +30,8 @@ mod locks;
 mod mounting;
 mod mounting_as_user;
 mod newcomer;
+#[path = "../../../storage/tests/it/not_shown.rs"]
+mod not_shown;
 mod points;
 mod postgres;
 mod preempting;

@@ -24,6 +24,7 @@ mod standing_still;
 mod targets;
 mod versions;
 
+use crate::filesystems::Small;
 use crate::rig::{Said, copy_program, run};
 use pg_server::{PgServer, as_server_user, bin_dir, give};
 use std::fs;
@@ -103,6 +104,15 @@ impl Stage {
         stage.a.server.start();
         stage.a.server.sql("CREATE TABLE orders (n bigint PRIMARY KEY, pad text)");
         stage
+    }
+
+    /// Puts the state directory of host `a` on a small disk of its own; none where nothing can be mounted.
+    fn small_state(&self, size: &str) -> Option<Small> {
+        let (state, aside) = (self.a.home().join("state"), self.dir.path().join("state-before"));
+        fs::rename(&state, &aside).unwrap();
+        let disk = Small::mount(&state, size)?;
+        run(Command::new("cp").arg("-a").arg(aside.join(".")).arg(&state)).code(0);
+        Some(disk)
     }
 
     /// Whether the fence hook finds the old primary dead.

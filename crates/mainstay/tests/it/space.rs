@@ -2,41 +2,12 @@
 //! was there.
 
 use crate::deleting::Held;
-use crate::filesystems::Small;
+use crate::filesystems::{Small, empty, fill};
 use crate::rig::{Said, restic_at, run};
 use crate::sqlite_log::files_below;
 use crate::world::{CONTROLLED, Tree, World, content, journal, wait_for};
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
-
-/// A disk in memory; the test that wants one shows nothing where none can be mounted.
-fn disk(at: &Path, size: &str) -> Option<Small> {
-    let disk = Small::mount(at, size);
-    if disk.is_none() {
-        writeln!(std::io::stderr().lock(), "NOT SHOWN: nothing can be mounted here").unwrap();
-    }
-    disk
-}
-
-/// Fills a disk up to so many bytes.
-fn fill(disk: &Path, left: u64) {
-    let mut file = File::create(disk.join("filler")).unwrap();
-    let mut written = 0_u64;
-    for size in [1 << 20, 1 << 12] {
-        let block = vec![0; size];
-        while file.write_all(&block).is_ok() {
-            written += size as u64;
-        }
-        // What a write that failed has written all the same.
-        written = written.max(file.metadata().unwrap().len());
-    }
-    file.set_len(written.saturating_sub(left)).unwrap();
-}
-
-fn empty(disk: &Path) {
-    fs::remove_file(disk.join("filler")).unwrap();
-}
 
 /// Another version of the primary's tree: something new, something gone, a part of a large file.
 fn version(world: &World, number: u32) -> Option<Tree> {
@@ -126,7 +97,7 @@ fn restores(world: &World, wanted: &Option<Tree>) {
 fn a_vault_that_is_too_small_is_seen_before_the_service_is_stopped() {
     let world = World::new("files", &format!("{CONTROLLED}quiesce = \"stop\"\n"));
     let vault = world.path("vault");
-    let Some(_disk) = disk(&vault, "40m") else { return };
+    let Some(_disk) = Small::mount(&vault, "40m") else { return };
     let wanted = version(&world, 1);
     world.run("a", &["init"]).code(0);
     assert_eq!(world.service("a", "start"), 0);
@@ -143,7 +114,7 @@ fn a_vault_that_is_too_small_is_seen_before_the_service_is_stopped() {
 
     // A second vault, before anything is made there.
     let second = world.path("second");
-    let _second = disk(&second, "4m").unwrap();
+    let _second = Small::mount(&second, "4m").unwrap();
     too_little(
         world.run("a", &["copy", "docs", "--to", second.to_str().unwrap()]),
         second.to_str().unwrap(),
@@ -162,7 +133,7 @@ fn a_vault_that_is_too_small_is_seen_before_the_service_is_stopped() {
 fn a_vault_that_fills_at_any_moment_of_a_backup_loses_nothing() {
     let world = World::new("files", "");
     let vault = world.path("vault");
-    let Some(_disk) = disk(&vault, "64m") else { return };
+    let Some(_disk) = Small::mount(&vault, "64m") else { return };
     version(&world, 0);
     world.run("a", &["init"]).code(0);
     world.run("a", &["backup", "docs"]).code(0);
@@ -199,7 +170,7 @@ fn a_vault_that_fills_at_any_moment_of_a_backup_loses_nothing() {
 fn a_state_directory_that_fills_at_any_moment_keeps_no_service_down() {
     let world = World::new("files", &format!("{CONTROLLED}quiesce = \"stop\"\n"));
     let state = world.path("a/state");
-    let Some(_disk) = disk(&state, "8m") else { return };
+    let Some(_disk) = Small::mount(&state, "8m") else { return };
     version(&world, 0);
     world.run("a", &["init"]).code(0);
     assert_eq!(world.service("a", "start"), 0);
@@ -248,7 +219,7 @@ fn a_state_directory_that_fills_at_any_moment_keeps_no_service_down() {
 fn a_disk_that_fills_at_any_moment_of_a_refresh_leaves_the_old_point_or_the_new() {
     let world = World::new("files", "");
     let host = world.path("b");
-    let Some(_disk) = disk(&host, "48m") else { return };
+    let Some(_disk) = Small::mount(&host, "48m") else { return };
     world.define("b", "standby", "files", "");
     let first = version(&world, 0);
     world.run("a", &["init"]).code(0);
@@ -279,7 +250,7 @@ fn a_disk_that_fills_at_any_moment_of_a_refresh_leaves_the_old_point_or_the_new(
 fn a_disk_that_fills_meanwhile_leaves_nothing_half_and_is_no_fault_of_the_history() {
     let world = World::new("files", "");
     let place = world.path("place");
-    let Some(_disk) = disk(&place, "200m") else { return };
+    let Some(_disk) = Small::mount(&place, "200m") else { return };
     let shown = place.display().to_string();
     let file = world.path("a/mainstay.toml");
     let text = fs::read_to_string(&file).unwrap();

@@ -172,13 +172,17 @@ fn spare_the_disk(
     if !is_too_much(from) {
         return None;
     }
-    let done = gap::note(site, log.timeline, from, &waited(cap)).and_then(|()| {
-        source.drop_slot()?;
-        Ok(())
-    });
-    let said = match done {
-        Ok(()) => format!("the log from {from} on is let go: {}", waited(cap)),
-        Err(e) => e.chain(),
+    let why = waited(cap);
+    let noted = gap::note(site, log.timeline, from, &why);
+    // Whatever came of that: a state directory that is full must not fill the server's disk. Who receives
+    // next goes on where the vault's log ends, and finds what is missing by itself.
+    let said = match (source.drop_slot(), noted) {
+        (Ok(()), Ok(())) => format!("the log from {from} on is let go: {why}"),
+        (Ok(()), Err(e)) => format!(
+            "the log from {from} on is let go: {why}; that could not be noted: {}",
+            e.chain()
+        ),
+        (Err(e), _) => chain(e),
     };
     progress.warn(&said);
     Some(said)
@@ -378,6 +382,13 @@ impl Known {
     }
 }
 
+/// From here on something is missing.
+struct Missed {
+    timeline: u32,
+    from: Lsn,
+    why: String,
+}
+
 struct Receiver<'a> {
     site: &'a ServiceSite,
     source: Source<'a>,
@@ -391,6 +402,8 @@ struct Receiver<'a> {
     broken: bool,
     /// What is shipped begins where the slot does, since what was before was not to be had.
     at_slot: bool,
+    /// What is missing and could not be noted yet: before it is, the log does not go on.
+    missed: Option<Missed>,
     /// The server did not answer: what it writes is compared before it is shipped on.
     compare: bool,
     /// Where it went on, last; what lies before waits for nobody.
@@ -419,6 +432,7 @@ impl<'a> Receiver<'a> {
             runs: 0,
             broken: false,
             at_slot: false,
+            missed: None,
             compare: false,
             resumed: Lsn(0),
             retry: (Instant::now(), PAUSE.0),
@@ -531,15 +545,15 @@ impl<'a> Receiver<'a> {
         self.freshness(&log, seen, (now, before));
         if let (Some(goal), Some(from)) = (&self.goal, seen.gone) {
             let why = "the server does not have it any more";
-            gap::note(self.site, goal.timeline, from, why)?;
+            self.miss(goal.timeline, from, why);
+            self.goal = None;
+            self.wait();
             if self.at_slot && seen.shipped.is_none() {
                 // Only a new slot begins where something is.
                 self.source.drop_slot()?;
             }
-            self.broken = true;
-            self.goal = None;
-            self.wait();
         }
+        let noted = self.note_missed();
         let went_back = seen.shipped.is_some_and(|shipped| shipped.end > log.flushed);
         if std::mem::take(&mut self.compare) || went_back {
             // Its files may be of an earlier time, or others.
@@ -554,7 +568,7 @@ impl<'a> Receiver<'a> {
             _ => false,
         };
         let mut started = Ok(());
-        if !goes_on && Instant::now() >= self.retry.0 {
+        if !goes_on && noted.is_ok() && Instant::now() >= self.retry.0 {
             started = self.start(log.clone(), seen, before);
             if started.is_err() {
                 self.wait();
@@ -563,18 +577,37 @@ impl<'a> Receiver<'a> {
         if self.over_cap(&log, seen.shipped) {
             return self.let_go(&log, seen.shipped, progress);
         }
+        let mut ended = Ok(());
         if goes_on && seen.covered.is_some() {
             // It goes on: a gap that was open ends where it began.
             self.retry.1 = PAUSE.0;
-            gap::ends(self.site, self.resumed)?;
+            ended = gap::ends(self.site, self.resumed);
         }
+        // Also where that cannot be noted: what the vault has, the server need not keep.
         if goes_on
             && let (Some(slot), Some(shipped)) = (kept, seen.shipped)
             && slot.from.is_none_or(|from| shipped.end > from)
         {
             self.source.advance(shipped.end)?;
         }
-        started
+        noted.and(started).and(ended)
+    }
+
+    /// Something is missing from here on. What was missed before begins before it.
+    fn miss(&mut self, timeline: u32, from: Lsn, why: &str) {
+        let missed = || Missed { timeline, from, why: why.to_owned() };
+        self.missed.get_or_insert_with(missed);
+    }
+
+    /// Notes what is missing. As long as that cannot be, because the disk here is full, nothing is shipped
+    /// past it: a log with a hole of which nobody knows would be taken for whole. If this process dies
+    /// with it, the next one goes on where the vault's log ends, and finds it again.
+    fn note_missed(&mut self) -> Result<(), Error> {
+        if let Some(Missed { timeline, from, why }) = &self.missed {
+            gap::note(self.site, *timeline, *from, why)?;
+            self.missed = None;
+        }
+        Ok(())
     }
 
     /// What a server wrote last before it was stopped is shipped, too: its host may be switched off next.
@@ -608,7 +641,8 @@ impl<'a> Receiver<'a> {
         if log.slot.is_some_and(|slot| slot.lost) {
             let shipped = seen.shipped.map(|shipped| shipped.end);
             let from = shipped.or(before.map(|goal| goal.from)).unwrap_or(Lsn(0));
-            gap::note(self.site, log.timeline, from, "the server gave its slot up")?;
+            self.miss(log.timeline, from, "the server gave its slot up");
+            self.note_missed()?;
             self.source.drop_slot()?;
             self.broken = true;
             log = self.source.look()?;
@@ -712,15 +746,17 @@ impl<'a> Receiver<'a> {
     ) -> Result<(), Error> {
         let from = self.waits_from(log, shipped).unwrap_or(log.flushed);
         let why = waited(self.cap);
-        // Before the slot goes: what is not remembered is not missed.
-        gap::note(self.site, log.timeline, from, &why)?;
+        // Before the slot goes; and it goes also where that cannot be noted now, or a disk that is full
+        // here would fill the server's.
+        self.miss(log.timeline, from, &why);
+        let noted = self.note_missed();
         self.goal = None;
         self.source.drop_slot()?;
         progress.warn(&format!(
             "the log from {from} on is let go: {why}; a new base is needed once the vault answers"
         ));
         self.wait();
-        Ok(())
+        noted
     }
 
     /// Notes up to when the vault has everything.
@@ -807,7 +843,7 @@ fn ship(
         match result {
             Ok(went) => {
                 shared.well_since = Some(began);
-                shared.trouble = None;
+                shared.trouble = went.trouble;
                 wait = PAUSE.0;
                 if let Some(goal) = asked {
                     shared.gone = went.gone;

@@ -44,7 +44,7 @@ pub(super) struct Goal {
 }
 
 /// What came of a pass.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Went {
     /// Everything was taken in that the goal has.
     pub(super) covered: bool,
@@ -52,6 +52,8 @@ pub(super) struct Went {
     pub(super) gone: Option<Lsn>,
     /// The vault has more of the segment that the server writes to than the server.
     pub(super) behind: bool,
+    /// What could not be noted; the log goes on.
+    pub(super) trouble: Option<String>,
 }
 
 pub(super) struct Shipper<'a> {
@@ -137,7 +139,7 @@ impl<'a> Shipper<'a> {
         let generation = allowed(self.site)?;
         let Some(goal) = goal else {
             self.lag.look(Instant::now());
-            return Ok(Went { covered: false, gone: None, behind: false });
+            return Ok(Went { covered: false, gone: None, behind: false, trouble: None });
         };
         // The first one after a takeover says where its timeline branched off.
         if self.shipped.is_none()
@@ -164,8 +166,13 @@ impl<'a> Shipper<'a> {
         if self.buffer.capacity() > BUFFER {
             self.buffer = Vec::new();
         }
-        gap::record(self.site, &self.log, goal.segments)?;
-        Ok(Went { covered, gone: (!there).then_some(self.at), behind })
+        let trouble = match gap::record(self.site, &self.log, goal.segments) {
+            Ok(()) => None,
+            Err(e) if matches!(e.class(), Class::Refused | Class::Corrupt) => return Err(e),
+            // What is stored is stored. What waited for this would be let go.
+            Err(e) => Some(format!("what the log lacks could not be noted: {}", e.chain())),
+        };
+        Ok(Went { covered, gone: (!there).then_some(self.at), behind, trouble })
     }
 
     /// How far the vault has the log of the present run.

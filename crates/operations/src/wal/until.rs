@@ -347,8 +347,18 @@ fn pushed(site: &ServiceSite, segment: &Path) -> Result<(), Error> {
     let goes_on = matches!(note.led, Some((on, to)) if on == timeline && start.0 <= to);
     if !goes_on {
         let state = site.load_state()?.state;
-        note.led = None;
+        let before = note.led.take();
         if !note.leads(site, &state, segments, (timeline, end))? {
+            if let Some((on, to)) = before
+                && on == timeline
+                && to < start.0
+                && let Err(e) = missed(site, segments, timeline, Lsn(to), start)
+            {
+                // Of the next segment it is found again.
+                note.led = before;
+                note.save(site);
+                return Err(e);
+            }
             note.save(site);
             return Ok(());
         }
@@ -373,6 +383,23 @@ fn pushed(site: &ServiceSite, segment: &Path) -> Result<(), Error> {
     });
     let end = whole.filter(|whole| *whole > start && *whole < end).unwrap_or(end);
     note.put(site, generation, Proved { until, timeline, end, segments })
+}
+
+/// Notes what lies between what was stored before and what is stored now: servers archive in order, so it
+/// was let go when that could not be noted, or the server was not asked to archive it.
+fn missed(
+    site: &ServiceSite,
+    segments: Segments,
+    timeline: u32,
+    from: Lsn,
+    to: Lsn,
+) -> Result<(), Error> {
+    if gap::load(site)?.is_some() {
+        return Ok(());
+    }
+    gap::note(site, timeline, from, "it was let go, or never handed over to be archived")?;
+    gap::ends(site, to)?;
+    gap::record(site, &LogStore::new(site.repository()?), segments)
 }
 
 /// Whether no other segment waits to be archived: it may be long before there is another chance to say

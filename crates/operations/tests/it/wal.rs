@@ -6,6 +6,7 @@ use mainstay_operations::wal::{
     stored_until,
 };
 use mainstay_operations::{ServiceSite, Site};
+use model::progress::Silent;
 use model::state::{Applied, FenceProof, Intent, TakeoverKind};
 use model::{
     Class, Classify, Generation, MemberName, Position, RecoveryPoint, Role, Secret, ServiceName,
@@ -409,7 +410,11 @@ fn what_waits_for_a_vault_that_is_gone_is_bounded() {
         let oldest = oldest.get_or_insert(file);
         let error = push(&bench.a, oldest).expect_err("no vault");
         // Three may wait.
-        assert_eq!(let_go(&bench.a, oldest, &error).expect("ask"), number == 7, "{number}");
+        assert_eq!(
+            let_go(&bench.a, oldest, &error, &Silent).expect("ask"),
+            number == 7,
+            "{number}"
+        );
     }
     fs::rename(&away, &vault).expect("the vault is back");
     let gap = || open_gap(&bench.a, &bench.a.load_state().expect("state").state).expect("gap");
@@ -427,7 +432,7 @@ fn what_waits_for_a_vault_that_is_gone_is_bounded() {
     let (_, other) = segment(1, 5, 2);
     let file = bench.file("000000010000000000000005", &other);
     let error = push(&bench.a, &file).expect_err("other bytes");
-    assert!(!let_go(&bench.a, &file, &error).expect("ask"), "{error}");
+    assert!(!let_go(&bench.a, &file, &error, &Silent).expect("ask"), "{error}");
 }
 
 /// A vault that takes connections and never answers gives no error, and the server waits.
@@ -462,7 +467,7 @@ fn what_waits_for_a_vault_that_hangs_is_bounded() {
     });
     let error = pushed.expect_err("no answer");
     assert_eq!(error.class(), Class::Unavailable, "{error}");
-    assert!(let_go(&site, &files[0], &error).expect("ask"));
+    assert!(let_go(&site, &files[0], &error, &Silent).expect("ask"));
     let gap = || open_gap(&bench.a, &bench.a.load_state().expect("state").state).expect("gap");
     assert_eq!(gap().expect("a gap").from, 4 << 20);
     // The others follow at once: the vault was waited for.
@@ -471,5 +476,5 @@ fn what_waits_for_a_vault_that_hangs_is_bounded() {
     let began = Instant::now();
     let error = push_or_spare(&site, &files[1]).expect_err("no answer");
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
-    assert!(let_go(&site, &files[1], &error).expect("ask"));
+    assert!(let_go(&site, &files[1], &error, &Silent).expect("ask"));
 }

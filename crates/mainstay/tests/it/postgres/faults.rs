@@ -3,7 +3,6 @@
 
 use super::receiving::restored;
 use super::*;
-use crate::filesystems::Small;
 use jiff::Timestamp;
 
 const NO_ARCHIVE: &str = "archive_mode = off";
@@ -137,10 +136,7 @@ fn a_target_that_is_too_small_is_refused_before_anything_is_done() {
     a.write();
     a.run(&["backup", "shop"]).code(0);
     let small = stage.dir.path().join("small");
-    let Some(_mounted) = Small::mount(&small, "12m") else {
-        eprintln!("no right to mount: the disk that is too small is not tried");
-        return;
-    };
+    let Some(_mounted) = Small::mount(&small, "12m") else { return };
     let target = small.join("copy").display().to_string();
     let said = a.run(&["restore", "shop", "--target", &target]).code(1);
     said.complains("too little space").complains("nothing was touched");

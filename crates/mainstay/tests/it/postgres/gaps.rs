@@ -1,6 +1,6 @@
 //! A standby that follows the vault, when a part of the log is in no vault.
 
-use super::receiving::{is_stored, receiver, wait_for};
+use super::receiving::{is_stored, receiver, restored, wait_for};
 use super::*;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -239,4 +239,46 @@ fn a_copy_that_was_promoted_is_never_built_anew_unasked() {
     b.run(&["refresh", "shop", "--reseed"]).code(0);
     b.server.eventually(&format!("SELECT max(n) = {newest} FROM orders"));
     assert_eq!(beside(b).len(), 1, "what somebody wrote is kept");
+}
+
+/// A server that archives is spared as well where the state directory is full and nothing can be noted. The
+/// next segment that is stored shows what is missing.
+#[test]
+fn what_is_let_go_beside_a_full_state_directory_is_found_by_the_next_segment() {
+    let stage = Stage::with("archive_mode = on", "log-queue = '64 MiB'");
+    let Some(disk) = stage.small_state("16m") else { return };
+    let a = &stage.a;
+    a.server.sql("ALTER SYSTEM SET max_wal_size = '32MB'");
+    a.server.sql("SELECT pg_reload_conf()");
+    a.run(&["backup", "shop"]).code(0);
+    a.write();
+    a.archived();
+    let (vault, away) = (stage.dir.path().join("vault"), stage.dir.path().join("away"));
+    disk.fill(0);
+    fs::rename(&vault, &away).unwrap();
+    for _ in 0..8 {
+        a.server.sql(
+            "SELECT count(pg_logical_emit_message(false, 'fill', repeat('x', 1000000))) \
+             FROM generate_series(1, 20)",
+        );
+    }
+    a.write();
+    // As many as may wait.
+    a.server.eventually(
+        "SELECT count(*) <= 4 FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'",
+    );
+    let gap = || status(a).1["log-gap"].clone();
+    assert!(gap().is_null(), "the disk was not full");
+    fs::rename(&away, &vault).unwrap();
+    disk.empty();
+    a.write();
+    a.archived();
+    wait_for("the gap is written down in the vault", || gap()["recorded"] == true);
+    a.run(&["run-due", "--dry-run"]).code(0).says("a backup is due").says("is not in the vault");
+    a.run(&["run-due"]).code(0);
+    assert!(gap().is_null(), "{}", gap());
+    let wanted = a.write();
+    a.archived();
+    let copy = restored(&stage, a, "copy", &[]);
+    assert_eq!(copy.newest(), wanted);
 }

@@ -2,7 +2,6 @@
 
 use super::logical::{Pair, Site, nothing_is_left};
 use super::*;
-use crate::filesystems::Small;
 use crate::world::journal;
 use std::os::unix::fs::symlink;
 
@@ -318,10 +317,7 @@ fn a_full_disk_costs_nothing_that_was_there() {
     fs::write(&config, text.replace(&state, &small.display().to_string())).unwrap();
     let shown = config.display().to_string();
     let backup = ["--config", shown.as_str(), "backup", "shop"];
-    let Some(mounted) = Small::mount(&small, "20m") else {
-        eprintln!("no right to mount: the disk that is full is not tried");
-        return;
-    };
+    let Some(mounted) = Small::mount(&small, "20m") else { return };
     a.run(&backup).code(1).complains("too little space").complains("nothing was touched");
     assert_eq!(head(), before);
     drop(mounted);

@@ -456,6 +456,123 @@ fn without_a_vault(stage: &Stage, goes: &dyn Fn(), comes: &dyn Fn()) {
     assert_eq!(copy.newest(), wanted);
 }
 
+/// Neither does a state directory that is full as well, in which nothing can be noted: the log is let go all
+/// the same. What is missing is noted when there is room again, also if who let it go has died with it.
+#[test]
+fn a_full_state_directory_never_fills_the_servers_disk() {
+    let stage = Stage::with(NO_ARCHIVE, "log-queue = '64 MiB'");
+    let Some(disk) = stage.small_state("16m") else { return };
+    let a = &stage.a;
+    a.server.sql("ALTER SYSTEM SET max_wal_size = '32MB'");
+    a.server.sql("ALTER SYSTEM SET wal_keep_size = 0");
+    a.server.sql("SELECT pg_reload_conf()");
+    a.run(&["backup", "shop"]).code(0);
+    let (vault, away) = (stage.dir.path().join("vault"), stage.dir.path().join("away"));
+    let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'mainstay_shop'";
+    let noted = a.home().join("state/services/shop/log-gap.json");
+    let gap =
+        || a.run(&["status", "shop", "--json"]).code(0).json()["services"][0]["log-gap"].clone();
+    let fill = || {
+        disk.fill(0);
+        fs::rename(&vault, &away).unwrap();
+        for _ in 0..4 {
+            a.server.sql(
+                "SELECT count(pg_logical_emit_message(false, 'fill', repeat('x', 1000000))) \
+                 FROM generate_series(1, 30)",
+            );
+            a.server.sql("CHECKPOINT");
+        }
+    };
+    for receives in ["on", "killed", "once"] {
+        let before = a.write();
+        let receive = match receives {
+            "once" => {
+                a.run(&["wal", "receive", "shop", "--once"]).code(0);
+                None
+            }
+            _ => {
+                let receive = receiver(a);
+                is_stored(a);
+                Some(receive)
+            }
+        };
+        fill();
+        if receives == "once" {
+            let said = a.run(&["run-due"]);
+            assert!(said.err.contains("is let go"), "{said:#?}");
+        }
+        a.server.eventually(&format!("SELECT ({slots}) = 0"));
+        a.server.sql("CHECKPOINT");
+        assert!(!noted.exists(), "{receives}: the disk was not full");
+        let receive = receive.filter(|_| receives == "on");
+        // With the vault alone nothing is shipped past what nobody knows to be missing.
+        fs::rename(&away, &vault).unwrap();
+        let after = a.write();
+        disk.empty();
+        let receive = receive.unwrap_or_else(|| receiver(a));
+        wait_for("the gap has an end", || gap()["to"].is_u64());
+        a.run(&["doctor"]).code(1).says("is not in the vault");
+        a.run(&["run-due"]).code(0);
+        assert!(gap().is_null(), "{receives}: {}", gap());
+        is_stored(a);
+        drop(receive);
+        let copy = restored(&stage, a, receives, &[]);
+        assert_eq!(copy.newest(), after, "{receives}: {before} was the last before");
+    }
+}
+
+/// Nor does one that fills while the log goes on behind a gap: that the gap has an end cannot be noted then,
+/// and the server keeps no more than the vault lacks all the same.
+#[test]
+fn a_gap_whose_end_cannot_be_noted_keeps_no_log_from_going_on() {
+    let stage = Stage::with(NO_ARCHIVE, "log-queue = '64 MiB'");
+    let Some(disk) = stage.small_state("16m") else { return };
+    let a = &stage.a;
+    a.server.sql("ALTER SYSTEM SET max_wal_size = '32MB'");
+    a.server.sql("ALTER SYSTEM SET wal_keep_size = 0");
+    a.server.sql("SELECT pg_reload_conf()");
+    a.run(&["backup", "shop"]).code(0);
+    let fill = || {
+        a.server.sql(
+            "SELECT count(pg_logical_emit_message(false, 'fill', repeat('x', 1000000))) \
+             FROM generate_series(1, 30)",
+        );
+        a.server.sql("CHECKPOINT");
+    };
+    let kept = |sql: &str| {
+        a.server.eventually(&format!(
+            "SELECT {sql} FROM pg_replication_slots WHERE slot_name = 'mainstay_shop'"
+        ));
+    };
+    let _receive = receiver(a);
+    a.write();
+    is_stored(a);
+    let (vault, away) = (stage.dir.path().join("vault"), stage.dir.path().join("away"));
+    fs::rename(&vault, &away).unwrap();
+    (0..4).for_each(|_| fill());
+    kept("count(*) = 0");
+    let noted = a.home().join("state/services/shop/log-gap.json");
+    let gap = || serde_json::from_slice::<serde_json::Value>(&fs::read(&noted).unwrap()).unwrap();
+    wait_for("the gap is noted", || noted.exists());
+    disk.fill(0);
+    fs::rename(&away, &vault).unwrap();
+    kept("count(*) = 1");
+    // Until a pass has taken in all that there is.
+    let parts = || objects(&stage, "log-parts");
+    let before = parts();
+    wait_for("the log goes on", || {
+        a.write();
+        parts() != before
+    });
+    for _ in 0..4 {
+        fill();
+        kept("count(*) = 1 AND pg_current_wal_flush_lsn() - min(restart_lsn) < 20000000");
+    }
+    assert!(gap()["to"].is_null(), "the disk was not full");
+    disk.empty();
+    wait_for("the gap has an end", || gap()["to"].is_u64());
+}
+
 /// A slot goes back to its server's last checkpoint when that crashes. What the vault has by then waits for
 /// nobody: letting it go would make a gap of what is none.
 #[test]
