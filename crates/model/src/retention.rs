@@ -1,8 +1,9 @@
 //! Which points are kept. A pure function of the policy, the points and the vault's clock.
 //!
-//! Only the time at which the vault *received* a point counts. The source's own time stamps are
-//! shown to people, but a producer whose clock is wrong, or that lies, must not be able to push
-//! good points out of the history.
+//! Which of two points is the newer one is decided by the order in which they were committed, which no
+//! clock can change. Hours and days, and how old a point is, go by the time at which it was *received*:
+//! the source's own time stamps are shown to people. A host whose clock is wrong, or that lies, must not
+//! be able to push good points out of the history.
 //!
 //! An incomplete point never takes the place of a whole one: it fills no hour and no day. It stays
 //! while nothing whole is newer, and then goes by `within` and pins alone.
@@ -124,16 +125,14 @@ pub fn needed(
     needed
 }
 
-/// The newest whole point that the last drill of it proved restorable.
-pub fn newest_proven<'p>(
-    points: impl IntoIterator<Item = &'p RecoveryPoint>,
-) -> Option<&'p RecoveryPoint> {
-    let proven = points.into_iter().filter(|point| !point.incomplete && point.is_proven());
-    proven.max_by_key(|point| (point.received, point.snapshot))
+/// Of points in the order of their commits: the newest whole one that the last drill of it proved
+/// restorable.
+pub fn newest_proven(points: &[RecoveryPoint]) -> Option<&RecoveryPoint> {
+    points.iter().rfind(|point| !point.incomplete && point.is_proven())
 }
 
-/// Decides. `needed` names points that somebody needs, with a sentence who; `zone` is where days
-/// begin; `now` is the vault's clock.
+/// Decides on points in the order of their commits. `needed` names points that somebody needs, with a
+/// sentence who; `zone` is where days begin; `now` is the clock of whoever asks.
 pub fn plan(
     points: &[RecoveryPoint],
     policy: Option<&Policy>,
@@ -146,7 +145,7 @@ pub fn plan(
     let mut seen = BTreeSet::new();
     let mut points: Vec<&RecoveryPoint> =
         points.iter().filter(|point| seen.insert(point.snapshot)).collect();
-    points.sort_by_key(|point| std::cmp::Reverse((point.received, point.snapshot)));
+    points.reverse();
 
     let mut reasons: BTreeMap<SnapshotId, Vec<Reason>> = BTreeMap::new();
     let mut give = |point: &RecoveryPoint, reason: Reason| {
@@ -163,7 +162,7 @@ pub fn plan(
     if let Some(sound) = sound.filter(|sound| whole.first().is_some_and(|first| first != *sound)) {
         give(sound, Reason::NotUnsound);
     }
-    if let Some(proven) = newest_proven(whole.iter().copied()) {
+    if let Some(proven) = whole.iter().find(|point| point.is_proven()) {
         give(proven, Reason::Proven);
     }
     for point in points.iter().take_while(|point| point.incomplete) {
@@ -189,11 +188,9 @@ pub fn plan(
                 }
             }
             if let Some(within) = policy.within {
-                let young = |point: &&&RecoveryPoint| {
-                    // From the future, by a clock that was wrong: surely not old.
-                    duration::age(point.received, now).is_none_or(|age| age <= within)
-                };
-                points.iter().filter(young).for_each(|point| give(point, Reason::Within));
+                for point in younger(&points, within, now) {
+                    give(point, Reason::Within);
+                }
             }
         }
     }
@@ -206,6 +203,26 @@ pub fn plan(
         }
     }
     plan
+}
+
+/// The points that are younger than that, and those that a wrong clock makes older than one that was
+/// there before them. One from the future is young until one is old that came after it.
+fn younger<'p>(
+    newest_first: &[&'p RecoveryPoint],
+    within: Duration,
+    now: Timestamp,
+) -> Vec<&'p RecoveryPoint> {
+    let age = |point: &RecoveryPoint| duration::age(point.received, now);
+    let is_young = |point: &&RecoveryPoint| age(point).is_some_and(|age| age <= within);
+    let is_old = |point: &&RecoveryPoint| age(point).is_some_and(|age| age > within);
+    let oldest_young = newest_first.iter().rposition(is_young);
+    let newest_old = newest_first.iter().position(is_old);
+    let kept = newest_first.iter().enumerate().filter(|(place, point)| {
+        let after_a_young_one = oldest_young.is_some_and(|young| *place <= young);
+        let before_all_old_ones = newest_old.is_none_or(|old| *place < old);
+        after_a_young_one || (age(point).is_none() && before_all_old_ones)
+    });
+    kept.map(|(_, point)| *point).collect()
 }
 
 /// The newest point of each period that has one, newest first.

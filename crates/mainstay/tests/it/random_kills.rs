@@ -104,12 +104,16 @@ fn every_file_that_was_backed_up_survives_whoever_is_killed_and_whenever() {
         let done = child.wait().unwrap().success();
         let told = format!("round {round}: {words:?}, victim {victim} after {moment} ms");
         println!("{told}, worker killed: {killed}");
-        // What was begun is brought to its end, or taken back, by giving it again. Who has taken over is
-        // the primary already.
-        if !done {
-            world.run(host, words).code(0);
-        }
+        // A tree that is written to would make an incomplete point now.
         writer.kill();
+        if !done {
+            // What was begun is brought to its end, or taken back and given again.
+            world.run(host, &["recover", "docs"]).code(0);
+            let took_over = work == 2 && world.status(host)["role"] == "primary";
+            if !took_over {
+                world.run(host, words).code(0);
+            }
+        }
         for line in fs::read_to_string(&ledger).unwrap().lines() {
             let Some((n, at)) = line.split_once(' ') else { continue };
             noted.insert(n.parse().unwrap(), at.parse().unwrap());

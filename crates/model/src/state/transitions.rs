@@ -87,6 +87,22 @@ impl ServiceState {
 }
 
 /// The history.
+/// Two lists of points as one. Each is in the order of its commits, and stays so; between the two only
+/// the times at which they were received are known.
+fn in_order(one: Vec<RecoveryPoint>, other: Vec<RecoveryPoint>) -> Vec<RecoveryPoint> {
+    let (mut one, mut other) = (one.into_iter().peekable(), other.into_iter().peekable());
+    let mut all = Vec::new();
+    loop {
+        let first = match (one.peek(), other.peek()) {
+            (Some(here), Some(there)) if there.received < here.received => other.next(),
+            (Some(_), _) => one.next(),
+            (None, _) => other.next(),
+        };
+        let Some(point) = first else { return all };
+        all.push(point);
+    }
+}
+
 impl ServiceState {
     /// Refuses whoever is not the primary at the current generation.
     pub fn require_primary(&self, member: &MemberName, at: Generation) -> Result<(), Refusal> {
@@ -200,18 +216,19 @@ impl ServiceState {
             return Err(Refusal::HasMembers(member.clone()));
         }
         self.generation = self.generation.max(source.generation);
+        let mut here = std::mem::take(&mut self.points);
+        let mut copies = Vec::new();
         for point in &source.points {
             let Some(&snapshot) = ids.get(&point.snapshot) else { continue };
-            match self.points.iter_mut().find(|known| known.snapshot == snapshot) {
-                Some(known) => *known = known.as_copy_of(point),
-                None => self.points.push(point.unproven(snapshot)),
-            }
+            let known = here.iter().position(|known| known.snapshot == snapshot);
+            copies.push(match known.map(|at| here.remove(at)) {
+                Some(known) => known.as_copy_of(point),
+                None => point.unproven(snapshot),
+            });
         }
-        // Points that were copied later may be older.
-        self.points.sort_by_key(|point| point.received);
+        self.points = in_order(copies, here);
         let copied_head = source.head.and_then(|head| ids.get(&head.snapshot).copied());
-        let whole = self.points.iter().filter(|point| !point.incomplete);
-        let newest = whole.max_by_key(|point| (point.generation, point.received));
+        let newest = self.points.iter().rfind(|point| !point.incomplete);
         let head = copied_head.and_then(|id| self.point(id)).or(newest);
         self.head =
             head.map(|point| Head { snapshot: point.snapshot, generation: point.generation });

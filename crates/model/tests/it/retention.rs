@@ -2,7 +2,7 @@
 
 use crate::support::{at, id, member, number, point};
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use mainstay_model::config::Keep;
 use mainstay_model::retention::{HELD_FOR, Plan, Policy, Reason, needed, plan};
 use mainstay_model::state::Applied;
@@ -16,10 +16,12 @@ fn keep() -> Keep {
     Keep::default()
 }
 
-/// Points received so many hours ago, numbered by those hours.
+/// Points received so many hours ago, numbered by those hours, the newest last.
 fn hours_ago(hours: impl IntoIterator<Item = u64>) -> Vec<RecoveryPoint> {
     let before = |h: u64| at(NOW) - SignedDuration::from_hours(i64::try_from(h).unwrap());
-    hours.into_iter().map(|h| point(h, before(h))).collect()
+    let mut points: Vec<_> = hours.into_iter().map(|h| point(h, before(h))).collect();
+    points.sort_by_key(|point| point.received);
+    points
 }
 
 fn decide(points: &[RecoveryPoint], keep: &Keep) -> Plan {
@@ -89,9 +91,9 @@ fn the_floor_is_a_point_whose_last_drill_did_not_fail() {
 
 #[test]
 fn the_reasons_are_told() {
-    let mut points = hours_ago([0, 1, 30, 800]);
-    points[3].pinned = true;
-    points[2].drilled = Some(at(NOW));
+    let mut points = hours_ago([800, 30, 1, 0]);
+    points[0].pinned = true;
+    points[1].drilled = Some(at(NOW));
     let policy = Policy::new(&Keep { last: 1, daily: 2, within: Some("2h".into()), ..keep() });
     let needed = BTreeMap::from([(id(1), "the standby b holds it".to_owned())]);
     let plan = plan(&points, Some(&policy.unwrap()), &needed, &TimeZone::UTC, at(NOW));
@@ -105,8 +107,8 @@ fn the_reasons_are_told() {
 #[test]
 fn the_newest_whole_point_never_goes() {
     // The only whole point is ancient; everything since is incomplete.
-    let mut points = hours_ago([1, 2, 3, 90_000]);
-    points[..3].iter_mut().for_each(|point| point.incomplete = true);
+    let mut points = hours_ago([90_000, 3, 2, 1]);
+    points[1..].iter_mut().for_each(|point| point.incomplete = true);
     let plan = decide(&points, &Keep { last: 3, ..keep() });
     assert_eq!(kept(&plan), [1, 2, 3, 90_000]);
     assert_eq!(why(&plan, 90_000), ["newest whole point", "last 1"]);
@@ -117,8 +119,8 @@ fn the_newest_whole_point_never_goes() {
 
 #[test]
 fn incomplete_points_fill_no_place_and_go_when_something_whole_is_newer() {
-    let mut points = hours_ago([1, 2, 3, 4]);
-    points[1].incomplete = true;
+    let mut points = hours_ago([4, 3, 2, 1]);
+    points[2].incomplete = true;
     let plan = decide(&points, &Keep { last: 2, ..keep() });
     assert_eq!(kept(&plan), [1, 3]);
     assert_eq!(plan.remove, [id(4), id(2)]);
@@ -138,12 +140,35 @@ fn no_policy_and_an_empty_one_keep_everything() {
 
 #[test]
 fn the_time_stamps_of_the_source_decide_nothing() {
-    let mut points = hours_ago([0, 1, 2]);
+    let mut points = hours_ago([2, 1, 0]);
     // A producer that claims to come from the year 2000, or from the year 3000.
-    points[0].source_time = at("2000-01-01T00:00:00Z");
-    points[2].source_time = at("3000-01-01T00:00:00Z");
+    points[2].source_time = at("2000-01-01T00:00:00Z");
+    points[0].source_time = at("3000-01-01T00:00:00Z");
     assert_eq!(kept(&decide(&points, &Keep { last: 1, ..keep() })), [0]);
     assert_eq!(kept(&decide(&points, &Keep { within: Some("1h".into()), ..keep() })), [0, 1]);
+}
+
+/// The clock of a host was wrong for a while, and was set right: what came after that is newer, and what
+/// came before that is older.
+#[test]
+fn a_clock_that_was_wrong_pushes_nothing_out() {
+    let stamped = |times: &[&str]| -> Vec<RecoveryPoint> {
+        (0..).zip(times).map(|(number, time)| point(number, at(time))).collect()
+    };
+    let (before, after) = ("2026-11-21T08:00:00Z", "2026-11-21T11:00:00Z");
+    for wrong in ["2031-01-01T00:00:00Z", "1970-01-01T00:00:00Z"] {
+        let points = stamped(&[before, wrong, wrong, after]);
+        let by = |keep: Keep| kept(&decide(&points, &keep));
+        assert_eq!(by(Keep { last: 1, ..keep() }), [3], "{wrong}");
+        assert_eq!(by(Keep { last: 3, ..keep() }), [3, 2, 1], "{wrong}");
+        // All that came after a point that is young is young.
+        assert_eq!(by(Keep { within: Some("5h".into()), ..keep() }), [3, 2, 1, 0], "{wrong}");
+        // And what came before one that is old is old, whatever it claims.
+        assert_eq!(by(Keep { within: Some("1h".into()), ..keep() }), [3], "{wrong}");
+        let mut proven = points.clone();
+        (proven[0].drilled, proven[1].drilled) = (Some(at(NOW)), Some(at(NOW)));
+        assert_eq!(kept(&decide(&proven, &Keep { last: 1, ..keep() })), [3, 1], "{wrong}");
+    }
 }
 
 #[test]
@@ -256,7 +281,7 @@ proptest! {
 
         // The floor: the newest whole point, everything pinned, the newest proven one.
         let newest = |which: &dyn Fn(&RecoveryPoint) -> bool| {
-            points.iter().filter(|p| which(p)).max_by_key(|p| (p.received, p.snapshot)).map(|p| p.snapshot)
+            points.iter().rfind(|p| which(p)).map(|p| p.snapshot)
         };
         for floor in [newest(&|p| !p.incomplete), newest(&|p| !p.incomplete && p.drilled.is_some())] {
             prop_assert!(floor.is_none_or(|id| kept.contains(&id)));
@@ -276,10 +301,10 @@ proptest! {
             prop_assert!(!(incomplete && place));
         }
 
-        // The order in which points are given does not matter, nor does giving one twice.
-        let mut shuffled: Vec<RecoveryPoint> = points.iter().rev().cloned().collect();
-        shuffled.extend(points.first().cloned());
-        prop_assert_eq!(&plan(&shuffled, Some(&policy), &none, &zone, now), &decided);
+        // To give one twice changes nothing.
+        let mut twice = points.clone();
+        twice.extend(points.first().cloned());
+        prop_assert_eq!(&plan(&twice, Some(&policy), &none, &zone, now), &decided);
 
         // What was kept is kept again: a prune that runs twice removes nothing the second time.
         let rest: Vec<RecoveryPoint> = points.iter().filter(|p| kept.contains(&p.snapshot)).cloned().collect();
@@ -305,11 +330,9 @@ proptest! {
     fn the_last_are_the_last(points in any_points(), last in 1..5_u32) {
         let policy = Policy::new(&Keep { last, ..Keep::default() }).unwrap();
         let decided = plan(&points, Some(&policy), &BTreeMap::new(), &TimeZone::UTC, at(NOW));
-        let mut whole: Vec<(Timestamp, SnapshotId)> =
-            points.iter().filter(|p| !p.incomplete).map(|p| (p.received, p.snapshot)).collect();
-        whole.sort();
-        for (_, id) in whole.iter().rev().take(last as usize) {
-            prop_assert!(ids(&decided).contains(id));
+        let whole = points.iter().rev().filter(|p| !p.incomplete);
+        for point in whole.take(last as usize) {
+            prop_assert!(ids(&decided).contains(&point.snapshot));
         }
     }
 }
