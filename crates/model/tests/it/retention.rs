@@ -1,8 +1,8 @@
 //! What is kept, and why.
 
 use crate::support::{at, id, member, number, point};
-use jiff::tz::TimeZone;
 use jiff::SignedDuration;
+use jiff::tz::TimeZone;
 use mainstay_model::config::Keep;
 use mainstay_model::retention::{HELD_FOR, Plan, Policy, Reason, needed, plan};
 use mainstay_model::state::Applied;
