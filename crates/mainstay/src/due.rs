@@ -124,8 +124,25 @@ fn went_well(attempts: &[Attempt], now: Timestamp) -> Option<Timestamp> {
 /// The runs that can have been. One "in the future", of a clock that was set back since, says nothing of
 /// what is due now: neither is its failure waited for, nor does it make the same due again and again.
 fn newest_first(attempts: &[Attempt], now: Timestamp) -> impl Iterator<Item = &Attempt> {
+    attempts.iter().rev().filter(move |attempt| !is_ahead(attempt.began, now))
+}
+
+/// Whether a time lies further in the future than clocks differ: one of the two clocks was wrong, and
+/// how long ago it was nobody can tell.
+pub(crate) fn is_ahead(then: Timestamp, now: Timestamp) -> bool {
     let latest = now.checked_add(duration::signed(CLOCK_TOLERANCE)).unwrap_or(Timestamp::MAX);
-    attempts.iter().rev().filter(move |attempt| attempt.began <= latest)
+    then > latest
+}
+
+/// The age of something in a sentence, or that nobody knows it.
+fn aged(then: Timestamp, now: Timestamp) -> String {
+    match duration::age(then, now) {
+        Some(age) => format!("is {} old", duration::human(age)),
+        None => {
+            let ahead = duration::age(now, then).map(duration::human).unwrap_or_default();
+            format!("is of a time {ahead} from now, and how old it is nobody knows")
+        }
+    }
 }
 
 /// From when the newest point (of a standby: what it holds) must be at least: younger than the
@@ -152,15 +169,20 @@ pub(crate) fn staleness(seen: &Observed, now: Timestamp) -> Option<String> {
     };
     // What never had a point is as old as the member.
     let from = time.unwrap_or(seen.since);
-    if from >= limit {
-        return None;
-    }
     let human = |then| duration::age(then, now).map(duration::human).unwrap_or_default();
-    let (age, allowed) = (human(from), human(limit));
-    Some(match time {
-        Some(_) => format!("{what} is {age} old; {allowed} are allowed"),
-        None => format!("there is no point yet after {age}; {allowed} are allowed"),
-    })
+    let allowed = human(limit);
+    match time {
+        Some(time) if is_ahead(time, now) => Some(format!(
+            "{what} {}; {allowed} are allowed. Set the clocks right, then back up",
+            aged(time, now)
+        )),
+        _ if from >= limit => None,
+        Some(time) => Some(format!("{what} {}; {allowed} are allowed", aged(time, now))),
+        None => {
+            let age = human(from);
+            Some(format!("there is no point yet after {age}; {allowed} are allowed"))
+        }
+    }
 }
 
 /// One sentence, told by the primary, if standbys hold something older than the declared RPO allows:
@@ -168,14 +190,16 @@ pub(crate) fn staleness(seen: &Observed, now: Timestamp) -> Option<String> {
 pub(crate) fn behind(seen: &Observed, now: Timestamp) -> Option<String> {
     let rpo = seen.rpo.filter(|_| seen.role == Role::Primary)?;
     let limit = now.checked_sub(duration::signed(rpo)).ok()?;
-    let old = seen.standbys.iter().filter(|(_, since, holds)| holds.unwrap_or(*since) < limit);
+    let old = seen.standbys.iter().filter(|(_, since, holds)| match holds {
+        Some(holds) => *holds < limit || is_ahead(*holds, now),
+        None => *since < limit,
+    });
     let told: Vec<String> = old
-        .map(|(name, since, holds)| {
-            let age = duration::age(holds.unwrap_or(*since), now);
-            let age = age.map(duration::human).unwrap_or_default();
-            match holds {
-                Some(_) => format!("what {name} holds is {age} old"),
-                None => format!("{name} holds nothing after {age}"),
+        .map(|(name, since, holds)| match holds {
+            Some(holds) => format!("what {name} holds {}", aged(*holds, now)),
+            None => {
+                let age = duration::age(*since, now).map(duration::human).unwrap_or_default();
+                format!("{name} holds nothing after {age}")
             }
         })
         .collect();
@@ -367,6 +391,24 @@ mod tests {
         observed.role = Role::Standby;
         observed.holds = Some(at("08:10:00"));
         assert_eq!(staleness(&observed, at("08:15:00")), None);
+    }
+
+    /// A point of a clock that ran ahead is newer than everything until that time comes: it must not stand
+    /// for all that is not backed up until then.
+    #[test]
+    fn a_point_from_the_future_keeps_no_promise() {
+        let mut observed = seen(&[]);
+        observed.rpo = Some(Duration::from_secs(600));
+        let name = MemberName::new("b").unwrap();
+        observed.standbys = vec![(name, at("00:00:00"), Some(at("08:00:00")))];
+        for (now, ahead) in [("07:59:00", false), ("07:58:59", true), ("05:00:00", true)] {
+            let told = [staleness(&observed, at(now)), behind(&observed, at(now))];
+            for told in told {
+                assert_eq!(told.is_some(), ahead, "{now}: {told:?}");
+                assert!(told.is_none_or(|told| told.contains("nobody knows")));
+            }
+        }
+        assert!(staleness(&observed, at("05:00:00")).unwrap().contains("3 h from now"));
     }
 
     #[test]

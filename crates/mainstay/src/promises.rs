@@ -144,6 +144,9 @@ fn overdue(
     let limit = schedule.previous(last.checked_sub(SignedDuration::from_secs(1)).ok()?)?;
     let ago = |then| duration::age(then, now).map(duration::human).unwrap_or_default();
     match well {
+        Some(well) if due::is_ahead(well, now) => Some(format!(
+            "the last {what} that went well is of a time that is still to come; clocks were wrong"
+        )),
         Some(well) if well < limit => {
             Some(format!("the last {what} that went well was {} ago", ago(well)))
         }
@@ -220,6 +223,8 @@ mod tests {
         drills.proven = Some(at("08T04:10"));
         assert_eq!(drills.overdue(at("22T09:59")), None);
         assert!(drills.overdue(at("22T10:01")).unwrap().contains("14 d"));
+        drills.proven = Some(at("29T04:10"));
+        assert!(drills.overdue(at("22T10:01")).unwrap().contains("still to come"));
     }
 
     #[test]

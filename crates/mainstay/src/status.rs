@@ -186,7 +186,11 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
     let newest = sound.max(operations::wal::reaches(service, &state)?);
     let age = newest.and_then(|newest| units::age(newest, now));
     // What never had a point is as old as the member, as for alerts.
-    let kept = |from: Timestamp| rpo.map(|rpo| units::age(from, now).is_none_or(|age| age <= rpo));
+    let young = |from, rpo| match units::age(from, now) {
+        Some(age) => age <= rpo,
+        None => !crate::due::is_ahead(from, now),
+    };
+    let kept = |from: Timestamp| rpo.map(|rpo| young(from, rpo));
     let rpo_kept = kept(newest.or(me.map(|me| me.since)).unwrap_or(now));
     let drills = drills(service, &state, &operations)?;
     let log_gap = operations::wal::open_gap(service, &state)?;
