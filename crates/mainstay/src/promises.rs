@@ -43,7 +43,7 @@ impl Drills {
     /// One sentence if no drill has proven anything since the last but one time that the schedule
     /// named; that nothing happens at all is noticed by this.
     pub(crate) fn overdue(&self, now: Timestamp) -> Option<String> {
-        overdue("drill", self.schedule.as_ref()?, self.proven, self.since, now)
+        overdue(("drill", GRACE), self.schedule.as_ref()?, self.proven, self.since, now)
     }
 
     /// One sentence if the last recovery took longer than the declared RTO, or never came to its end:
@@ -100,7 +100,7 @@ impl Scrubs {
     /// named.
     pub(crate) fn overdue(&self, now: Timestamp) -> Option<String> {
         let read = self.last.as_ref().map(|last| last.at);
-        overdue("scrub", self.schedule.as_ref()?, read, self.since, now)
+        overdue(("scrub", GRACE), self.schedule.as_ref()?, read, self.since, now)
     }
 
     /// One sentence if something has rotted and is still there.
@@ -132,14 +132,16 @@ fn due(
     schedule.map_or((false, None), |schedule| due::scheduled(schedule, attempts, RETRY, now))
 }
 
-fn overdue(
-    what: &str,
+/// One sentence if nothing of this kind, which may take so long, went well since the last but one time that
+/// the schedule named.
+pub(crate) fn overdue(
+    (what, grace): (&str, Duration),
     schedule: &Schedule,
     well: Option<Timestamp>,
     since: Timestamp,
     now: Timestamp,
 ) -> Option<String> {
-    let done_by_now = now.checked_sub(duration::signed(GRACE)).ok()?;
+    let done_by_now = now.checked_sub(duration::signed(grace)).ok()?;
     let last = schedule.previous(done_by_now)?;
     let limit = schedule.previous(last.checked_sub(SignedDuration::from_secs(1)).ok()?)?;
     let ago = |then| duration::age(then, now).map(duration::human).unwrap_or_default();

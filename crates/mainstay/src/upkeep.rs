@@ -5,12 +5,13 @@ use crate::app::App;
 use crate::commands::run_due::missed;
 use crate::due;
 use crate::failure::{Exit, Failure};
+use crate::promises;
 use crate::status;
 use crate::teller::Teller;
 use crate::units;
 use jiff::{SignedDuration, Timestamp};
 use model::config::{Service, Vault};
-use model::{Role, duration};
+use model::{Class, Role, duration};
 use operations::{Kind, ServiceSite, forget, history, prune};
 use repository::prune::Options;
 use serde_json::{Value, json};
@@ -18,9 +19,12 @@ use std::time::Duration;
 
 /// A run that failed is tried again after this, and not only at the schedule's next time.
 const RETRY: Duration = Duration::from_secs(60 * 60);
+/// What one run may take, and a few more tries, before it is missed.
+const GRACE: Duration = Duration::from_secs(4 * 60 * 60);
 /// When the locks of a bucket were renewed, in the service's state directory.
 const LOCKED: &str = "locked-again";
 const FAILED: &str = "retention-failed";
+const OVERDUE: &str = "retention-overdue";
 const LOCK_FAILED: &str = "lock-failed";
 
 /// Whether there is ever anything to do.
@@ -123,16 +127,49 @@ pub(crate) fn one(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Fai
         true => done(app, service, &mut teller, LOCK_FAILED, renew(service))?,
         false => Ok((Exit::DONE, Value::Null)),
     };
-    let kept = match due.retention {
-        true => done(app, service, &mut teller, FAILED, retain(app, service))?,
-        false => Ok((Exit::DONE, Value::Null)),
+    let ran = due.retention.then(|| retain(app, service));
+    // Somebody else uses the history. It is tried again, and told once that has gone on for too long.
+    let failed = ran.as_ref().and_then(|ran| ran.as_ref().err());
+    let in_the_way = failed.filter(|e| e.class() == Class::Locked).map(Failure::one_line);
+    let kept = match ran {
+        Some(ran) => done(app, service, &mut teller, FAILED, ran)?,
+        None => Ok((Exit::DONE, Value::Null)),
     };
+    let overdue = overdue(service, Timestamp::now())?;
+    let overdue = overdue.map(|overdue| match &in_the_way {
+        Some(why) => format!("{overdue}: {why}"),
+        None => overdue,
+    });
+    teller.tell(OVERDUE, overdue.clone());
     let unsent = teller.save()?;
     let ((lock_exit, locked), (exit, kept)) = (locked?, kept?);
     let exit = exit.max(lock_exit);
-    let ran = if due.retention { "retention" } else { "nothing" };
-    let value = json!({ "upkeep": ran, "result": kept, "locked": locked, "next": due.next });
-    Ok((if unsent { exit.max(Exit::NOT_WELL) } else { exit }, value))
+    let ran = match (due.retention, &in_the_way) {
+        (true, None) => "retention",
+        (true, Some(_)) => "waits",
+        (false, _) => "nothing",
+    };
+    let value = json!({
+        "upkeep": ran,
+        "in-the-way": in_the_way,
+        "result": kept,
+        "locked": locked,
+        "overdue": overdue,
+        "next": due.next,
+    });
+    let broken = unsent || overdue.is_some();
+    Ok((if broken { exit.max(Exit::NOT_WELL) } else { exit }, value))
+}
+
+/// One sentence if nothing was freed since the last but one time that the schedule named.
+fn overdue(service: &ServiceSite, now: Timestamp) -> Result<Option<String>, Failure> {
+    let schedule = status::schedule(service, service.spec().prune_schedule.as_deref())?;
+    let state = service.load_state()?.state;
+    let me = state.members.get(service.member());
+    let (Some(schedule), Some(me)) = (schedule, me) else { return Ok(None) };
+    let attempts = status::attempts(&history::list(service)?, kind(service));
+    let well = attempts.iter().filter(|one| one.well).map(|one| one.began).max();
+    Ok(promises::overdue(("retention", GRACE), &schedule, well, me.since, now))
 }
 
 fn done(

@@ -1,11 +1,13 @@
 //! What `run-due` does for the history: retention, second vaults, standbys that lag.
 
-use crate::rig::{Rig, Said, run};
-use crate::sqlite_log::{database, files_below, insert};
-use crate::world::{World, content, fill};
+use crate::rig::{Rig, Said, restic_at, run};
+use crate::sqlite_log::{Killed, database, files_below, insert};
+use crate::world::{World, content, fill, wait_for};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 /// Due once, and then not for long.
@@ -105,6 +107,46 @@ fn retention_that_fails_is_told_and_takes_nothing() {
     // Neither tried again at once nor told again.
     world.run("a", &["run-due"]).code(0);
     assert_eq!(fs::read_to_string(world.path("alerts")).unwrap(), text);
+}
+
+/// Who uses the history goes before what removes from it; that it never ends is told.
+#[test]
+fn retention_that_others_keep_from_running_is_told() {
+    let world = world("keep = { last = 1 }\nprune-schedule = \"* * * * *\"\n", 2);
+    with_alerts(&world, "a");
+    let done = turn(&world.run("a", &["--json", "run-due"]).code(0), "upkeep");
+    assert_eq!((&done["upkeep"], &done["overdue"]), (&"retention".into(), &Value::Null), "{done}");
+    // As if that had been nine hours ago.
+    let ago = Timestamp::now() - SignedDuration::from_hours(9);
+    for dir in world.operations("a") {
+        let text = fs::read_to_string(dir.join("journal")).unwrap();
+        let moved = text.lines().map(|line| {
+            let mut line: Value = serde_json::from_str(line).unwrap();
+            line["at"] = ago.to_string().into();
+            format!("{line}\n")
+        });
+        fs::write(dir.join("journal"), moved.collect::<String>()).unwrap();
+    }
+    let mut reading = restic_at(&world.path("vault/docs"), &world.path("password"));
+    let reading = reading.args(["--no-cache", "backup", "--stdin", "--stdin-filename", "piped"]);
+    let reading = reading.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut reading = Killed(reading.spawn().unwrap());
+    let locks = || fs::read_dir(world.path("vault/docs/locks")).map_or(0, Iterator::count);
+    wait_for("restic's lock", || locks() > 0);
+    let before = stored(&world);
+    let done = turn(&world.run("a", &["--wait", "1s", "--json", "run-due"]).code(1), "upkeep");
+    assert_eq!(done["upkeep"], "waits", "{done}");
+    assert_eq!(stored(&world), before);
+    let overdue = done["overdue"].as_str().unwrap();
+    assert!(overdue.contains("the last retention that went well was 9 h"), "{overdue}");
+    assert!(overdue.contains("is locked: by process"), "{overdue}");
+    let text = fs::read_to_string(world.path("alerts")).unwrap();
+    assert_eq!(alerts(&text), ["retention-overdue"]);
+    reading.kill();
+    world.run("a", &["forget", "docs", "--prune"]).code(0);
+    world.run("a", &["run-due"]).code(0);
+    let text = fs::read_to_string(world.path("alerts")).unwrap();
+    assert_eq!(alerts(&text).len(), 2, "{text}");
 }
 
 #[test]
