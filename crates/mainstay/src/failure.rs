@@ -48,7 +48,8 @@ impl Failure {
     /// A failure of this class.
     pub(crate) fn new(class: Class, message: impl Into<String>) -> Self {
         let message = message.into();
-        Failure { class, message, causes: Vec::new(), list: false, hint: None, code: None }
+        let hint = usual_hint(class);
+        Failure { class, message, causes: Vec::new(), list: false, hint, code: None }
     }
 
     /// The request or the configuration is wrong.
@@ -190,11 +191,17 @@ impl Failure {
     }
 }
 
+/// What can be done about every failure of a kind, where none says more.
+fn usual_hint(class: Class) -> Option<String> {
+    let full = "Free some space on the disk that it lies on, and give the command again.";
+    (class == Class::NoSpace).then(|| full.to_owned())
+}
+
 /// Every error of the crates below says its class and hint by itself.
 impl<E: Classify + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        let failure =
-            Failure { hint: error.hint(), ..Failure::new(error.class(), error.to_string()) };
+        let mut failure = Failure::new(error.class(), error.to_string());
+        failure.hint = error.hint().or(failure.hint);
         match error.source() {
             Some(source) if source.to_string() != failure.message => failure.because(source),
             Some(source) => match source.source() {

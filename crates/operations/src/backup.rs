@@ -12,7 +12,7 @@
 use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
 use crate::recover::{After, Left};
-use crate::{Error, ServiceSite, Which, beside, hooks, quiesce, successor, which};
+use crate::{Error, ServiceSite, Which, beside, hooks, quiesce, room, successor, which};
 use engines::{CaptureSink, Captured, Refresh, RootKind, Running, SnapshotMeta};
 use jiff::Timestamp;
 use model::config::Quiesce;
@@ -250,8 +250,8 @@ fn perform_with(
     }
     successor::require(site, operation, parent, params)?;
     // Access and space are proved before anything is stopped: taking the lock is a write.
-    let lock = repository.lock_for(Work::Backup, Duration::from_secs(60), operation.cancel())?;
     check_space(site, parent.is_none(), seen.size_bytes)?;
+    let lock = repository.lock_for(Work::Backup, Duration::from_secs(60), operation.cancel())?;
     if let Some(command) = &site.spec().hooks.before_backup {
         let variables = hooks::variables(site, Some(operation.id()));
         hooks::run(site, "before-backup", command, &variables, operation.cancel())?;
@@ -362,6 +362,7 @@ fn perform_with(
         crate::MemberRecord::change(site, |record| record.restored = None)?;
     }
     drop(lock);
+    room::keep(site);
     resumed?;
     Ok(BackedUp {
         operation: operation.id().clone(),
@@ -567,7 +568,11 @@ fn check_space(site: &ServiceSite, first: bool, size: Option<u64>) -> Result<(),
                 model::size::human(need)
             ),
         )
-        .hinting("Free some space or point the vault at a larger disk; nothing was touched."));
+        .hinting(format!(
+            "Free some space, remove history with `mainstay forget {} --prune`, or point the vault at a \
+             larger disk; nothing was touched.",
+            site.name()
+        )));
     }
     Ok(())
 }

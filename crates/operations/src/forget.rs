@@ -12,6 +12,7 @@
 use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, PATIENCE, Run};
 use crate::recover::Left;
+use crate::room::Room;
 use crate::{Error, ServiceSite, Which, prune, which};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -94,6 +95,7 @@ pub fn plan(site: &ServiceSite, params: &Params) -> Result<Plan, Error> {
 
 /// What a prune would free if these snapshots were gone.
 pub fn would_free(site: &ServiceSite, plan: &Plan, run: &Run) -> Result<Figures, Error> {
+    let _room = Room::make(site, &*run.progress);
     let repository = site.repository()?;
     let wait = run.wait.unwrap_or_default();
     let lock = repository.lock_for(Work::Check, wait, &run.cancel)?;
@@ -109,6 +111,7 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
     if params.dry_run {
         return Ok(Done { operation: None, plan: plan(site, params)?, pruned: None });
     }
+    let _room = Room::make(site, &*run.progress);
     let mut operation = Operation::begin(site, Kind::Forget, params, run)?;
     let result = perform(site, &mut operation, params);
     operation.end(site, Kind::Forget, result, |done: &Done| {

@@ -40,6 +40,7 @@ mod report;
 pub mod restore;
 #[cfg(test)]
 mod rig;
+mod room;
 pub mod scrub;
 pub mod secrets;
 mod site;

@@ -2,6 +2,7 @@
 
 use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
+use crate::room::Room;
 use crate::{Error, ServiceSite, placing};
 use engines::postgres::{Lsn, Segments, WalFile};
 use model::{CancelToken, Class, OperationId, Position, Progress, ServiceState};
@@ -76,6 +77,7 @@ impl Pruned {
 
 /// What a prune would do. Changes nothing.
 pub fn plan(site: &ServiceSite, options: &Options, run: &Run) -> Result<Pruned, Error> {
+    let _room = Room::make(site, &*run.progress);
     let repository = site.repository()?;
     let wait = run.wait.unwrap_or_default();
     let lock = repository.lock_for(Work::Check, wait, &run.cancel)?;
@@ -91,6 +93,7 @@ pub fn plan(site: &ServiceSite, options: &Options, run: &Run) -> Result<Pruned, 
 
 /// Prunes.
 pub fn run(site: &ServiceSite, options: &Options, run: &Run) -> Result<Pruned, Error> {
+    let _room = Room::make(site, &*run.progress);
     let mut operation = Operation::begin(site, Kind::Prune, &(), run)?;
     let result = perform(site, &mut operation, options);
     operation.end(site, Kind::Prune, result, |pruned: &Pruned| {

@@ -136,6 +136,7 @@ impl Classify for Error {
                 "Run `mainstay check --read-data` to see all that is damaged, and then `mainstay repair`."
             }
             Error::Earlier(failure) => return failure.hint(),
+            Error::Storage(failure) => return failure.hint(),
             _ => return None,
         };
         Some(hint.to_owned())

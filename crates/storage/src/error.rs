@@ -102,7 +102,10 @@ impl Classify for Error {
     fn hint(&self) -> Option<String> {
         match self.kind {
             _ if self.hint.is_some() => self.hint.clone(),
-            ErrorKind::NoSpace => Some("Free space there, or remove history.".to_owned()),
+            ErrorKind::NoSpace => Some(
+                "Free space there, or remove history with `mainstay forget SERVICE --prune`."
+                    .to_owned(),
+            ),
             _ => None,
         }
     }

@@ -109,6 +109,17 @@ pub trait Storage: Send + Sync + fmt::Debug {
         self.inner().map_or(Ok(0), |inner| inner.remove_leftovers(prefix))
     }
 
+    /// Keeps some space back, if this is a disk with room for that: on one that is full to its last
+    /// byte, what frees space has to write first. Does nothing where it is kept already.
+    fn keep_reserve(&self) -> Result<(), Error> {
+        self.inner().map_or(Ok(()), |inner| inner.keep_reserve())
+    }
+
+    /// Gives that space up. Says whether any was kept.
+    fn give_up_reserve(&self) -> Result<bool, Error> {
+        self.inner().map_or(Ok(false), |inner| inner.give_up_reserve())
+    }
+
     /// Whether `put_if_absent` has to be tried on this very place before anything relies on it
     /// (`probe`). Only a place whose kind makes it true by itself needs no proof.
     fn needs_proof(&self) -> bool {

@@ -2,7 +2,8 @@
 
 use crate::key::check_prefix;
 use crate::{Entry, Error, ErrorKind, Key, Put, Storage, Whereabouts};
-use rustix::fs::OFlags;
+use rustix::fs::{FallocateFlags, OFlags};
+use rustix::io::Errno;
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -12,6 +13,14 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Temporary files carry this in their name and are never listed.
 pub(crate) const TEMPORARY: &str = ".mainstay-tmp-";
+
+/// What is kept back for the day when the disk is full. No key has such a name, so nobody ever sees it
+/// in a listing.
+const RESERVE: &str = ".mainstay~reserve";
+/// Its length: locks, a state and the indexes of some hundred thousand blobs. A disk with less free than
+/// so many times that is not made smaller by it.
+const RESERVE_BYTES: u64 = 8 << 20;
+const RESERVE_TIMES: u64 = 8;
 
 /// A temporary file that was not written to for so long has lost its writer.
 const LEFTOVER_AGE_SECS: i64 = 24 * 60 * 60;
@@ -278,6 +287,22 @@ fn sync_dir(dir: &Path) -> Result<(), Error> {
         .map_err(|e| Error::io(dir.display(), "sync this directory", e))
 }
 
+/// Makes an empty file take so much of the disk.
+fn take_space(file: &File, bytes: u64) -> io::Result<()> {
+    let taken = |file: &File| -> io::Result<u64> { Ok(file.metadata()?.blocks() * 512) };
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        Ok(()) if taken(file)? >= bytes => return Ok(()),
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+        Err(e) => return Err(e.into()),
+    }
+    // Bytes that no file system makes less of.
+    let mut block = vec![0; 1 << 20];
+    getrandom::fill(&mut block).map_err(|e| io::Error::other(format!("no random bytes: {e}")))?;
+    let mut file = file;
+    file.rewind()?;
+    (0..bytes.div_ceil(1 << 20)).try_for_each(|_| file.write_all(&block))
+}
+
 impl Storage for Local {
     fn location(&self) -> String {
         self.root.display().to_string()
@@ -383,6 +408,31 @@ impl Storage for Local {
         let stat = rustix::fs::statvfs(existing)
             .map_err(|e| Error::io(existing.display(), "ask for free space of", e.into()))?;
         Ok(Some(stat.f_bavail.saturating_mul(stat.f_frsize)))
+    }
+
+    fn keep_reserve(&self) -> Result<(), Error> {
+        let path = self.root.join(RESERVE);
+        if !self.root_exists()? || path.symlink_metadata().is_ok() {
+            return Ok(());
+        }
+        if self.free_bytes()?.is_none_or(|free| free < RESERVE_BYTES * RESERVE_TIMES) {
+            return Ok(());
+        }
+        let (staged, file) = self.begin(&path)?;
+        take_space(&file, RESERVE_BYTES)
+            .map_err(|e| Error::io(path.display(), "keep space for", e))?;
+        // Of several at once, one is enough.
+        Upload { staged, file, path }.create().map(drop)
+    }
+
+    fn give_up_reserve(&self) -> Result<bool, Error> {
+        let path = self.root.join(RESERVE);
+        match fs::remove_file(&path) {
+            // Only what is durable is free on every file system.
+            Ok(()) => sync_dir(&self.root).map(|()| true),
+            Err(e) if is_absence(&e) => Ok(false),
+            Err(e) => Err(Error::io(path.display(), "remove", e)),
+        }
     }
 
     fn remove_leftovers(&self, prefix: &str) -> Result<u64, Error> {

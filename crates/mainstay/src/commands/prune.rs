@@ -17,7 +17,8 @@ Examples:
 /// Free the space of what no recovery point needs any more.
 ///
 /// It needs the repository for itself. Whatever it is killed in, every point stays whole, and the
-/// next run goes on. On a disk that is nearly full it frees first what needs no space.
+/// next run goes on. On a disk that is nearly full it frees first what needs no space, and on one that is
+/// full it begins with what the vault has kept back.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct PruneArgs {

@@ -7,6 +7,7 @@ use crate::rig::{Said, restic_at, run};
 use crate::sqlite_log::files_below;
 use crate::world::{CONTROLLED, Tree, World, content, journal, wait_for};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Another version of the primary's tree: something new, something gone, a part of a large file.
@@ -162,6 +163,64 @@ fn a_vault_that_fills_at_any_moment_of_a_backup_loses_nothing() {
     empty(&vault);
     restores(&world, &wanted);
     world.restic_check();
+}
+
+/// Full to its last byte: a backup is refused before anything is touched, and says what to do. That works,
+/// since the vault has kept a little back, of which restic sees nothing.
+#[test]
+fn a_vault_that_is_full_to_its_last_byte_can_be_freed() {
+    let world = World::new("files", "");
+    let vault = world.path("vault");
+    let Some(_disk) = Small::mount(&vault, "160m") else { return };
+    let reserve = vault.join(".mainstay~reserve");
+    let kept = || fs::metadata(&reserve).ok().map(|meta| meta.blocks() * 512);
+    let next = |number: u32| {
+        // What a prune has to free, and to write anew.
+        let noise: Vec<u8> = (0..2_000_000_u32)
+            .flat_map(|n| {
+                (n ^ number << 20).wrapping_mul(2_654_435_761).rotate_left(n % 31).to_le_bytes()
+            })
+            .collect();
+        fs::write(world.path("a/data/noise"), noise).unwrap();
+        version(&world, number)
+    };
+    let free = || {
+        let stat = rustix::fs::statvfs(&vault).unwrap();
+        stat.f_bavail * stat.f_frsize
+    };
+    fs::create_dir_all(world.path("a/data")).unwrap();
+    world.run("a", &["init"]).code(0);
+    let mut number = 0;
+    for words in [&["forget", "docs", "--keep-last", "1", "--prune"][..], &["prune", "docs"]] {
+        for _ in 0..3 {
+            number += 1;
+            next(number);
+            world.run("a", &["backup", "docs"]).code(0);
+        }
+        assert_eq!(kept(), Some(8 << 20), "{words:?}");
+        if words[0] == "prune" {
+            world.run("a", &["forget", "docs", "--keep-last", "1"]).code(0);
+        }
+        fill(&vault, 0);
+        assert_eq!(free(), 0);
+        let wanted = next(number + 1);
+        let said = world.run("a", &["backup", "docs"]).code(1).complains("too little space");
+        said.complains("nothing was touched").complains("mainstay forget docs --prune");
+        assert_eq!(kept(), Some(8 << 20), "{words:?}");
+        world.run("a", words).code(0).complains("is full").complains("kept back");
+        assert_eq!(world.points("a").len(), 1, "{words:?}");
+        assert_eq!(kept(), None, "{words:?}: there is no room for it yet");
+        assert!(free() > 16 << 20, "{words:?}: {} are free", free());
+        world.run("a", &["backup", "docs"]).code(0);
+        number += 1;
+        restores(&world, &wanted);
+        world.restic_check();
+        empty(&vault);
+        world.run("a", &["prune", "docs"]).code(0);
+        assert_eq!(kept(), Some(8 << 20), "{words:?}");
+        let whole = ["check", "--read-data", "--no-cache"];
+        run(restic_at(&vault.join("docs"), &world.path("password")).args(whole)).code(0);
+    }
 }
 
 /// Where journals and logs are. Whatever cannot be written down there: a service that was stopped

@@ -339,6 +339,29 @@ impl Storage for Rest {
         }
     }
 
+    fn keep_reserve(&self) -> Result<(), Error> {
+        if self.dialect()? == Dialect::Restic {
+            return Ok(());
+        }
+        let answer = self.ask(ours(Method::POST, &format!("{}?reserve", below(""))), "")?;
+        match answer.status {
+            StatusCode::OK => Ok(()),
+            _ => Err(self.refused(&answer, &self.named(""))),
+        }
+    }
+
+    fn give_up_reserve(&self) -> Result<bool, Error> {
+        if self.dialect()? == Dialect::Restic {
+            return Ok(false);
+        }
+        let answer = self.ask(ours(Method::DELETE, &format!("{}?reserve", below(""))), "")?;
+        match answer.status {
+            StatusCode::OK => Ok(true),
+            StatusCode::NOT_FOUND => Ok(false),
+            _ => Err(self.refused(&answer, &self.named(""))),
+        }
+    }
+
     fn remove_leftovers(&self, prefix: &str) -> Result<u64, Error> {
         check_prefix(prefix)?;
         if self.dialect()? == Dialect::Restic {

@@ -108,12 +108,19 @@ impl Served {
             Verb::CreateRepository { .. }
             | Verb::Put { .. }
             | Verb::Delete(_)
-            | Verb::RemoveLeftovers { .. } => Rights::Append,
+            | Verb::RemoveLeftovers { .. }
+            | Verb::KeepReserve { .. } => Rights::Append,
+            // For who frees space, and for nobody who would only fill it.
+            Verb::GiveUpReserve { .. } => Rights::Full,
         };
         let place = verb.place();
         // What the server is, anybody may know who was let in, and whether it can be written to.
-        let harmless = matches!(verb, Verb::Probe { .. })
-            || (place.starts_with(PROBE) && !place.contains('/'));
+        // The disk is everybody's.
+        let of_all = matches!(
+            verb,
+            Verb::Probe { .. } | Verb::KeepReserve { .. } | Verb::GiveUpReserve { .. }
+        );
+        let harmless = of_all || (place.starts_with(PROBE) && !place.contains('/'));
         if !harmless && user.is_some_and(|user| !user.may_see(place)) {
             let reason = format!("{place:?} is not below a path of this user");
             return Err(Refusal::new(StatusCode::FORBIDDEN, reason));
@@ -173,6 +180,14 @@ impl Served {
             Verb::RemoveLeftovers { prefix } => {
                 let removed = blocking(move || self.local.remove_leftovers(&prefix)).await?;
                 json(&Leftovers { removed })
+            }
+            Verb::KeepReserve { .. } => {
+                blocking(move || self.local.keep_reserve()).await?;
+                Ok(done(StatusCode::OK))
+            }
+            Verb::GiveUpReserve { .. } => {
+                let was_kept = blocking(move || self.local.give_up_reserve()).await?;
+                Ok(done(if was_kept { StatusCode::OK } else { StatusCode::NOT_FOUND }))
             }
         }
     }

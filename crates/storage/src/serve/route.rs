@@ -28,6 +28,8 @@ pub(crate) enum Verb {
     List { prefix: String },
     ListKind { prefix: String, kind: Kind, with_sizes: bool },
     RemoveLeftovers { prefix: String },
+    KeepReserve { prefix: String },
+    GiveUpReserve { prefix: String },
 }
 
 impl Verb {
@@ -38,7 +40,9 @@ impl Verb {
             | Verb::CreateRepository { prefix }
             | Verb::List { prefix }
             | Verb::ListKind { prefix, .. }
-            | Verb::RemoveLeftovers { prefix } => prefix,
+            | Verb::RemoveLeftovers { prefix }
+            | Verb::KeepReserve { prefix }
+            | Verb::GiveUpReserve { prefix } => prefix,
             Verb::Head(key) | Verb::Get(key, _) | Verb::Put { key, .. } | Verb::Delete(key) => {
                 key.as_str()
             }
@@ -145,6 +149,8 @@ fn our_verb(
                 (&Method::OPTIONS, None) => Ok(Verb::Probe { prefix }),
                 (&Method::GET, None) => Ok(Verb::List { prefix }),
                 (&Method::POST, Some("leftovers")) => Ok(Verb::RemoveLeftovers { prefix }),
+                (&Method::POST, Some("reserve")) => Ok(Verb::KeepReserve { prefix }),
+                (&Method::DELETE, Some("reserve")) => Ok(Verb::GiveUpReserve { prefix }),
                 _ => Err(Refusal::method(method)),
             }
         }

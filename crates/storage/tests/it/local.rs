@@ -111,6 +111,34 @@ fn a_full_disk_leaves_no_partial_object_and_what_was_there() {
 }
 
 #[test]
+fn space_is_kept_back_where_there_is_enough_and_nobody_sees_it() {
+    let dir = TempDir::new().unwrap();
+    let storage = Local::open(dir.path().join("vault")).unwrap();
+    storage.keep_reserve().unwrap();
+    assert!(!storage.give_up_reserve().unwrap(), "there is no vault yet");
+    assert!(!dir.path().join("vault").exists());
+    storage.put(&key("a"), b"x").unwrap();
+    let before = storage.free_bytes().unwrap().unwrap();
+    for _ in 0..2 {
+        storage.keep_reserve().unwrap();
+    }
+    let kept = fs::metadata(dir.path().join("vault/.mainstay~reserve")).unwrap();
+    assert!(before > 64 << 20, "the disk of this test is nearly full");
+    assert!(kept.blocks() * 512 >= 8 << 20, "it takes no space: {kept:?}");
+    assert_eq!(names(&storage), ["a"]);
+    assert_eq!(storage.first_parts().unwrap(), ["a"]);
+    assert_eq!(storage.remove_leftovers("").unwrap(), 0);
+    assert!(storage.give_up_reserve().unwrap());
+    assert!(!storage.give_up_reserve().unwrap());
+
+    let Some(mounted) = Tmpfs::mount(dir.path()) else { return };
+    let storage = Local::open(dir.path()).unwrap();
+    storage.keep_reserve().unwrap();
+    assert!(!storage.give_up_reserve().unwrap(), "a small disk is not made smaller");
+    drop(mounted);
+}
+
+#[test]
 fn an_unreadable_directory_is_an_error_and_not_an_empty_list() {
     let dir = TempDir::new().unwrap();
     let storage = Local::open(dir.path()).unwrap();

@@ -425,6 +425,28 @@ fn leftovers_are_removed_through_the_server() {
     assert_eq!(files(dir.path()), 1);
 }
 
+/// Who may only add makes it, and takes it from nobody.
+#[test]
+fn space_is_kept_back_on_the_servers_disk() {
+    let dir = TempDir::new().unwrap();
+    let (full, append) = (
+        Vault::open(dir.path()),
+        Vault::start(dir.path(), Access::Everyone(Rights::Append), Limits::default(), None),
+    );
+    let reserve = dir.path().join(".mainstay~reserve");
+    let (keeper, producer) = (full.client(""), append.client(""));
+    producer.put(&key("x"), b"x").unwrap();
+    producer.keep_reserve().unwrap();
+    assert!(reserve.exists());
+    assert_eq!(kind(producer.give_up_reserve()), ErrorKind::Permission);
+    assert!(reserve.exists());
+    assert!(keeper.give_up_reserve().unwrap());
+    assert!(!reserve.exists());
+    assert!(!keeper.give_up_reserve().unwrap());
+    keeper.keep_reserve().unwrap();
+    assert!(reserve.exists());
+}
+
 /// Deterministic bytes: a test that fails must fail again.
 fn noise(seed: &mut u64, length: usize) -> Vec<u8> {
     let step = |_| {
