@@ -4,7 +4,7 @@
 use crate::wal::sqlite::HeldLog;
 use crate::{Error, ServiceSite};
 use jiff::Timestamp;
-use model::{Class, OperationId, SnapshotId};
+use model::{Class, Generation, OperationId, SnapshotId};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Write;
@@ -43,6 +43,10 @@ pub struct MemberRecord {
     /// left there is no copy to rewind.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rewinding: bool,
+    /// The generation at which a rejoin has made this member a standby: what it holds since is what that
+    /// has put here, even if it died then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejoined: Option<Generation>,
     /// Somebody took this member out of service. The gate is closed.
     #[serde(default)]
     pub offline: Option<Timestamp>,

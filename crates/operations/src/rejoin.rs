@@ -7,7 +7,7 @@ use crate::recover::Left;
 use crate::{AppliedHere, Error, MemberRecord, ServiceSite, placing, refresh};
 use engines::Running;
 use jiff::Timestamp;
-use model::{Generation, OperationId, Progress, Role};
+use model::{Generation, OperationId, Progress, Role, ServiceState};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -72,6 +72,37 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         ))
         .hinting("Run `mainstay backup` on it first; the standby is built from that."));
     }
+    let record = MemberRecord::load(site)?;
+    // An earlier one has put the new copy in place, maybe its last deed. To begin anew would put that aside,
+    // beside the old one, and fetch it once more.
+    let goes_on = role == Some(Role::Standby)
+        && record.rejoined == Some(state.generation)
+        && record.applied.is_some()
+        && record.unloaded.is_none()
+        && !params.reseed;
+    let rewound = match goes_on {
+        true => false,
+        false => begin_anew(site, operation, params, &state)?,
+    };
+    let params = refresh::Params { reseed: !rewound && !goes_on, ..refresh::Params::default() };
+    let refreshed = refresh::perform(site, operation, &params)?;
+    MemberRecord::change(site, |record| record.rewinding = false)?;
+    Ok(Done {
+        rewound,
+        operation: operation.id().clone(),
+        generation: state.generation,
+        put_aside: refreshed.put_aside.clone(),
+        refreshed,
+    })
+}
+
+/// The member is a standby, and what it has of its own is given up. Says whether its copy was kept.
+fn begin_anew(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    params: &Params,
+    state: &ServiceState,
+) -> Result<bool, Error> {
     let engine = site.engine()?;
     if operation.with_context(site, |cx| engine.running(cx))? == Running::Yes {
         if !engine.abilities().start_stop {
@@ -82,26 +113,17 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
             .step("stop", (), |operation| operation.with_context(site, |cx| engine.stop(cx)))?;
     }
     operation.step("join", (), |_| {
-        if role == Some(Role::Broken) {
+        if state.members.get(site.member()).is_some_and(|member| member.role == Role::Broken) {
             site.state()?.update(|state| state.rejoin(site.member(), Timestamp::now()))?;
         }
         MemberRecord::change(site, |record| {
             record.applied = None;
             record.offline = None;
+            record.rejoined = Some(state.generation);
         })?;
         Ok(())
     })?;
-    let rewound = !params.reseed && rewind(site, operation)?;
-    let params = refresh::Params { reseed: !rewound, ..refresh::Params::default() };
-    let refreshed = refresh::perform(site, operation, &params)?;
-    MemberRecord::change(site, |record| record.rewinding = false)?;
-    Ok(Done {
-        rewound,
-        operation: operation.id().clone(),
-        generation: state.generation,
-        put_aside: refreshed.put_aside.clone(),
-        refreshed,
-    })
+    Ok(!params.reseed && rewind(site, operation)?)
 }
 
 /// Lets the engine keep what there is, if it can. Its copy then follows from the head on.
@@ -134,7 +156,14 @@ fn rewind(site: &ServiceSite, operation: &mut Operation) -> Result<bool, Error> 
     Ok(true)
 }
 
-/// A member that has joined stays a standby with nothing on it; its refresh is taken back.
+/// A member that has joined stays a standby with nothing on it; its refresh is taken back, or brought to
+/// its end.
 pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
-    refresh::undo(left)
+    refresh::undo(left)?;
+    if let Some(place) = left.begun("place") {
+        for old in placing::put_aside(place)?.iter().filter(|old| old.exists()) {
+            left.found(format!("its old copy is at {}", old.display()));
+        }
+    }
+    Ok(())
 }

@@ -234,34 +234,25 @@ fn fence(
     if stopped(&site.load_state()?.state, from).is_some() {
         return Ok(FenceProof::Stopped);
     }
+    // What cuts it off must not: it is to hand over first, and then gives its own word.
+    if params.kind == TakeoverKind::Planned {
+        return wait_for_stop(site, operation, params, from);
+    }
     let mut hook_error = None;
     if let Some(command) = &site.spec().hooks.fence {
         let variables = takeover_variables(site, operation.id(), &Some(from.clone()));
         match hooks::run(site, "fence", command, &variables, operation.cancel()) {
-            // A planned takeover loses nothing only if the old primary handed everything over; a
-            // fence that merely cut it off is no hand-over.
-            Ok(_) if params.kind == TakeoverKind::Unplanned => {
-                return Ok(FenceProof::Hook { command: command.clone() });
-            }
-            Ok(_) => {}
+            Ok(_) => return Ok(FenceProof::Hook { command: command.clone() }),
             Err(error) => hook_error = Some(error),
         }
     }
-    match params.kind {
-        TakeoverKind::Planned => {
-            if let Some(error) = hook_error {
-                return Err(error);
-            }
-            wait_for_stop(site, operation, params, from)
-        }
-        TakeoverKind::Unplanned => match params.overrides.get(UNFENCED) {
-            Some(reason) => Ok(FenceProof::Override { reason: reason.clone() }),
-            None => Err(hook_error.unwrap_or_else(|| {
-                Error::refused(format!("the old primary {from} is not fenced: it may still serve")).hinting(format!(
-                    "Configure the hook `fence`, or make sure yourself that it is off and say so with `--override {UNFENCED}=REASON`."
-                ))
-            })),
-        },
+    match params.overrides.get(UNFENCED) {
+        Some(reason) => Ok(FenceProof::Override { reason: reason.clone() }),
+        None => Err(hook_error.unwrap_or_else(|| {
+            Error::refused(format!("the old primary {from} is not fenced: it may still serve")).hinting(format!(
+                "Configure the hook `fence`, or make sure yourself that it is off and say so with `--override {UNFENCED}=REASON`."
+            ))
+        })),
     }
 }
 
@@ -471,6 +462,7 @@ fn promote(site: &ServiceSite, cx: &engines::Context<'_>) -> Result<Option<Posit
         record.unloaded = None;
         record.offline = None;
         record.rewinding = false;
+        record.rejoined = None;
     })?;
     Ok(began)
 }

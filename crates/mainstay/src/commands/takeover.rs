@@ -5,7 +5,7 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::ui::{self, ask};
 use crate::units;
 use jiff::Timestamp;
-use model::state::TakeoverKind;
+use model::state::{PastTakeover, TakeoverKind};
 use model::{Class, Classify, Generation, MemberName, ServiceName, ServiceState, SnapshotId};
 use operations::preempt::InTheWay;
 use operations::takeover::{self as executor, Params};
@@ -72,10 +72,15 @@ pub(crate) fn run(app: &App, args: &TakeoverArgs) -> Outcome {
     }
     let in_the_way = preempt::in_the_way(&service)?;
     // A takeover of ours that died is given back or brought to its end first.
-    if !args.dry_run && in_the_way.is_none() {
-        sweep(app, &service)?;
-    }
+    let swept = match args.dry_run || in_the_way.is_some() {
+        true => Vec::new(),
+        false => sweep(app, &service)?,
+    };
     let state = service.load_state()?.state;
+    let meant = args.to.as_ref().is_none_or(|to| to == service.member());
+    if let Some(past) = brought_to_its_end(&service, &state, &swept).filter(|_| meant) {
+        return gone_on(app, &service, past);
+    }
     let overrides: BTreeMap<_, _> = args.overrides.iter().cloned().collect();
     let request = Request {
         kind: if args.planned { TakeoverKind::Planned } else { TakeoverKind::Unplanned },
@@ -104,13 +109,42 @@ pub(crate) fn run(app: &App, args: &TakeoverArgs) -> Outcome {
     execute(app, args, &service, &assessment, state.generation)
 }
 
-fn sweep(app: &App, service: &ServiceSite) -> Result<(), Failure> {
+/// Cleans up after what died here, and says what that was.
+fn sweep(app: &App, service: &ServiceSite) -> Result<Vec<String>, Failure> {
     match recover::sweep(service, &app.run()) {
-        Ok(lines) => lines.into_iter().try_for_each(|line| app.out.say(line)),
+        Ok(lines) => {
+            lines.iter().try_for_each(|line| app.out.say(line))?;
+            Ok(lines)
+        }
         // It has begun since; it is stopped before the takeover begins, and that sweeps, too.
-        Err(e) if e.class() == Class::Locked && preempt::in_the_way(service)?.is_some() => Ok(()),
+        Err(e) if e.class() == Class::Locked && preempt::in_the_way(service)?.is_some() => {
+            Ok(Vec::new())
+        }
         Err(e) => Err(e.into()),
     }
+}
+
+/// The takeover by which this host is the primary, if it had died and cleaning up has ended it: what was
+/// asked for once more is done by that.
+fn brought_to_its_end<'s>(
+    service: &ServiceSite,
+    state: &'s ServiceState,
+    swept: &[String],
+) -> Option<&'s PastTakeover> {
+    let last = state.takeovers.last().filter(|_| state.intent.is_none())?;
+    let (me, id) = (service.member(), &last.intent.id);
+    let ours = last.intent.to == *me && state.primary.as_ref() == Some(me);
+    (ours && swept.iter().any(|line| line.starts_with(id))).then_some(last)
+}
+
+fn gone_on(app: &App, service: &ServiceSite, past: &PastTakeover) -> Outcome {
+    let (name, me, generation) = (service.name(), service.member(), past.generation);
+    if app.out.json {
+        let ended = json!({ "operation": past.intent.id, "generation": generation });
+        app.out.document(&json!({ "service": name, "brought-to-its-end": ended }))?;
+    }
+    app.out.say(format_args!("{name}: {me} is the primary at generation {generation}"))?;
+    Ok(Exit::DONE)
 }
 
 /// Judges the request and shows what came of that; an error if it is refused.

@@ -194,7 +194,8 @@ fn without_the_vault_a_copy_that_is_not_promoted_does_not_serve() {
 
 #[test]
 fn a_planned_takeover_loses_nothing_and_goes_back() {
-    let world = ready("");
+    // Who is to hand over is not cut off.
+    let world = ready("[service.docs.hooks]\nfence = \"touch @HERE@/fenced\"\n");
     fill(&world.path("a/data"), 2);
     let words = ["takeover", "docs", "--planned", "--yes"];
     // It waits for the old primary, which hands everything over.
@@ -225,6 +226,7 @@ fn a_planned_takeover_loses_nothing_and_goes_back() {
     assert_eq!(world.status("a")["generation"], 3);
     gate(&world, "a", true);
     gate(&world, "b", false);
+    assert!(!world.path("fenced").exists());
 }
 
 #[test]

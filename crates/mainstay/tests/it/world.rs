@@ -255,6 +255,16 @@ pub(crate) fn journal(dir: &Path) -> Vec<Value> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
+/// Every line of it, as `MAINSTAY_TEST_KILL_AT` has it.
+pub(crate) fn lines_in(dir: &Path) -> Vec<String> {
+    let line = |line: &Value| match (line["event"].as_str(), line["step"].as_str()) {
+        (Some(event), Some(step)) => format!("{step}:{event}"),
+        (Some(event), None) => event.to_owned(),
+        _ => panic!("{line}"),
+    };
+    journal(dir).iter().map(line).collect()
+}
+
 /// The directories of a service's operations, oldest first. Their names tell the second alone.
 pub(crate) fn operations_in(dir: &Path) -> Vec<PathBuf> {
     let Ok(items) = fs::read_dir(dir) else { return Vec::new() };
