@@ -173,6 +173,14 @@ impl<'a> Source<'a> {
         })
     }
 
+    /// Makes the slot if it is not there.
+    pub fn have_slot(&mut self) -> Result<(), Error> {
+        match self.look()?.slot {
+            Some(_) => Ok(()),
+            None => self.make_slot(),
+        }
+    }
+
     /// Lets the server, a standby too, throw nothing of its log away as long as this is there.
     pub fn keep(&mut self) -> Result<(), Error> {
         let slot = format!("mainstay_keeps_{}", std::process::id());

@@ -2,7 +2,7 @@
 //! else has that, and no server archives what it has streamed: whoever takes over ships it, up to the
 //! place where its own timeline begins. What is not to be had any more is a gap.
 
-use super::{data_dir, gap, push};
+use super::{data_dir, gap, is_running, push};
 use crate::{Error, ServiceSite};
 use engines::postgres::{Lsn, Segments, WalFile, ancestors, segments_of};
 use model::{Position, Progress};
@@ -18,8 +18,9 @@ pub(crate) struct HandedOver {
     pub(crate) gap: Option<String>,
 }
 
-/// Does this while the server throws nothing of its log away: it does as soon as it is promoted. A server
-/// that keeps nothing for us is told, and stops nobody.
+/// Does this while the server throws nothing of its log away: it does as soon as it is promoted. Whoever
+/// waits here to receive the log when this host is the primary finds all of it, however late he looks. A
+/// server that keeps nothing for us is told, and stops nobody.
 pub(crate) fn while_kept<T>(
     site: &ServiceSite,
     progress: &dyn Progress,
@@ -30,6 +31,11 @@ pub(crate) fn while_kept<T>(
     if let Some(Err(error)) = source.as_mut().map(engines::postgres::Source::keep) {
         progress
             .note(&format!("the server keeps what it has of its log as long as it likes: {error}"));
+    }
+    if is_running(site)
+        && let Some(Err(error)) = source.as_mut().map(engines::postgres::Source::have_slot)
+    {
+        progress.note(&format!("the server keeps nothing of its log for `wal receive`: {error}"));
     }
     work()
 }

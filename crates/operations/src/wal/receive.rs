@@ -714,10 +714,22 @@ impl<'a> Receiver<'a> {
             }
             (Some(end), Some(base)) => end.max(base).min(kept.0),
             (Some(end), None) => end.min(kept.0),
-            (None, Some(base)) => base.min(kept.0),
+            (None, Some(base)) => self.back_to(branched, base.min(kept.0), log)?,
             (None, None) => kept.0,
         };
         Ok(Lsn(from.max(branched.0)))
+    }
+
+    /// The beginning of a timeline that another one led to, if the server has all of its log since still:
+    /// a base that it has made by now is no way for who comes along the log, or goes back to before it.
+    fn back_to(&self, branched: Lsn, from: u64, log: &Log) -> Result<u64, Error> {
+        let (segments, wal) = (log.segments, super::data_dir(self.site)?);
+        let is_short = log.flushed.0.saturating_sub(branched.0) <= self.cap / 2;
+        let (true, true, Some(wal)) = (branched > Lsn(0), is_short, wal) else { return Ok(from) };
+        let is_there =
+            |number| wal.join("pg_wal").join(segments.name(log.timeline, number)).exists();
+        let mut since = segments.number(branched)..segments.number(Lsn(from));
+        Ok(if since.all(is_there) { branched.0.min(from) } else { from })
     }
 
     /// Whether more waits for the vault than may.

@@ -9,7 +9,7 @@ use std::path::Path;
 /// Nothing of the log comes from anywhere else.
 const NO_ARCHIVE: &str = "archive_mode = off\nmax_slot_wal_keep_size = 1GB";
 
-fn status(host: &Host) -> (i32, Value) {
+pub(super) fn status(host: &Host) -> (i32, Value) {
     let said = host.run(&["status", "shop", "--json"]);
     (said.code, said.json()["services"][0].clone())
 }
@@ -32,7 +32,7 @@ fn started(host: &Host) -> String {
 }
 
 /// What lies beside its data directory and is, or was, one.
-fn beside(host: &Host) -> Vec<String> {
+pub(super) fn beside(host: &Host) -> Vec<String> {
     let entries = fs::read_dir(host.home()).unwrap().flatten();
     let names = entries.map(|entry| entry.file_name().into_string().unwrap());
     names.filter(|name| name.starts_with("data.")).collect()

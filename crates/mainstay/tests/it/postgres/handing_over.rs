@@ -3,6 +3,7 @@
 
 use super::receiving::{is_stored, receiver, restored, wait_for};
 use super::*;
+use crate::world::signal;
 
 /// Nothing of the log comes from anywhere else.
 const NO_ARCHIVE: &str = "archive_mode = off\nmax_slot_wal_keep_size = 1GB";
@@ -82,6 +83,44 @@ fn what_the_new_primary_has_not_kept_is_a_gap() {
     assert!(gap().is_null(), "{}", gap());
     let copy = restored(&stage, b, "copy", &[]);
     assert_eq!(copy.newest(), wanted);
+}
+
+/// What the new primary writes before its first base, and before anybody receives its log, is on the only
+/// way of who comes along the log, or goes back to a time in between. Whoever waits for his turn there has
+/// the server keep it; without him it is shipped if the server has it still.
+#[test]
+fn a_base_of_the_new_primary_hides_nothing_of_its_log() {
+    for waits in [true, false] {
+        let kept = if waits { NO_ARCHIVE } else { "archive_mode = off\nwal_keep_size = 1GB" };
+        let stage = Stage::with(kept, "");
+        let (a, b) = (&stage.a, &stage.b);
+        a.write();
+        let made = a.run(&["backup", "shop", "--json"]).code(0).json();
+        let first = made["services"][0]["point"]["snapshot"].as_str().unwrap().to_owned();
+        b.run(&["refresh", "shop"]).code(0);
+        a.run(&["wal", "receive", "shop", "--once"]).code(0);
+        let receive = waits.then(|| receiver(b));
+        if let Some(receive) = &receive {
+            wait_for("somebody waits for it", || super::gaps::status(b).1["log-received"] == true);
+            signal(receive.0.id(), "-STOP");
+        }
+        a.server.kill();
+        stage.dead(true);
+        b.run(&["takeover", "shop", "--yes"]).code(0);
+        b.write();
+        b.run(&["backup", "shop"]).code(0);
+        b.server.sql("CHECKPOINT");
+        let wanted = b.write();
+        match &receive {
+            Some(receive) => {
+                signal(receive.0.id(), "-CONT");
+                is_stored(b);
+            }
+            None => drop(b.run(&["wal", "receive", "shop", "--once"]).code(0)),
+        }
+        let copy = restored(&stage, b, "copy", &["--snapshot", &first]);
+        assert_eq!(copy.newest(), wanted, "with a receiver: {waits}");
+    }
 }
 
 /// A copy that turns out not to come up as a primary does not keep anybody from another one.
