@@ -14,6 +14,7 @@ mod freshness;
 mod gaps;
 mod handing_over;
 mod incremental;
+mod killed_takeovers;
 mod kills;
 mod logical;
 mod logical_faults;
@@ -22,6 +23,7 @@ mod passwords;
 mod receiving;
 mod standing_still;
 mod targets;
+mod two_takeovers;
 mod versions;
 
 use crate::filesystems::Small;
