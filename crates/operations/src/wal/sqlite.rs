@@ -6,6 +6,7 @@
 
 mod book;
 mod database;
+mod pace;
 mod replay;
 mod standby;
 mod vault;

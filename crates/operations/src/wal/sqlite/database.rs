@@ -1,6 +1,7 @@
 //! One database: its log is held, read, and handed on.
 
 use super::book::{Book, Chain};
+use super::pace;
 use crate::Error;
 use engines::Root;
 use engines::sqlite::log::{
@@ -20,7 +21,9 @@ const BATCH: u64 = 4 << 20;
 const CHECKPOINT: u64 = 4 << 20;
 /// From here on writers are kept out for a moment, so that the log can be begun anew.
 const RESTART: u64 = 16 << 20;
-/// So much may be left to do in that moment.
+/// From here on that is done also on a disk that is slow all the time.
+const RESTART_SLOW: u64 = 4 * RESTART;
+/// So much is read at once in that moment.
 const REST: u64 = 8 << 20;
 /// How long after somebody was in the way it is not tried again.
 const RESTART_PAUSE: Duration = Duration::from_secs(5);
@@ -45,6 +48,8 @@ pub(super) struct Database {
     /// A newer lock was taken and everything before it is in the vault.
     shipped: bool,
     restart_after: Instant,
+    /// Frames of the present log that were in the database when that was looked at last.
+    brought: u32,
     /// The last mark of time, and when it was made.
     mark: Option<(BatchName, Instant)>,
 }
@@ -75,6 +80,7 @@ impl Database {
             given_up: false,
             shipped: false,
             restart_after: Instant::now(),
+            brought: 0,
             mark: None,
         }
     }
@@ -390,7 +396,12 @@ impl Database {
             return Ok(Short::default());
         }
         let Some(held) = &mut self.held else { return Ok(Short::default()) };
+        let began = Instant::now();
         let (frames, done) = held.checkpoint()?;
+        let took = began.elapsed();
+        // Fewer than before are those of a new log.
+        let moved = u64::from(done.checked_sub(self.brought).unwrap_or(done)) * size;
+        self.brought = done;
         if done >= frames {
             // With luck nobody commits now, and the next writer begins the log anew.
             held.take_next()?;
@@ -405,12 +416,14 @@ impl Database {
         if length < RESTART || Instant::now() < self.restart_after {
             return Ok(Short::default());
         }
-        // Somebody reads an older state, for as long as he likes.
-        if done < place.frame {
+        // Somebody reads an older state, for as long as he likes. Or writers would wait for a slow disk.
+        let slow = pace::is_slow(moved, took) && length < RESTART_SLOW;
+        if done < place.frame || slow {
             self.restart_after = Instant::now() + RESTART_PAUSE;
             return Ok(Short::default());
         }
-        if u64::from(frames.saturating_sub(done)) * size > REST {
+        let rest = if length < RESTART_SLOW { pace::affordable(moved, took) } else { REST };
+        if u64::from(frames.saturating_sub(done)) * size > rest {
             return Ok(Short { block: Duration::ZERO, again: true });
         }
         let block = self.restart(progress)?;
