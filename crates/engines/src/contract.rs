@@ -504,6 +504,12 @@ pub trait Engine: Send + Sync {
         self.control().running(cx)
     }
 
+    /// Whether this host has what it takes to start and stop the service, as far as that can be known
+    /// beforehand. Asked before anything is done that counts on it.
+    fn equipped(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Starts the service and returns when it accepts work.
     fn start(&self, cx: &Context<'_>) -> Result<(), Error> {
         self.control().start(cx)

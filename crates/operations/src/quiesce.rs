@@ -234,7 +234,12 @@ fn arm(site: &ServiceSite, operation: &Operation) -> Result<u32, Error> {
         .stdout(log)
         .stderr(errors)
         .spawn()
-        .map_err(|e| Error::io("start the guardian", program, e))?;
+        .map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::invalid("there is no program `setsid`")
+                .because(e)
+                .hinting("Install it (util-linux has it), or correct PATH; nothing was stopped."),
+            _ => Error::io("start the guardian", program, e),
+        })?;
     let status = child.wait().map_err(|e| Error::io("start the guardian", program, e))?;
     if !status.success() {
         return Err(Error::new(Class::Failed, format!("the guardian did not start ({status})")));

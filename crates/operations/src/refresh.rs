@@ -242,7 +242,12 @@ pub(crate) fn perform(
 ) -> Result<Done, Error> {
     let began = Instant::now();
     let held = MemberRecord::load(site)?.applied.is_some();
-    let goes_along = site.engine()?.refresh() == Refresh::Follow && held && !params.reseed;
+    let follows = site.engine()?.refresh() == Refresh::Follow;
+    let goes_along = follows && held && !params.reseed;
+    if follows && !goes_along {
+        // It is started at the end.
+        site.engine()?.equipped()?;
+    }
     let mut done = match goes_along {
         true => go_along(site, operation, params, began)?,
         false => build(site, operation, params, None, began)?,

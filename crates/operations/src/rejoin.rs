@@ -104,6 +104,7 @@ fn begin_anew(
     state: &ServiceState,
 ) -> Result<bool, Error> {
     let engine = site.engine()?;
+    engine.equipped()?;
     if operation.with_context(site, |cx| engine.running(cx))? == Running::Yes {
         if !engine.abilities().start_stop {
             return Err(Error::refused(format!("{} still runs on this host", site.name()))

@@ -349,6 +349,9 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     if let Some(doubt) = which::doubt(&state, plan.snapshot) {
         operation.report().warn(&doubt);
     }
+    if plan.own && starts_here(site, params, &plan)? {
+        engine.equipped()?;
+    }
     if plan.over {
         let done = over::perform(site, operation, params, &plan)?;
         let started = starts_here(site, params, &plan)?;

@@ -142,6 +142,12 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         ))
         .hinting("Look at it anew with `mainstay status`."));
     }
+    let engine = site.engine()?;
+    // Before the old primary is fenced for a copy that could not be started. One that runs is promoted by
+    // itself.
+    if operation.with_context(site, |cx| engine.running(cx))? == Running::No {
+        engine.equipped()?;
+    }
     // Claims of our own that died before the generation was raised were given back by the sweep;
     // one that is raised was brought to its end by it.
     let from = before.primary.clone();

@@ -288,6 +288,13 @@ impl Engine for Postgres {
         server::running(self, cx)
     }
 
+    fn equipped(&self) -> Result<(), Error> {
+        if !self.own_start && !self.own_stop {
+            return Ok(());
+        }
+        Programs::require(&self.name, self.bin_dir.as_deref(), &self.data_dir)
+    }
+
     fn start(&self, cx: &Context<'_>) -> Result<(), Error> {
         server::start(self, cx)
     }

@@ -66,14 +66,7 @@ impl Programs {
             None => candidates(major).find(|dir| dir.join("pg_ctl").is_file()),
         };
         let Some(bin_dir) = found else {
-            let place = bin_dir.map_or("this host".to_owned(), |dir| dir.display().to_string());
-            return Err(Error::invalid(format!(
-                "service {service}: there is no `pg_ctl` of PostgreSQL {major} on {place}"
-            ))
-            .hinting(format!(
-                "Install the server's programs, or name their directory as `bin-dir` in \
-                 [service.{service}]."
-            )));
+            return Err(missing(service, bin_dir, &format!("`pg_ctl` of PostgreSQL {major}")));
         };
         let owner = Owner::of(data_dir)?;
         if rustix::process::geteuid().is_root() && owner.uid == 0 {
@@ -82,6 +75,23 @@ impl Programs {
         }
         let owner = rustix::process::geteuid().is_root().then_some(owner);
         Ok(Programs { bin_dir, owner, data_dir: data_dir.to_owned() })
+    }
+
+    /// Whether they can be found, as far as that is known before there is a data directory.
+    pub(super) fn require(
+        service: &ServiceName,
+        bin_dir: Option<&Path>,
+        data_dir: &Path,
+    ) -> Result<(), Error> {
+        if data_version(data_dir).is_ok() {
+            return Programs::find(service, bin_dir, data_dir).map(drop);
+        }
+        match bin_dir {
+            Some(dir) if !dir.join("pg_ctl").is_file() => {
+                Err(missing(service, bin_dir, "`pg_ctl`"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// One of the programs, as the owner of the data.
@@ -117,6 +127,13 @@ impl Programs {
     pub(super) fn owner(&self) -> Option<Owner> {
         self.owner
     }
+}
+
+fn missing(service: &ServiceName, bin_dir: Option<&Path>, what: &str) -> Error {
+    let place = bin_dir.map_or("on this host".to_owned(), |dir| format!("in {}", dir.display()));
+    Error::invalid(format!("service {service}: there is no {what} {place}")).hinting(format!(
+        "Install the server's programs, or name their directory as `bin-dir` in [service.{service}]."
+    ))
 }
 
 /// The major version that wrote a data directory.

@@ -1,5 +1,6 @@
 //! A service that is stopped for a backup comes back: whatever dies, and whenever.
 
+use crate::rig::run;
 use crate::vault_rig::VaultHost;
 use crate::world::{CONTROLLED, World, fill, journal, kill, signal, state, wait_for};
 use std::fs;
@@ -42,6 +43,31 @@ fn a_stop_that_outlives_its_worker_does_not_win() {
         assert!(world.serves("a"));
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// What would bring the service back cannot be begun: then it is not stopped.
+#[test]
+fn without_setsid_nothing_is_stopped() {
+    let world = world("");
+    let programs = world.path("programs");
+    std::fs::create_dir(&programs).unwrap();
+    let path = std::env::var_os("PATH").unwrap();
+    for dir in std::env::split_paths(&path) {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            // The first one of a name counts.
+            if entry.file_name() != "setsid" {
+                let _ = std::os::unix::fs::symlink(entry.path(), programs.join(entry.file_name()));
+            }
+        }
+    }
+    let pid = fs::read(world.path("a/pid")).unwrap();
+    let mut command = world.command("a", &["backup", "docs"]);
+    let said = run(command.env("PATH", &programs)).code(1);
+    said.complains("there is no program `setsid`").complains("nothing was stopped");
+    assert!(world.serves("a"));
+    assert_eq!(fs::read(world.path("a/pid")).unwrap(), pid, "it was stopped for nothing");
+    assert!(world.unfinished("a").is_empty());
+    world.run("a", &["backup", "docs"]).code(0);
 }
 
 #[test]

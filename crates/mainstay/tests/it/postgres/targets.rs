@@ -121,7 +121,7 @@ fn a_standby_streams_and_a_lost_primary_is_rewound() {
 }
 
 /// A standby that streams has taken over from a primary that is gone, and has a base of its own.
-fn taken_over() -> Stage {
+pub(super) fn taken_over() -> Stage {
     // Recovering, a server throws away what pg_rewind would read.
     let stage = Stage::with("archive_mode = on\nwal_keep_size = 1GB", STREAMS);
     let (a, b) = (&stage.a, &stage.b);
@@ -155,14 +155,9 @@ fn a_rewind_that_was_cut_off_is_not_taken_for_one_that_was_done() {
     let stage = taken_over();
     let a = &stage.a;
     // It dies right behind pg_rewind.
-    let programs = stage.dir.path().join("bin");
-    fs::create_dir(&programs).unwrap();
-    for entry in fs::read_dir(bin_dir()).unwrap().flatten() {
-        std::os::unix::fs::symlink(entry.path(), programs.join(entry.file_name())).unwrap();
-    }
+    let programs = stage.programs_without("pg_rewind");
     let rewound = stage.a.home().join("rewound");
     let rewind = programs.join("pg_rewind");
-    fs::remove_file(&rewind).unwrap();
     let text = format!(
         "{} \"$@\" || exit\ntouch {}\nexec sleep 600\n",
         bin_dir().join("pg_rewind").display(),
