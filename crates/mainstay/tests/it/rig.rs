@@ -99,7 +99,12 @@ pub(crate) struct Rig {
 impl Rig {
     /// An empty machine.
     pub(crate) fn new() -> Rig {
-        Rig { dir: tempfile::tempdir().expect("a temporary directory") }
+        Rig::new_in(&std::env::temp_dir())
+    }
+
+    /// The same, on the file system of a directory.
+    pub(crate) fn new_in(parent: &Path) -> Rig {
+        Rig { dir: tempfile::tempdir_in(parent).expect("a temporary directory") }
     }
 
     /// A place on it.

@@ -14,6 +14,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// What tells the writer's process where its database is.
@@ -37,7 +38,12 @@ impl Drop for Killed {
 }
 
 fn rig(lines: &str) -> Rig {
-    let rig = Rig::new();
+    rig_in(&std::env::temp_dir(), lines)
+}
+
+/// On the file system of a directory.
+fn rig_in(parent: &Path, lines: &str) -> Rig {
+    let rig = Rig::new_in(parent);
     rig.write("password", "correct horse battery staple\n");
     let path = rig.path("app.db").display().to_string();
     rig.configure(&format!("[service.docs]\nengine = \"sqlite\"\n{}", lines.replace("@", &path)));
@@ -156,24 +162,68 @@ pub(crate) fn acknowledged_of(database: &Path) -> Vec<(i64, i64)> {
     text.lines().filter_map(line).collect()
 }
 
+/// How long the threads of a process were ready to run, and no processor was free for them, since they
+/// began: the kernel's own count, nothing where it keeps none.
+fn kept_waiting(pid: u32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let waited = tasks.filter_map(|task| -> Option<u64> {
+        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_whitespace().nth(1)?.parse().ok()
+    });
+    Duration::from_nanos(waited.sum())
+}
+
+/// Looks at that again and again, until somebody says that it is over.
+fn watched(pid: u32, over: &AtomicBool) -> Vec<(i64, Duration)> {
+    let mut seen = Vec::new();
+    while !over.load(Ordering::SeqCst) {
+        let waited = kept_waiting(pid);
+        seen.push((Timestamp::now().as_millisecond(), waited));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    seen
+}
+
+/// What that has come to within this time.
+fn waited_within(seen: &[(i64, Duration)], from: i64, to: i64) -> i64 {
+    let mut within = seen.iter().filter(|(at, _)| (from..=to).contains(at));
+    let first = within.next().map_or(Duration::ZERO, |(_, waited)| *waited);
+    let last = within.next_back().map_or(first, |(_, waited)| *waited);
+    i64::try_from(last.saturating_sub(first).as_millis()).unwrap()
+}
+
+/// A second is what the shipper may lose by itself. While it is ready to ship, and the machine gives it no
+/// processor, that is not its own: the kernel counts it. The disk is none here, as far as there is memory
+/// to put it in.
 #[test]
 fn whoever_is_killed_at_whatever_moment_a_second_is_lost_at_most() {
-    let rig = rig("path = \"@\"\n");
+    let memory = Path::new("/dev/shm");
+    let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    let rig = rig_in(&place, "path = \"@\"\n");
     drop(database(&rig.path("app.db")));
     let mut processes: [Option<Killed>; 2] = [None, None];
-    let mut worst = 0;
+    let (mut worst, mut own) = (0, 0);
     for round in 0..rounds() {
         processes[0].get_or_insert_with(|| writer(&rig));
-        processes[1].get_or_insert_with(|| receiver(&rig));
+        let shipper = processes[1].get_or_insert_with(|| receiver(&rig)).0.id();
         is_stored(&rig);
-        // Any number will do; the machine's load adds its own.
+        // Any number will do; the machine's load adds its own. A log that is not shipped for longer than
+        // it may be has the time to be missed.
         let moment = Timestamp::now().as_microsecond().unsigned_abs().wrapping_mul(2_654_435_761);
-        std::thread::sleep(Duration::from_millis(50 + moment % 1200));
         let victims: &[usize] = [&[1][..], &[0, 1], &[0]][usize::try_from(round % 3).unwrap()];
-        for victim in victims {
-            processes[*victim].take().unwrap().kill();
-        }
-        let killed = Timestamp::now().as_millisecond();
+        let over = AtomicBool::new(false);
+        let (killed, seen) = std::thread::scope(|scope| {
+            let watch = scope.spawn(|| watched(shipper, &over));
+            std::thread::sleep(Duration::from_millis(50 + moment % 2500));
+            let mut killed = 0;
+            for victim in victims {
+                // What is acknowledged from here on nobody could ship any more.
+                killed = Timestamp::now().as_millisecond();
+                processes[*victim].take().unwrap().kill();
+            }
+            over.store(true, Ordering::SeqCst);
+            (killed, watch.join().unwrap())
+        });
         if victims == [0] {
             is_stored(&rig);
         }
@@ -183,16 +233,18 @@ fn whoever_is_killed_at_whatever_moment_a_second_is_lost_at_most() {
         let known = acknowledged.last().unwrap().0;
         // What was shipped was committed, acknowledged or not.
         let lost = acknowledged.iter().find(|(n, time)| *n > last && *time <= killed);
-        let lost = lost.map_or(0, |(_, time)| killed - time);
-        worst = worst.max(lost);
+        if let Some((_, since)) = lost {
+            let lost = killed - since;
+            worst = worst.max(lost);
+            own = own.max(lost - waited_within(&seen, *since, killed));
+        }
         if victims == [0] {
             assert!(last == known || last == known + 1, "{last} of {known}");
         }
         fs::remove_dir_all(rig.path(format!("copy-{round}"))).unwrap();
     }
-    println!("the worst loss was {worst} ms");
-    // A machine that does ten other things may be late; a log that is not shipped is much later.
-    assert!(worst <= 3000, "{worst} ms were lost");
+    println!("the worst loss was {worst} ms, {own} ms of them without the waiting for a processor");
+    assert!(own <= 1000, "{own} ms were lost");
 }
 
 #[test]
