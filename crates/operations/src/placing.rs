@@ -69,6 +69,9 @@ pub(crate) struct Placing {
     /// The log was replayed into them.
     #[serde(default)]
     pub(crate) replayed: bool,
+    /// The service is started in it, whether it ran before or not.
+    #[serde(default)]
+    pub(crate) starts: bool,
 }
 
 /// The description inside a snapshot, or one made up for a snapshot that plain restic wrote.

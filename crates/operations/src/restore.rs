@@ -353,8 +353,8 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         engine.equipped()?;
     }
     if plan.over {
-        let done = over::perform(site, operation, params, &plan)?;
         let started = starts_here(site, params, &plan)?;
+        let done = over::perform(site, operation, params, &plan, started)?;
         if started {
             start(site, operation)?;
         }
@@ -404,6 +404,7 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
         own: plan.own,
         log: Vec::new(),
         replayed: false,
+        starts,
     };
     // Hours may have passed since the plan was made.
     for (destination, aside) in plan.destinations.iter().zip(&plan.put_aside) {
@@ -518,12 +519,19 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
     placing::undo(left)?;
     over::undo(left)?;
     part::undo(left)?;
-    let Some(start_after) = left.begun("stop") else { return Ok(()) };
+    let stopped = left.begun("stop");
     // In its new content it runs only if that was asked for and its engine took it.
-    let replaced = left.begun("place").is_some();
-    let wanted = !replaced
-        || (start_after == serde_json::Value::Bool(true)
-            && MemberRecord::load(left.site)?.unloaded.is_none());
+    let place =
+        left.begun("place").or_else(|| Some(left.begun("complete")?.get("placing")?.clone()));
+    let replaced = place.is_some();
+    let wanted = match place {
+        None => stopped.is_some(),
+        Some(place) => {
+            let yes = |asked: Option<&serde_json::Value>| asked == Some(&true.into());
+            (yes(place.get("starts")) || yes(stopped.as_ref()))
+                && MemberRecord::load(left.site)?.unloaded.is_none()
+        }
+    };
     if wanted && left.done("start").is_none() {
         let started = if left.run.booting {
             quiesce::start_at_boot(left)

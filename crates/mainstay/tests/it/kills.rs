@@ -300,6 +300,41 @@ fn a_restore_in_place_of_a_running_service() {
     all(&base, &scenario);
 }
 
+/// It is started in what was restored, whether it ran before or not; and not in what was there before.
+#[test]
+fn a_restore_in_place_of_a_service_that_is_down() {
+    let base = trees(CONTROLLED);
+    base.run("a", &["backup", "docs"]).code(0);
+    fn prepare(world: &World) {
+        std::fs::write(world.path("a/data/changed"), "by mistake").unwrap();
+    }
+    fn dead(_: &World, _: &str) {}
+    fn again(world: &World, at: &str) -> Said {
+        let said = world.run("a", &["recover", "docs"]).code(0);
+        let restored = content(&world.path("a/data")) == version(2);
+        assert_eq!(world.serves("a"), restored, "{at}: {said:#?}");
+        if !restored {
+            world.run("a", &["restore", "docs", "--replace"]).code(0);
+        }
+        said
+    }
+    fn after(world: &World, at: &str) {
+        assert!(content(&world.path("a/data")) == version(2), "{at}");
+        assert!(world.serves("a"), "{at}");
+    }
+    let scenario = Scenario {
+        host: "a",
+        kind: "restore",
+        words: &["restore", "docs", "--replace"],
+        prepare,
+        dead,
+        again,
+        after,
+        guarded: false,
+    };
+    all(&base, &scenario);
+}
+
 #[test]
 fn a_drill() {
     fn again(world: &World, _: &str) -> Said {

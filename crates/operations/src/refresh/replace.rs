@@ -247,6 +247,7 @@ pub(super) fn replace(
             None => Vec::new(),
         },
         replayed: along && replayed_before || replayed.as_ref().is_some_and(|log| log.frames > 0),
+        starts: false,
     };
     done.log = replayed;
     // Looked at again just before the exchange: building took time in which somebody may have

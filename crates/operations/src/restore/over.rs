@@ -43,6 +43,7 @@ pub(super) fn perform(
     operation: &mut Operation,
     params: &Params,
     plan: &Plan,
+    starts: bool,
 ) -> Result<Overwritten, Error> {
     let engine = site.engine()?;
     let [destination] = plan.destinations.as_slice() else {
@@ -100,6 +101,7 @@ pub(super) fn perform(
             own: plan.own,
             log: Vec::new(),
             replayed: false,
+            starts,
         },
     };
     operation.forward("complete", &completing, |operation| {

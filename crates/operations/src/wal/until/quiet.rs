@@ -41,15 +41,16 @@ pub fn note_quiet(site: &ServiceSite) -> Result<(), Error> {
     if !newer || !note.is_over(OFTENEST, asked) {
         return Ok(());
     }
-    let end = Lsn(led.min(log.flushed.0));
-    note.put(site, generation, Proved { until, timeline, end, segments: log.segments })
+    let (end, segments) = (Lsn(led), log.segments);
+    note.put(site, generation, Proved { until, timeline, end, segments })
 }
 
 /// Whether there is nothing of a transaction behind a segment that ends here. The server itself writes
 /// there, now and then.
 fn nothing_since(data_dir: &Path, log: &Log, led: Lsn) -> bool {
     if log.flushed <= led {
-        return true;
+        // A server that has less than it handed over is another one.
+        return log.flushed == led;
     }
     let number = log.segments.number(led);
     let begins = log.segments.start(number) == led;
