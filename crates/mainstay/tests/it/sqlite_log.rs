@@ -5,7 +5,8 @@
 //! second.
 
 use crate::dice::rounds;
-use crate::rig::Rig;
+use crate::filesystems::Small;
+use crate::rig::{Rig, run};
 use crate::vault_rig::VaultHost;
 use crate::world::wait_for;
 use jiff::Timestamp;
@@ -469,6 +470,53 @@ fn a_vault_that_hangs_fills_no_disk_and_keeps_nobody_waiting() {
     let text = text.replace(&rig.path("vault").display().to_string(), &vault.url);
     fs::write(&file, text).unwrap();
     without_a_vault(&rig, &|| vault.signal("STOP"), &|| vault.signal("CONT"));
+}
+
+/// Where it is kept in mind how far the vault has the log. What cannot be written down there lets no log
+/// grow, and keeps no writer waiting; and nothing is missing when there is room again.
+#[test]
+fn a_full_state_directory_fills_no_disk_and_keeps_nobody_waiting() {
+    for vault_is_there in [true, false] {
+        let rig = rig("path = \"@\"\nlog-queue = \"64 MiB\"\n");
+        let (state, aside) = (rig.path("state"), rig.path("state-before"));
+        fs::rename(&state, &aside).unwrap();
+        let Some(disk) = Small::mount(&state, "400m") else { return };
+        run(Command::new("cp").arg("-a").arg(aside.join(".")).arg(&state)).code(0);
+        let (vault, away) = (rig.path("vault"), rig.path("away"));
+        let connection = database(&rig.path("app.db"));
+        insert(&connection, 1);
+        let mut shipper = receiver(&rig);
+        is_stored(&rig);
+        disk.fill(0);
+        if !vault_is_there {
+            fs::rename(&vault, &away).unwrap();
+        }
+        let length = || fs::metadata(rig.path("app.db-wal")).map_or(0, |meta| meta.len());
+        let (mut n, mut longest, mut most) = (1, Duration::ZERO, 0);
+        while n < 80_000 {
+            let commit = Instant::now();
+            connection.execute_batch("BEGIN").unwrap();
+            // What waits is not too much by itself where the vault takes it.
+            for _ in 0..if vault_is_there { 40 } else { 200 } {
+                n += 1;
+                insert(&connection, n);
+            }
+            connection.execute_batch("COMMIT").unwrap();
+            longest = longest.max(commit.elapsed());
+            most = most.max(length());
+            // What a second may add must be less than what is allowed to wait.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(most < 128 << 20, "{vault_is_there}: it grew to {most} bytes");
+        assert!(longest < Duration::from_secs(5), "{vault_is_there}: a writer waited {longest:?}");
+        disk.empty();
+        if !vault_is_there {
+            fs::rename(&away, &vault).unwrap();
+        }
+        is_stored(&rig);
+        assert_eq!(last(&restored(&rig, "copy", &[]).0), n);
+        shipper.kill();
+    }
 }
 
 /// What an application has of it when its vault goes for so long that the log is let go.

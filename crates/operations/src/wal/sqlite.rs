@@ -296,8 +296,18 @@ impl<'a> Shipper<'a> {
         let cap = cap(self.site);
         for database in &mut self.databases {
             database.poll(&*self.run.progress);
-            if database.waits() > cap {
-                database.give_up(&mut self.book, &*self.run.progress, &super::receive::waited(cap));
+            let why = match database.waits() > cap {
+                true => Some(super::receive::waited(cap)),
+                // What the vault has is not let go by the database before that is written down.
+                false => (database.length() > cap).then(|| {
+                    format!(
+                        "it grew beyond {}, and could not be begun anew",
+                        model::size::human(cap)
+                    )
+                }),
+            };
+            if let Some(why) = why {
+                database.give_up(&mut self.book, &*self.run.progress, &why);
                 if let Err(e) = self.book.save(self.site) {
                     self.run.progress.warn(&e.chain());
                 }
@@ -325,7 +335,9 @@ impl<'a> Shipper<'a> {
             }
         }
         let needed = self.databases.iter().any(Database::needs_point);
-        if !needed || self.point.is_some() || Instant::now() < self.retry_point {
+        // One that is begun now would not find out where the logs are.
+        let known = !self.book.is_unsaved();
+        if !(needed && known) || self.point.is_some() || Instant::now() < self.retry_point {
             return;
         }
         let meant = self.databases.iter().filter_map(Database::chain).collect();

@@ -37,6 +37,9 @@ pub(super) struct Chain {
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Book {
     pub(super) chains: BTreeMap<String, Chain>,
+    /// It could not be written down as it is.
+    #[serde(skip)]
+    unsaved: bool,
 }
 
 impl Book {
@@ -51,11 +54,19 @@ impl Book {
     }
 
     /// Durable on return.
-    pub(super) fn save(&self, site: &ServiceSite) -> Result<(), Error> {
+    pub(super) fn save(&mut self, site: &ServiceSite) -> Result<(), Error> {
+        self.unsaved = true;
         let bytes = serde_json::to_vec(self).map_err(|e| {
             Error::new(Class::Failed, "cannot encode what was shipped of the log").because(e)
         })?;
-        write_durable(&site.dir(), FILE, &bytes)
+        write_durable(&site.dir(), FILE, &bytes)?;
+        self.unsaved = false;
+        Ok(())
+    }
+
+    /// Whether others would read something older.
+    pub(super) fn is_unsaved(&self) -> bool {
+        self.unsaved
     }
 
     /// What the next log of each chain will be.

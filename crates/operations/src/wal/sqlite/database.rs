@@ -378,8 +378,11 @@ impl Database {
     /// Writes down how far the vault has it; false if that is known.
     pub(super) fn note(&self, book: &mut Book) -> bool {
         let Some(chain) = &self.chain else { return false };
-        if !self.pending.is_empty() || book.chains.get(&self.root.in_snapshot) == Some(chain) {
+        if !self.pending.is_empty() {
             return false;
+        }
+        if book.chains.get(&self.root.in_snapshot) == Some(chain) {
+            return book.is_unsaved();
         }
         book.chains.insert(self.root.in_snapshot.clone(), *chain);
         true
