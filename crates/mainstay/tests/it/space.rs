@@ -3,8 +3,9 @@
 
 use crate::deleting::Held;
 use crate::filesystems::{Small, empty, fill};
+use crate::refreshing::{number as count, refresh};
 use crate::rig::{Said, restic_at, run};
-use crate::sqlite_log::files_below;
+use crate::sqlite_log::{database, files_below, insert, last};
 use crate::world::{CONTROLLED, Tree, World, content, journal, wait_for};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -12,13 +13,18 @@ use std::path::{Path, PathBuf};
 
 /// Another version of the primary's tree: something new, something gone, a part of a large file.
 fn version(world: &World, number: u32) -> Option<Tree> {
+    version_of(world, number, 500_000)
+}
+
+/// The same with so many words in the large file.
+fn version_of(world: &World, number: u32, words: u32) -> Option<Tree> {
     let dir = world.path("a/data");
     fs::create_dir_all(dir.join("sub")).unwrap();
     let noise = |seed: u32, words: u32| -> Vec<u8> {
         let word = |n: u32| (n ^ seed).wrapping_mul(2_654_435_761).rotate_left(seed % 31);
         (0..words).flat_map(|n| word(n).wrapping_mul(n | 1).to_le_bytes()).collect()
     };
-    let mut large = noise(7, 500_000);
+    let mut large = noise(7, words);
     large[..5000].copy_from_slice(&noise(number, 1250));
     fs::write(dir.join("large"), large).unwrap();
     fs::write(dir.join("number"), number.to_string()).unwrap();
@@ -276,10 +282,22 @@ fn a_state_directory_that_fills_at_any_moment_keeps_no_service_down() {
 /// The standby's whole disk: its copy, and the journal that tells how far it came.
 #[test]
 fn a_disk_that_fills_at_any_moment_of_a_refresh_leaves_the_old_point_or_the_new() {
-    let world = World::new("files", "");
+    filled_while_refreshing(500_000, "");
+}
+
+/// The same where the large file is written to in its place, past the commit marker, through a journal: what
+/// that needs is set aside before.
+#[test]
+fn a_disk_that_fills_at_any_moment_of_a_refresh_in_place_leaves_the_old_point_or_the_new() {
+    filled_while_refreshing(1_500_000, "refresh = \"exchange\"\n");
+}
+
+fn filled_while_refreshing(words: u32, lines: &str) {
+    let world = World::new("files", lines);
+    let version = |world: &World, number| version_of(world, number, words);
     let host = world.path("b");
-    let Some(_disk) = Small::mount(&host, "48m") else { return };
-    world.define("b", "standby", "files", "");
+    let Some(_disk) = Small::mount(&host, "64m") else { return };
+    world.define("b", "standby", "files", lines);
     let first = version(&world, 0);
     world.run("a", &["init"]).code(0);
     world.run("b", &["init"]).code(0);
@@ -302,6 +320,56 @@ fn a_disk_that_fills_at_any_moment_of_a_refresh_leaves_the_old_point_or_the_new(
         assert!(content(&host.join("data")) == *versions.last().unwrap(), "{at}");
     };
     filled_at_each_line(&world, "b", &["refresh", "docs"], &host, prepare, |_| {}, whole);
+    version(&world, 1000);
+    world.run("a", &["backup", "docs"]).code(0);
+    // A large one; a small one is written anew.
+    let patched = u64::from(words * 4 > 4 << 20);
+    assert_eq!(count(&refresh(&world), "patched-files"), patched);
+}
+
+/// Where a database is copied to before it is read: looked at first, also when it has filled since.
+#[test]
+fn a_scratch_disk_that_is_full_costs_a_database_nothing() {
+    let world = World::new("sqlite", "");
+    let state = world.path("a/state");
+    let Some(_disk) = Small::mount(&state, "48m") else { return };
+    let data = world.path("a/data");
+    let connection = database(&data);
+    let grow = |n: i64| {
+        (0..4000).for_each(|more| insert(&connection, n * 4000 + more + 1));
+        last(&data)
+    };
+    let mut wanted = grow(0);
+    world.run("a", &["init"]).code(0);
+    world.run("a", &["backup", "docs"]).code(0);
+    for (n, at) in [(1, None), (2, Some("read:begin"))] {
+        wanted = wanted.max(grow(n));
+        let points = world.points("a");
+        let said = match at {
+            None => {
+                fill(&state, 4 << 20);
+                world.run("a", &["backup", "docs"]).code(1).err
+            }
+            Some(at) => {
+                let held = Held::begin(&world, "a", &["backup", "docs"], at);
+                fill(&state, 1 << 20);
+                String::from_utf8_lossy(&held.go_on().stderr).into_owned()
+            }
+        };
+        assert!(said.contains("a copy of the database needs"), "{at:?}: {said}");
+        assert!(said.contains("are free") && said.contains("move `state-dir`"), "{at:?}: {said}");
+        assert_eq!(world.points("a"), points, "{at:?}");
+        assert_eq!(last(&data), wanted, "{at:?}");
+        empty(&state);
+        world.run("a", &["backup", "docs"]).code(0);
+        let target = world.path("target");
+        let words = ["--json", "restore", "docs", "--target", target.to_str().unwrap()];
+        let said = world.run("a", &words).code(0).json();
+        let copy = said["targets"][0].as_str().unwrap();
+        assert_eq!(last(Path::new(copy)), wanted, "{at:?}");
+        fs::remove_dir_all(&target).unwrap();
+    }
+    world.restic_check();
 }
 
 /// What is restored elsewhere: a target, a scratch place, a second vault.

@@ -7,14 +7,19 @@ use crate::cancel::cont;
 use crate::refreshing::ended;
 use crate::world::{state, wait_for};
 
-/// Cancels a command at a line of its journal.
-#[track_caller]
-fn cancelled(host: &Host, words: &[&str], at: &str, code: i32) -> Said {
+/// Begins a command that stands still at a line of its journal; the number of its worker.
+pub(super) fn held(host: &Host, words: &[&str], at: &str) -> (Child, u32) {
     let mut command = host.command(words);
     command.env("MAINSTAY_TEST_STOP_AT", at).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
     wait_for(at, || host.worker().and_then(state) == Some('T'));
-    let worker = host.worker().unwrap();
+    (child, host.worker().unwrap())
+}
+
+/// Cancels a command at a line of its journal.
+#[track_caller]
+fn cancelled(host: &Host, words: &[&str], at: &str, code: i32) -> Said {
+    let (child, worker) = held(host, words, at);
     host.run(&["cancel", "shop"]).code(0).says("was asked to stop");
     cont(worker);
     ended(child, code)

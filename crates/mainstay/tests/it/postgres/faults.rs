@@ -1,8 +1,11 @@
 //! A server and its log when something is in the way: each is told with what to do, and costs nothing
 //! that was there.
 
+use super::cancelled::held;
 use super::receiving::restored;
 use super::*;
+use crate::cancel::cont;
+use crate::refreshing::ended;
 use jiff::Timestamp;
 
 const NO_ARCHIVE: &str = "archive_mode = off";
@@ -144,6 +147,32 @@ fn a_target_that_is_too_small_is_refused_before_anything_is_done() {
     let drills = format!("drill-dir = '{}'\nbin-dir", small.display());
     other(&stage, a, "bin-dir", &drills, &["drill", "shop"]).code(1).complains("too little space");
     assert_eq!(fs::read_dir(&small).unwrap().count(), 0);
+}
+
+/// It fills while it is written to: what was there stays, nothing half is left, and the next one goes well.
+#[test]
+fn a_disk_that_fills_while_a_cluster_is_restored_costs_nothing() {
+    let stage = Stage::with(NO_ARCHIVE, "");
+    let a = &stage.a;
+    let wanted = a.write();
+    a.run(&["backup", "shop"]).code(0);
+    let place = stage.dir.path().join("place");
+    let Some(disk) = Small::mount(&place, "200m") else { return };
+    give(&place);
+    let target = place.join("copy");
+    let words = ["restore", "shop", "--target", target.to_str().unwrap()];
+    for (at, left) in [("stage:begin", 8 << 20), ("stage:done", 0)] {
+        let (child, worker) = held(a, &words, at);
+        disk.fill(left);
+        cont(worker);
+        let said = ended(child, 1).complains("No space left").complains("Hint: Free some space");
+        assert!(!target.exists(), "{at}: {said:#?}");
+        disk.empty();
+        assert_eq!(fs::read_dir(&place).unwrap().count(), 0, "{at}: something is left");
+        assert_eq!(a.newest(), wanted, "{at}: it serves as before");
+    }
+    let copy = restored(&stage, a, "place/copy", &[]);
+    assert_eq!(copy.newest(), wanted);
 }
 
 /// A run that ends leaves its slot, so that nothing is missing before the next. If none comes, the
