@@ -9,6 +9,8 @@ mod control;
 mod external;
 mod files;
 mod fuzz;
+#[path = "../../../storage/tests/it/not_shown.rs"]
+mod not_shown;
 mod pg_server;
 mod postgres;
 mod script;

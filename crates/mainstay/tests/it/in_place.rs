@@ -3,13 +3,13 @@
 
 use crate::filesystems::{Kind, Mounted};
 use crate::kills::{Scenario, and_more, version as small};
+use crate::not_shown::not_shown;
 use crate::refreshing::{
     REFRESH, ended, held_at, holds, is_whole_or_barred, joined, killed_everywhere, noise, number,
     refresh, write_secretly,
 };
 use crate::world::{Tree, Versions, World, content, fill};
 use std::fs::{self, File};
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -201,8 +201,8 @@ fn mount(world: &World) -> bool {
         fs::write(world.path("b/mounted"), "").unwrap();
         return true;
     }
-    let why = String::from_utf8_lossy(&done.stderr).trim().to_owned();
-    writeln!(std::io::stderr().lock(), "NOT SHOWN: nothing can be mounted here: {why}").unwrap();
+    let why = String::from_utf8_lossy(&done.stderr);
+    not_shown(&format!("nothing can be mounted here: {}", why.trim()));
     false
 }
 

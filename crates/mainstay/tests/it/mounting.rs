@@ -1,12 +1,13 @@
 //! The history as the real kernel shows it. Where there is no FUSE these say so and show nothing:
 //! the view itself is tested without a kernel, in the repository's own tests.
 
+use crate::not_shown::not_shown;
 use crate::rig::{Rig, Said, run};
 use crate::world::{PATIENCE, wait_for};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -18,9 +19,7 @@ fn fuse() -> bool {
     let device = File::options().read(true).write(true).open("/dev/fuse");
     let helper = Command::new("fusermount3").arg("--version").output();
     if device.is_err() || (!is_root() && helper.is_err()) {
-        // Past what the test runner keeps to itself.
-        let why = format!("NOT SHOWN: nothing can be mounted here ({device:?}, {helper:?})");
-        writeln!(std::io::stderr().lock(), "{why}").unwrap();
+        not_shown(&format!("nothing can be mounted here ({device:?}, {helper:?})"));
         return false;
     }
     true
@@ -525,7 +524,11 @@ fn many_readers_of_a_large_file_in_little_memory() {
 
 #[test]
 fn others_look_only_if_they_may() {
-    if !fuse() || !is_root() {
+    if !fuse() {
+        return;
+    }
+    if !is_root() {
+        not_shown("only root can look as others");
         return;
     }
     let rig = host(|docs| {

@@ -2,10 +2,11 @@
 //! a device that everybody may open, whatever this machine's is like. Where that cannot be had these
 //! say so and show nothing.
 
+use crate::not_shown::not_shown;
 use crate::rig::{Rig, Said, copy_program, run};
 use crate::world::wait_for;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
@@ -39,9 +40,7 @@ impl Theirs {
         BufReader::new(output).read_line(&mut line).unwrap();
         if line != "ready\n" {
             keeper.wait().unwrap();
-            // Past what the test runner keeps to itself.
-            let why = "NOT SHOWN: nothing can be mounted as another user here";
-            writeln!(std::io::stderr().lock(), "{why}").unwrap();
+            not_shown("nothing can be mounted as another user here");
             return None;
         }
         let theirs = Theirs { rig, keeper, _until_dropped: input };

@@ -24,6 +24,8 @@ mod log_store;
 mod manifest;
 mod many_chunks;
 mod memory_index;
+#[path = "../../../storage/tests/it/not_shown.rs"]
+mod not_shown;
 mod old_formats;
 mod over;
 mod prune;

@@ -1,6 +1,7 @@
 //! Redo journals: what they change, that they change it once and for all, and what damage does.
 #![allow(clippy::unwrap_used, reason = "a test stops at the unexpected")]
 
+use crate::not_shown::not_shown;
 use crate::rig::{Rig, noise};
 use crate::trees::{archive, is_root, looks};
 use mainstay_repository as repository;
@@ -9,7 +10,6 @@ use model::{CancelToken, SnapshotId};
 use repository::restore::{Options, Restored, Reuse, need, redo, restore};
 use repository::{Error, TreeOptions};
 use std::fs::{self, File};
-use std::io::Write;
 use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -60,7 +60,7 @@ impl Case {
     fn of(fill: impl Fn(&Path), change: impl Fn(&Path)) -> Option<Case> {
         // Elsewhere a clone may be had, and no journal is written.
         if !Path::new("/dev/shm").is_dir() {
-            writeln!(std::io::stderr().lock(), "NOT SHOWN: there is no /dev/shm here").unwrap();
+            not_shown("there is no /dev/shm here");
             return None;
         }
         let rig = Rig::light();

@@ -1,5 +1,6 @@
 //! A directory: what is not ours in it, what vanishes under it, what a full disk does to it.
 
+use crate::not_shown::not_shown;
 use mainstay_storage::{Error, ErrorKind, Key, Local, Options, Put, Storage, open};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -65,8 +66,8 @@ impl Tmpfs<'_> {
             Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "none"]).arg(at).output();
         match mount {
             Ok(done) if is_root() && done.status.success() => Some(Tmpfs(at)),
-            _ => {
-                println!("not tried: this user may not mount a file system");
+            tried => {
+                not_shown(&format!("no tmpfs can be mounted here: {tried:?}"));
                 None
             }
         }

@@ -9,6 +9,7 @@ mod doubles;
 mod fuzz;
 mod keys;
 mod local;
+mod not_shown;
 mod probes;
 mod processes;
 mod remote;

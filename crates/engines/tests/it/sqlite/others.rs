@@ -2,6 +2,7 @@
 //! beside them.
 
 use super::{commit, commits, connect, create};
+use crate::not_shown::not_shown;
 use crate::sink::DirSink;
 use crate::support::{Bench, service};
 use mainstay_engines::sqlite::log::{Held, wal_path};
@@ -115,6 +116,7 @@ fn a_database_behind_a_link_is_refused_and_a_directory_behind_one_is_not() {
 #[test]
 fn root_refuses_what_has_other_names_and_not_what_others_own() {
     if !rustix::process::geteuid().is_root() {
+        not_shown("that needs root");
         return;
     }
     let bench = Bench::new();
