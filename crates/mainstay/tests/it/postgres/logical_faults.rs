@@ -350,6 +350,55 @@ fn a_full_disk_costs_nothing_that_was_there() {
     nothing_is_left(&pair, a);
 }
 
+/// The server's own disk fills while it is loaded: what was there is there, and nothing half beside it.
+#[test]
+fn a_server_whose_disk_fills_while_it_is_loaded_keeps_what_it_has() {
+    let pair = Pair::new();
+    let (a, b) = (&pair.a, &pair.b);
+    // Not its log: without room for that a server ends.
+    b.server.stop("fast");
+    let (base, aside) = (b.server.data().join("base"), pair.path("base-before"));
+    fs::rename(&base, &aside).unwrap();
+    let Some(disk) = Small::mount(&base, "300m") else { return };
+    give(&base);
+    fs::set_permissions(&base, fs::Permissions::from_mode(0o700)).unwrap();
+    run(Command::new("cp").arg("-a").arg(aside.join(".")).arg(&base)).code(0);
+    b.server.start();
+    a.make("shop");
+    a.write("shop");
+    a.run(&["backup", "shop"]).code(0);
+    b.run(&["refresh", "shop"]).code(0);
+    let before = b.databases();
+    let wanted = a.write("shop");
+    a.server.sql_in(
+        "shop",
+        "CREATE TABLE large (t text); \
+         INSERT INTO large SELECT repeat('x', 500) FROM generate_series(1, 100000)",
+    );
+    a.run(&["backup", "shop"]).code(0);
+
+    let mut command = b.command(&["refresh", "shop"]);
+    command.env("MAINSTAY_TEST_STOP_AT", "prepare:begin");
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let operations = pair.path("b/state/services/shop/operations");
+    let worker = || crate::world::worker_in(&operations);
+    crate::world::wait_for("it is to be loaded", || {
+        worker().and_then(crate::world::state) == Some('T')
+    });
+    disk.fill(32 << 20);
+    crate::cancel::cont(worker().unwrap());
+    let said = crate::refreshing::ended(child, 1);
+    said.complains("No space left on device").complains("Hint: ");
+    disk.empty();
+    b.run(&["recover", "shop"]).code(0);
+    assert_eq!(b.databases(), before);
+    nothing_is_left(&pair, b);
+    assert_eq!(b.newest_closed("shop") + 1, wanted);
+    b.run(&["refresh", "shop"]).code(0);
+    assert_eq!(b.newest_closed("shop"), wanted);
+    b.server.stop("fast");
+}
+
 /// An empty database makes room for the one that is restored. One that is not empty any more when its
 /// last session is ended is put aside: here by a commit that nobody sees until that session ends, since
 /// it waits for a standby that is not there.
