@@ -6,6 +6,7 @@ use crate::filesystems::{Small, empty, fill};
 use crate::refreshing::{number as count, refresh};
 use crate::rig::{Said, restic_at, run};
 use crate::sqlite_log::{database, files_below, insert, last};
+use crate::vault_rig::VaultHost;
 use crate::world::{CONTROLLED, Tree, World, content, journal, wait_for};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -175,6 +176,16 @@ fn a_vault_that_fills_at_any_moment_of_a_backup_loses_nothing() {
 /// since the vault has kept a little back, of which restic sees nothing.
 #[test]
 fn a_vault_that_is_full_to_its_last_byte_can_be_freed() {
+    full_and_freed(false);
+}
+
+/// So can one on another machine, by who may remove.
+#[test]
+fn a_vault_host_whose_disk_is_full_to_its_last_byte_can_be_freed() {
+    full_and_freed(true);
+}
+
+fn full_and_freed(served: bool) {
     let world = World::new("files", "");
     let vault = world.path("vault");
     let Some(_disk) = Small::mount(&vault, "160m") else { return };
@@ -196,6 +207,10 @@ fn a_vault_that_is_full_to_its_last_byte_can_be_freed() {
     };
     fs::create_dir_all(world.path("a/data")).unwrap();
     world.run("a", &["init"]).code(0);
+    let host = served.then(|| VaultHost::start(&world.path("."), &vault, &["--no-auth"]));
+    if let Some(host) = &host {
+        world.reach_vault_by("a", host);
+    }
     let mut number = 0;
     for words in [&["forget", "docs", "--keep-last", "1", "--prune"][..], &["prune", "docs"]] {
         for _ in 0..3 {
