@@ -9,6 +9,7 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Temporary files carry this in their name and are never listed.
@@ -41,6 +42,8 @@ pub struct Local {
     device: OnceLock<u64>,
     /// Directories whose names are known to be durable, so that each is synced once.
     durable: Mutex<HashSet<PathBuf>>,
+    /// What was kept back was given up here, and is wanted back as soon as it fits.
+    gave_up: AtomicBool,
 }
 
 impl Local {
@@ -52,7 +55,12 @@ impl Local {
         }
         let root =
             std::path::absolute(root).map_err(|e| Error::io(root.display(), "resolve", e))?;
-        let local = Local { root, device: OnceLock::new(), durable: Mutex::default() };
+        let local = Local {
+            root,
+            device: OnceLock::new(),
+            durable: Mutex::default(),
+            gave_up: AtomicBool::new(false),
+        };
         local.root_exists()?;
         Ok(local)
     }
@@ -415,21 +423,27 @@ impl Storage for Local {
         if !self.root_exists()? || path.symlink_metadata().is_ok() {
             return Ok(());
         }
-        if self.free_bytes()?.is_none_or(|free| free < RESERVE_BYTES * RESERVE_TIMES) {
+        let times = if self.gave_up.load(Ordering::Relaxed) { 1 } else { RESERVE_TIMES };
+        if self.free_bytes()?.is_none_or(|free| free < RESERVE_BYTES * times) {
             return Ok(());
         }
         let (staged, file) = self.begin(&path)?;
         take_space(&file, RESERVE_BYTES)
             .map_err(|e| Error::io(path.display(), "keep space for", e))?;
         // Of several at once, one is enough.
-        Upload { staged, file, path }.create().map(drop)
+        Upload { staged, file, path }.create()?;
+        self.gave_up.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     fn give_up_reserve(&self) -> Result<bool, Error> {
         let path = self.root.join(RESERVE);
         match fs::remove_file(&path) {
             // Only what is durable is free on every file system.
-            Ok(()) => sync_dir(&self.root).map(|()| true),
+            Ok(()) => {
+                self.gave_up.store(true, Ordering::Relaxed);
+                sync_dir(&self.root).map(|()| true)
+            }
             Err(e) if is_absence(&e) => Ok(false),
             Err(e) => Err(Error::io(path.display(), "remove", e)),
         }
