@@ -214,7 +214,8 @@ fn dispensable_parts(
 
 /// Marks of the log that nobody reads: newer ones of the newest generation say more.
 fn superseded(mut marks: Vec<Mark>) -> Vec<Mark> {
-    marks.sort_by_key(|mark| (mark.generation, mark.until));
+    // By place first, which no clock makes greater.
+    marks.sort_by_key(|mark| (mark.generation, mark.timeline, mark.place, mark.until));
     marks.truncate(marks.len().saturating_sub(crate::wal::LAST_MARKS));
     marks
 }

@@ -170,6 +170,11 @@ pub(super) fn stopped_at(data_dir: &Path, control: &PgControl) -> Option<Positio
     Some(Position::Lsn { timeline: control.timeline, lsn: lsn.0 })
 }
 
+/// Which database cluster lies in this data directory: different for every `initdb`.
+pub fn system_of(data_dir: &Path) -> Option<u64> {
+    PgControl::read(data_dir).ok().map(|control| control.system)
+}
+
 /// How the log of the server in this data directory is cut, by what lies there.
 pub fn segments_of(data_dir: &Path) -> Option<Segments> {
     let entries = fs::read_dir(data_dir.join("pg_wal")).ok()?;

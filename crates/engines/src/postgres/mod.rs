@@ -31,7 +31,7 @@ mod rewind;
 mod server;
 mod wal;
 
-pub use inspect::{segments_of, unarchived};
+pub use inspect::{segments_of, system_of, unarchived};
 pub use live::Live;
 pub use logical::Logical;
 pub use lsn::{Lsn, Segments, WalFile};

@@ -14,14 +14,18 @@ use super::{allowed_in, gap, is_running, of_history, sqlite};
 use crate::asking::{Asking, Patience};
 use crate::{Error, ServiceSite};
 use engines::Inspection;
-use engines::postgres::{Lsn, Records, Segments, WalFile};
+use engines::postgres::{Lsn, Records, Segments, WalFile, left_at};
 use jiff::Timestamp;
+use model::schedule::CLOCK_TOLERANCE;
 use model::{
     Class, Classify, Generation, Position, RecoveryPoint, Role, ServiceState, SnapshotId, duration,
 };
 use repository::log::{LogStore, Mark};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
@@ -36,6 +40,8 @@ const AGAIN: Duration = Duration::from_secs(60);
 const LONGEST: Duration = Duration::from_secs(5);
 /// Where this host remembers what it said, in the service's state directory.
 const FILE: &str = "log-until.json";
+/// And what `wal push` has stored.
+const LED: &str = "log-led.json";
 
 /// So many of the last times it was said stay: a standby that is not yet where the log ends now may be
 /// where it ended a moment ago.
@@ -76,11 +82,17 @@ impl Until {
     /// others.
     fn last(&self, wanted: impl Fn(&Mark) -> bool) -> Result<Option<Timestamp>, Error> {
         let Some(log) = &self.log else { return Ok(None) };
-        for mark in self.marks.iter().rev().filter(|mark| wanted(mark)) {
+        // Said by a clock that was ahead: it was not so then, and is not yet.
+        let latest = Timestamp::now()
+            .checked_add(duration::signed(CLOCK_TOLERANCE))
+            .unwrap_or(Timestamp::MAX);
+        let past = self.marks.iter().rev().filter(|mark| mark.until <= latest);
+        for mark in past.filter(|mark| wanted(mark)) {
             match log.has_mark(mark).map_err(Error::from) {
                 Ok(true) => return Ok(Some(mark.until)),
                 Ok(false) => {}
-                Err(e) if e.class() == Class::Corrupt => {}
+                // Of a newer version, too: it is only said.
+                Err(e) if matches!(e.class(), Class::Corrupt | Class::Invalid) => {}
                 Err(e) => return Err(e),
             }
         }
@@ -97,9 +109,7 @@ fn is_past(seen: &Inspection, mark: &Mark) -> bool {
 /// Up to when the log brings whoever begins with the newest point; none if there is no log, or no
 /// point. Every host can ask that.
 pub fn reaches(site: &ServiceSite, state: &ServiceState) -> Result<Option<Timestamp>, Error> {
-    if state.newest_sound().is_none() {
-        return Ok(None);
-    }
+    let Some(sound) = state.newest_sound().map(|point| point.snapshot) else { return Ok(None) };
     let primary = state.members.get(site.member()).is_some_and(|me| me.role == Role::Primary);
     if sqlite::is_meant(site) {
         // Its log begins with the newest point: a drill that fails says that of both.
@@ -112,7 +122,7 @@ pub fn reaches(site: &ServiceSite, state: &ServiceState) -> Result<Option<Timest
         return Ok(None);
     }
     // Who stores it knows it to the second, unless what is stored leads on from nowhere.
-    let own = primary && gap::open(site, state)?.is_none() && Note::load(site).astray.is_none();
+    let own = primary && gap::open(site, state)?.is_none() && Note::load(site).is_from(sound);
     match super::stored_until(site).filter(|_| own) {
         Some(stored) => Ok(Some(stored)),
         None => Until::look(site, state)?.newest(),
@@ -127,8 +137,8 @@ struct Note {
     said: VecDeque<Said>,
     /// The vault lets nobody remove it.
     kept: bool,
-    /// Up to here, on this timeline, `wal push` has stored everything from the newest point on.
-    led: Option<(u32, u64)>,
+    /// From this point on the log led when that was looked at last.
+    from: Option<SnapshotId>,
     /// What is stored does not lead on from this point, as was found at this time.
     astray: Option<(SnapshotId, Timestamp)>,
 }
@@ -150,18 +160,59 @@ impl Said {
     }
 }
 
+/// What `wal push` has stored without a break from a point on. In a file of its own: beside it somebody
+/// may receive the log, who knows other things.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Led {
+    timeline: u32,
+    /// The end of a segment.
+    end: u64,
+    /// Everything that was committed before this lies before that.
+    until: Timestamp,
+    /// The point.
+    from: SnapshotId,
+    /// The database cluster that wrote it.
+    system: u64,
+}
+
+impl Led {
+    fn load(site: &ServiceSite) -> Option<Led> {
+        load(site, LED)
+    }
+
+    fn save(led: Option<Led>, site: &ServiceSite) {
+        match led {
+            Some(led) => save(site, LED, &led),
+            None => drop(std::fs::remove_file(site.dir().join(LED))),
+        }
+    }
+}
+
+/// Only a note: what cannot be read is found out anew.
+fn load<T: DeserializeOwned>(site: &ServiceSite, file: &str) -> Option<T> {
+    serde_json::from_slice(&std::fs::read(site.dir().join(file)).ok()?).ok()
+}
+
+fn save<T: Serialize>(site: &ServiceSite, file: &str, what: &T) {
+    let (path, beside) = (site.dir().join(file), site.dir().join(format!("{file}.tmp")));
+    let bytes = serde_json::to_vec(what).unwrap_or_default();
+    let written = std::fs::write(&beside, bytes);
+    let _ = written.and_then(|()| std::fs::rename(&beside, &path));
+}
+
 impl Note {
-    /// Only a note: what cannot be read is found out anew.
     fn load(site: &ServiceSite) -> Note {
-        let bytes = std::fs::read(site.dir().join(FILE)).ok();
-        bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+        load(site, FILE).unwrap_or_default()
     }
 
     fn save(&self, site: &ServiceSite) {
-        let (path, beside) = (site.dir().join(FILE), site.dir().join("log-until.tmp"));
-        let bytes = serde_json::to_vec(self).unwrap_or_default();
-        let written = std::fs::write(&beside, bytes);
-        let _ = written.and_then(|()| std::fs::rename(&beside, &path));
+        save(site, FILE, self);
+    }
+
+    /// Whether the log leads on from this point, as far as was looked.
+    fn is_from(&self, point: SnapshotId) -> bool {
+        self.astray.is_none() && self.from.is_none_or(|from| from == point)
     }
 
     fn is_due(&self, site: &ServiceSite, now: Timestamp) -> bool {
@@ -194,8 +245,8 @@ pub(super) struct Proved {
 pub(super) struct Sayer<'a> {
     site: &'a ServiceSite,
     note: Note,
-    /// From here on, on this timeline, the log is known to lead on without a break.
-    led: Option<(u32, u64)>,
+    /// From here on, on this timeline, the log is known to lead on without a break from this point.
+    led: Option<(u32, u64, SnapshotId)>,
     tried: Option<Timestamp>,
 }
 
@@ -227,13 +278,18 @@ impl<'a> Sayer<'a> {
             self.led = None;
             return Ok(());
         }
-        // Whoever receives goes on where it was: once is enough.
-        if !matches!(self.led, Some((on, from)) if on == timeline && from <= end.0) {
+        // Whoever receives goes on where it was: once is enough, for each point.
+        let sound = state.newest_sound().map(|point| point.snapshot);
+        let goes_on = |led: &(u32, u64, SnapshotId)| {
+            led.0 == timeline && led.1 <= end.0 && Some(led.2) == sound
+        };
+        if !self.led.as_ref().is_some_and(goes_on) {
+            self.led = None;
             if !self.note.leads(self.site, &state, segments, (timeline, end))? {
                 self.note.save(self.site);
                 return Ok(());
             }
-            self.led = Some((timeline, end.0));
+            self.led = sound.map(|sound| (timeline, end.0, sound));
         }
         self.note.put(self.site, generation, proved)
     }
@@ -258,11 +314,13 @@ impl Note {
             return Ok(false);
         }
         let leads = match &head.position {
-            Some(Position::Lsn { timeline: on, lsn }) if *on <= timeline => {
-                *lsn >= end.0 || has_all(site, segments, timeline, Lsn(*lsn), end)?
+            Some(Position::Lsn { timeline: on, lsn }) => {
+                is_on_the_way(site, (*on, *lsn), timeline)?
+                    && (*lsn >= end.0 || has_all(site, segments, timeline, Lsn(*lsn), end)?)
             }
             _ => false,
         };
+        self.from = leads.then_some(head.snapshot);
         self.astray = (!leads).then_some((head.snapshot, now));
         Ok(leads)
     }
@@ -292,8 +350,17 @@ impl Note {
     }
 }
 
-/// Whether every segment is in the vault, or begun there, that lies on the way from one place to another
-/// on this timeline.
+/// Whether a place is on the way to this timeline: on an earlier one, before that was left.
+fn is_on_the_way(site: &ServiceSite, (on, lsn): (u32, u64), timeline: u32) -> Result<bool, Error> {
+    if on >= timeline {
+        return Ok(on == timeline);
+    }
+    let history = LogStore::new(site.repository()?).fetch(&format!("{timeline:08X}.history"))?;
+    Ok(history.and_then(|history| left_at(&history, on)).is_some_and(|left| lsn <= left.0))
+}
+
+/// Whether every segment is in the vault that lies on the way from one place to another on this timeline.
+/// The last may only be begun there; of another one that is, nobody knows the end.
 fn has_all(
     site: &ServiceSite,
     segments: Segments,
@@ -302,17 +369,21 @@ fn has_all(
     to: Lsn,
 ) -> Result<bool, Error> {
     let log = LogStore::new(site.repository()?);
-    let whole = log.list()?.into_iter().map(|(name, _)| name);
-    let parts = log.list_parts()?.into_iter().map(|(name, _)| name);
-    let found = whole.chain(parts).filter_map(|name| match WalFile::parse(&name) {
+    let found = |name: &str| match WalFile::parse(name) {
         Some(WalFile::Segment { timeline: on, place }) if on <= timeline => {
             Some((on, segments.start_of(place)?.0))
         }
         _ => None,
-    });
-    let starts = of_history(found);
+    };
+    let whole: Vec<_> = log.list()?.iter().filter_map(|(name, _)| found(name)).collect();
+    let parts: Vec<_> = log.list_parts()?.iter().filter_map(|(name, _)| found(name)).collect();
     let last = segments.number(Lsn(to.0.saturating_sub(1)));
-    Ok((segments.number(from)..=last).all(|n| starts.contains(&segments.start(n).0)))
+    let begun = of_history(whole.iter().chain(&parts).copied());
+    let whole = of_history(whole.into_iter());
+    Ok((segments.number(from)..=last).all(|n| {
+        let start = segments.start(n).0;
+        whole.contains(&start) || (n == last && begun.contains(&start))
+    }))
 }
 
 /// Notes what a segment proves that `wal push` has stored, and says it if that is due: everything that
@@ -336,36 +407,44 @@ fn pushed(site: &ServiceSite, segment: &Path) -> Result<(), Error> {
     let Some(segments) = Segments::of(meta.len()) else { return Ok(()) };
     let Some(start) = segments.start_of(place) else { return Ok(()) };
     let stored = super::stored_until(site).filter(|stored| *stored <= now);
-    if stored.is_none_or(|stored| stored < until) {
-        super::note_stored(site, until);
-    } else if is_running(site) {
+    let is_news = stored.is_none_or(|stored| stored < until);
+    if !is_news && is_running(site) {
         // Whoever receives it knows more, and says it.
         return Ok(());
     }
     let end = Lsn(start.0.saturating_add(segments.size()));
-    let mut note = Note::load(site);
-    let goes_on = matches!(note.led, Some((on, to)) if on == timeline && start.0 <= to);
-    if !goes_on {
-        let state = site.load_state()?.state;
-        let before = note.led.take();
-        if !note.leads(site, &state, segments, (timeline, end))? {
-            if let Some((on, to)) = before
-                && on == timeline
-                && to < start.0
-                && let Err(e) = missed(site, segments, timeline, Lsn(to), start)
-            {
-                // Of the next segment it is found again.
-                note.led = before;
+    let (mut note, before) = (Note::load(site), Led::load(site));
+    let system = system_of(segment).map_err(io)?;
+    let goes_on =
+        |led: &Led| led.timeline == timeline && start.0 <= led.end && led.system == system;
+    let led = match before.filter(goes_on) {
+        Some(led) => Led { end: led.end.max(end.0), until: led.until.max(until), ..led },
+        None => {
+            let state = site.load_state()?.state;
+            let leads = note.leads(site, &state, segments, (timeline, end))?;
+            let Some(from) = note.from.filter(|_| leads) else {
+                if let Some(led) = before
+                    && led.timeline == timeline
+                    && led.end < start.0
+                    && !has_all(site, segments, timeline, Lsn(led.end), start)?
+                {
+                    // If it fails, that is found again of the next segment.
+                    missed(site, segments, timeline, Lsn(led.end), start)?;
+                }
+                Led::save(None, site);
                 note.save(site);
-                return Err(e);
-            }
-            note.save(site);
-            return Ok(());
+                return Ok(());
+            };
+            Led { timeline, end: end.0, until, from, system }
         }
-    }
-    note.led = Some((timeline, note.led.map_or(end.0, |(_, to)| to.max(end.0))));
-    note.astray = None;
+    };
+    Led::save(Some(led), site);
+    (note.from, note.astray) = (Some(led.from), None);
     note.save(site);
+    // After that: who asks how far it reaches takes it to lead on from there.
+    if is_news {
+        super::note_stored(site, until);
+    }
     let newer = note.said.back().is_none_or(|said| said.until < until || said.until > now);
     if !newer || !(note.is_due(site, now) || (note.is_over(OFTENEST, now) && is_last(segment))) {
         return Ok(());
@@ -374,6 +453,16 @@ fn pushed(site: &ServiceSite, segment: &Path) -> Result<(), Error> {
     let generation = allowed_in(site, &state)?;
     if gap::open(site, &state)?.is_some() {
         return Ok(());
+    }
+    if state.newest_sound().map(|point| point.snapshot) != Some(led.from) {
+        // There is another point since: whether it leads on from that is looked at with the next one.
+        let leads = note.leads(site, &state, segments, (timeline, end))?;
+        let led = note.from.filter(|_| leads).map(|from| Led { from, ..led });
+        Led::save(led, site);
+        note.save(site);
+        if !leads {
+            return Ok(());
+        }
     }
     // A record that goes on in the next segment is in nobody's hands yet: a standby stops before it.
     let bytes = std::fs::read(segment).map_err(|e| Error::io("read", segment, e))?;
@@ -400,6 +489,14 @@ fn missed(
     gap::note(site, timeline, from, "it was let go, or never handed over to be archived")?;
     gap::ends(site, to)?;
     gap::record(site, &LogStore::new(site.repository()?), segments)
+}
+
+/// The database cluster that a segment is of, as its first page says.
+fn system_of(segment: &Path) -> std::io::Result<u64> {
+    let mut header = [0; 32];
+    File::open(segment)?.read_exact(&mut header)?;
+    let system = header.last_chunk().copied().unwrap_or_default();
+    Ok(u64::from_le_bytes(system))
 }
 
 /// Whether no other segment waits to be archived: it may be long before there is another chance to say

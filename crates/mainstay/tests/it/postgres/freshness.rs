@@ -94,12 +94,54 @@ fn what_is_archived_is_known_on_every_host() {
         a.run(&["run-due"]);
         assert!(kept_until(b) >= quiet);
     }
+    // Another cluster in its place, which is quiet, too.
+    let file = a.home().join("state/services/shop/log-led.json");
+    let led = fs::read_to_string(&file).unwrap();
+    let (own, other) = ("\"system\":", "\"system\":1");
+    assert!(led.contains(own), "{led}");
+    fs::write(&file, led.replace(own, other)).unwrap();
+    let quiet = kept_until(b);
+    std::thread::sleep(Duration::from_millis(1100));
+    a.run(&["run-due"]);
+    assert_eq!(kept_until(b), quiet);
+    fs::write(&file, led).unwrap();
     // What is committed and not archived is in nobody's hands.
     let quiet = kept_until(b);
     a.write();
     std::thread::sleep(Duration::from_millis(1100));
     a.run(&["run-due"]);
     assert_eq!(kept_until(b), quiet);
+}
+
+/// A primary went back to a time before its newest point: from that no recovery leads to what it writes
+/// now, whatever is stored of it, until there is a point on its new way.
+#[test]
+fn from_a_point_that_a_primary_went_back_behind_nothing_leads_on() {
+    let stage = Stage::new();
+    let (a, b) = (&stage.a, &stage.b);
+    let kept = |wrote: Timestamp| {
+        a.run(&["run-due"]);
+        let until = loss(b)["kept-until"].as_str().map(|text| text.parse::<Timestamp>().unwrap());
+        until.is_some_and(|until| until >= wrote)
+    };
+    a.run(&["backup", "shop"]).code(0);
+    b.run(&["refresh", "shop"]).code(0);
+    b.server.stop("fast");
+    let time = written(a);
+    std::thread::sleep(Duration::from_millis(1100));
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    a.archived();
+    a.run(&["restore", "shop", "--replace", "--at", &time.to_string()]).code(0);
+    a.server.eventually("SELECT NOT pg_is_in_recovery()");
+    let wrote = written(a);
+    a.archived();
+    std::thread::sleep(Duration::from_millis(1100));
+    assert!(!kept(wrote), "{}", loss(b));
+    a.run(&["backup", "shop"]).code(0);
+    let wrote = written(a);
+    a.archived();
+    wait_for("the new way is known", || kept(wrote));
 }
 
 /// Writes, and says when that was done.

@@ -1,13 +1,13 @@
 //! A server that hands its segments over by `archive_command`, and to which nobody writes, hands over
 //! nothing: without a receiver only the server itself can say that nothing is missing.
 
-use super::{Note, OFTENEST, Proved};
+use super::{Led, Note, OFTENEST, Proved};
 use crate::wal::{allowed_in, data_dir, gap, is_running, note_stored, stored_until};
 use crate::{Error, ServiceSite};
-use engines::postgres::{Log, Lsn, Records, What};
+use engines::postgres::{Log, Lsn, Records, What, system_of};
 use jiff::Timestamp;
 use model::Role;
-use std::fs::File;
+use std::fs::{DirEntry, File};
 use std::io::Read;
 use std::path::Path;
 
@@ -18,7 +18,7 @@ pub fn note_quiet(site: &ServiceSite) -> Result<(), Error> {
     let Some(server) = site.log_server()? else { return Ok(()) };
     let mut note = Note::load(site);
     // Whoever receives the log knows more, and says it.
-    let Some((timeline, led)) = note.led.filter(|_| !is_running(site)) else { return Ok(()) };
+    let Some(mut led) = Led::load(site).filter(|_| !is_running(site)) else { return Ok(()) };
     let state = site.load_state()?.state;
     let primary = state.members.get(site.member()).is_some_and(|me| me.role == Role::Primary);
     if !primary || gap::open(site, &state)?.is_some() {
@@ -27,41 +27,61 @@ pub fn note_quiet(site: &ServiceSite) -> Result<(), Error> {
     let generation = allowed_in(site, &state)?;
     let asked = Timestamp::now();
     let log = server.source().look()?;
-    if log.in_recovery || log.timeline != timeline {
+    if log.in_recovery || log.timeline != led.timeline {
         return Ok(());
     }
+    if state.newest_sound().map(|point| point.snapshot) != Some(led.from) {
+        // There is another point since.
+        let leads = note.leads(site, &state, log.segments, (led.timeline, Lsn(led.end)))?;
+        note.save(site);
+        let Some(from) = note.from.filter(|_| leads) else { return Ok(()) };
+        led.from = from;
+        Led::save(Some(led), site);
+    }
     let Some(data_dir) = data_dir(site)? else { return Ok(()) };
-    let stored = stored_until(site).filter(|stored| *stored <= asked);
-    let until = if nothing_since(&data_dir, &log, Lsn(led)) { Some(asked) } else { stored };
-    let Some(until) = until else { return Ok(()) };
-    if stored.is_none_or(|stored| stored < until) {
+    let quiet = nothing_since(&data_dir, &log, &led);
+    let until = if quiet { asked } else { led.until };
+    if quiet && stored_until(site).is_none_or(|stored| stored < until || stored > asked) {
         note_stored(site, until);
     }
     let newer = note.said.back().is_none_or(|said| said.until < until || said.until > asked);
     if !newer || !note.is_over(OFTENEST, asked) {
         return Ok(());
     }
-    let (end, segments) = (Lsn(led), log.segments);
-    note.put(site, generation, Proved { until, timeline, end, segments })
+    let (timeline, end) = (led.timeline, Lsn(led.end));
+    note.put(site, generation, Proved { until, timeline, end, segments: log.segments })
 }
 
-/// Whether there is nothing of a transaction behind a segment that ends here. The server itself writes
-/// there, now and then.
-fn nothing_since(data_dir: &Path, log: &Log, led: Lsn) -> bool {
-    if log.flushed <= led {
-        // A server that has less than it handed over is another one.
-        return log.flushed == led;
+/// Whether this server has handed over all segments that it has filled, and there is nothing of a
+/// transaction behind the last of them. The server itself writes there, now and then.
+fn nothing_since(data_dir: &Path, log: &Log, led: &Led) -> bool {
+    let end = Lsn(led.end);
+    // A server that has less than it handed over is another one, or went back.
+    if log.flushed < end || system_of(data_dir) != Some(led.system) || waits(data_dir) {
+        return false;
     }
-    let number = log.segments.number(led);
-    let begins = log.segments.start(number) == led;
+    if log.flushed == end {
+        return true;
+    }
+    let number = log.segments.number(end);
+    let begins = log.segments.start(number) == end;
     if !begins || log.segments.number(Lsn(log.flushed.0 - 1)) != number {
         return false;
     }
     let path = data_dir.join("pg_wal").join(log.segments.name(log.timeline, number));
     let mut bytes = Vec::new();
     // What lies behind that is of an earlier use of the file.
-    let read = File::open(path).and_then(|f| f.take(log.flushed.0 - led.0).read_to_end(&mut bytes));
-    read.is_ok() && is_upkeep(&bytes, led)
+    let read = File::open(path).and_then(|f| f.take(log.flushed.0 - end.0).read_to_end(&mut bytes));
+    read.is_ok() && is_upkeep(&bytes, end)
+}
+
+/// Whether a segment is still to be archived, or nobody can say.
+fn waits(data_dir: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(data_dir.join("pg_wal/archive_status")) else {
+        return true;
+    };
+    let ready = |entry: DirEntry| entry.file_name().to_string_lossy().ends_with(".ready");
+    entries.flatten().any(ready)
 }
 
 /// Whether these first bytes of a segment are whole records, and of no transaction.
