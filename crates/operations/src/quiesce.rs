@@ -15,15 +15,17 @@ use crate::may_start;
 use crate::operation::Operation;
 use crate::recover::{After, Left};
 use crate::{Error, ServiceSite};
-use engines::AtBoot;
+use engines::{AtBoot, Running};
 use limit::Turn;
 use model::config::Quiesce;
 use model::{Class, Progress};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often thawing a service is tried before it counts as failed.
 const TRIES: u32 = 3;
+/// Who stops something for others, as a container's daemon, gives it ten seconds before it kills it.
+const LINGER: Duration = Duration::from_secs(13);
 
 /// The step that stands in journals between the stop and the return.
 pub(crate) const STEP: &str = "quiesce";
@@ -107,16 +109,22 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
         let said = start_at_boot(left)?;
         return left.finished("resume", said);
     }
-    let interrupted = left.done(STEP).is_none() && left.after == After::Death;
+    let stopping = left.done(STEP).is_none() && site.spec().quiesce == Quiesce::Stop && !booting;
+    let died = left.after == After::Death;
     left.with_context(|cx| {
-        if interrupted && !booting {
+        if stopping && died {
             end_of_stop(site, cx);
         }
         // Other services wait for this at the start of their host. It is tried again later.
         let tries = if booting { 1 } else { TRIES };
-        bring_back_in(site, cx, tries).map_err(|e| {
-            engines::Error::new(Class::Failed, "the service could not be brought back").because(e)
-        })
+        let back = || {
+            bring_back_in(site, cx, tries).map_err(|e| {
+                engines::Error::new(Class::Failed, "the service could not be brought back")
+                    .because(e)
+            })
+        };
+        back()?;
+        if stopping && !died && goes_down(site, cx)? { back() } else { Ok(()) }
     })?;
     turn.back(left.dir);
     left.finished("resume", "the service was brought back")
@@ -141,13 +149,30 @@ pub(crate) fn start_at_boot(left: &Left<'_>) -> Result<String, Error> {
 
 /// A stop that was under way may still be: a service that looks as if it ran would go down after it
 /// was left alone. Once it has surely stopped it can be started.
-fn end_of_stop(site: &ServiceSite, cx: &engines::Context<'_>) {
-    if site.spec().quiesce != Quiesce::Stop {
-        return;
-    }
+pub(crate) fn end_of_stop(site: &ServiceSite, cx: &engines::Context<'_>) {
     if let Err(error) = site.engine().map_err(told).and_then(|engine| engine.stop(cx)) {
         cx.progress.warn(&format!("the stop could not be brought to its end: {error}"));
     }
+}
+
+/// A stop that failed or was given up may only have been asked for by its command: who carries it out goes
+/// on. To stop it once more would take down what may serve all the time, so it is watched for a while:
+/// whether it goes down after all.
+pub(crate) fn goes_down(
+    site: &ServiceSite,
+    cx: &engines::Context<'_>,
+) -> Result<bool, engines::Error> {
+    let engine = site.engine().map_err(told)?;
+    let deadline = Instant::now() + LINGER;
+    // A unit of the host's, and a server that we end ourselves, are waited for as they are started.
+    while site.spec().stop.is_some() && Instant::now() < deadline {
+        if engine.running(cx)? == Running::No {
+            cx.progress.warn("the stop that was given up took effect after all");
+            return Ok(true);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(false)
 }
 
 fn told(error: Error) -> engines::Error {

@@ -14,7 +14,8 @@ use crate::{
 use model::{CancelToken, Class, OperationId, ServiceState};
 use std::path::{Path, PathBuf};
 
-/// How many finished operations are kept for `mainstay logs`.
+/// How many finished operations are kept for `mainstay logs`. Besides, of each kind, the last one that went
+/// well and the last one that did not: schedules go by them, and some come round once a month.
 const KEPT: usize = 200;
 
 /// Cleans up after whoever died on this member; says what was done.
@@ -44,8 +45,9 @@ pub(crate) fn sweep_locked(
             crate::exchange::remove(&dir)?;
             continue;
         };
-        if entries.end().is_some() {
-            ended.push(dir);
+        if let Some((outcome, _)) = entries.end() {
+            let well = matches!(outcome, Outcome::Done | Outcome::Incomplete);
+            ended.push((dir, (kind, well)));
             continue;
         }
         if is_alive(&dir)? {
@@ -84,17 +86,34 @@ pub(crate) fn sweep_locked(
         journal.write(Event::End { outcome, message: message.clone() })?;
         said.push(message);
     }
-    let surplus = ended.len().saturating_sub(KEPT);
-    for dir in ended.into_iter().take(surplus) {
+    for dir in surplus(ended) {
         crate::exchange::remove(&dir)?;
     }
     Ok(said)
+}
+
+/// Of operations that have ended, oldest first, each with its kind and whether it went well: those that
+/// need not be kept.
+fn surplus(ended: Vec<(PathBuf, (Kind, bool))>) -> Vec<PathBuf> {
+    let mut seen = Vec::new();
+    let mut gone = Vec::new();
+    for (place, (dir, what)) in ended.into_iter().rev().enumerate() {
+        let first = !seen.contains(&what);
+        if first {
+            seen.push(what);
+        } else if place >= KEPT {
+            gone.push(dir);
+        }
+    }
+    gone
 }
 
 /// Whether what could not be cleaned up may wait for another time, while this is done.
 fn may_wait(kind: Kind, entries: &[Entry], next: Option<Kind>) -> bool {
     match kind {
         Kind::Backup => !quiesce::is_back(entries),
+        // It is a copy that nobody needs.
+        Kind::Drill => true,
         Kind::Restore => restore::is_stopped(entries),
         Kind::Takeover => {
             takeover::is_raised(entries) && matches!(next, Some(Kind::Restore | Kind::Drill))

@@ -23,7 +23,7 @@ use crate::exchange::{Placement, aside, beside};
 use crate::journal::{Entry, Kind, Outcome, Steps};
 use crate::operation::{Operation, Run};
 use crate::placing::{self, Placing};
-use crate::recover::Left;
+use crate::recover::{After, Left};
 use crate::wal::sqlite::{self, Replayed};
 use crate::{Error, MemberRecord, ServiceSite, Which, may_start, quiesce, which};
 use engines::{LogTarget, Purpose, RootKind, Running, SnapshotMeta};
@@ -539,8 +539,18 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
             left.found(format!("the service is not started again: {why}"));
             return Ok(());
         } else {
-            let engine = left.site.engine()?;
-            let started = left.with_context(|cx| engine.start(cx));
+            let (engine, site) = (left.site.engine()?, left.site);
+            // One that was told to stop may be about to.
+            let stopping = stopped.is_some() && left.done("stop").is_none();
+            let died = left.after == After::Death;
+            let started = left.with_context(|cx| {
+                if stopping && died {
+                    quiesce::end_of_stop(site, cx);
+                }
+                engine.start(cx)?;
+                let again = stopping && !died && quiesce::goes_down(site, cx)?;
+                if again { engine.start(cx) } else { Ok(()) }
+            });
             started.map(|()| "the service was started again".to_owned())
         };
         match started {

@@ -4,7 +4,7 @@ use crate::rig::run;
 use crate::vault_rig::VaultHost;
 use crate::world::{CONTROLLED, World, fill, journal, kill, signal, state, wait_for};
 use std::fs;
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 /// Hooks that freeze a service, and thaw it again if it was frozen.
@@ -222,6 +222,27 @@ fn a_capture_that_hangs_ends_the_freeze_and_becomes_no_point() {
     assert!(said.contains("quiesce-limit"), "{said}");
     assert!(world.points("a").is_empty());
     assert!(world.unfinished("a").is_empty());
+}
+
+/// What a stop only asks for is done by somebody whom no cancel reaches.
+#[test]
+fn a_stop_that_takes_effect_after_it_was_given_up_does_not_win() {
+    let world = world("");
+    for words in [&["backup", "docs"][..], &["restore", "docs", "--replace"]] {
+        let before = fs::read_to_string(world.path("a/pid")).unwrap();
+        fs::write(world.path("a/lazy-stop"), "").unwrap();
+        let mut command = world.command("a", words);
+        let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        wait_for("it was asked to stop", || !world.path("a/lazy-stop").exists());
+        world.run("a", &["cancel", "docs"]).code(0);
+        let said = crate::refreshing::ended(child, 130).err;
+        assert!(said.contains("took effect after all"), "{said}");
+        assert!(world.serves("a"), "{said}");
+        assert_ne!(fs::read_to_string(world.path("a/pid")).unwrap(), before);
+        world.run("a", &["backup", "docs"]).code(0);
+        assert!(world.serves("a"));
+    }
 }
 
 /// The worker does nothing any more, not even see that its time is over.
