@@ -201,7 +201,7 @@ pub(crate) fn all(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Fai
                         Ok(Err(failure)) => failed = Some(failure),
                         Err(failure) => {
                             save(service, &records)?;
-                            teller.save()?;
+                            teller.finish();
                             return Err(failure);
                         }
                     }
@@ -224,7 +224,7 @@ pub(crate) fn all(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Fai
         }));
         save(service, &records)?;
     }
-    let unsent = teller.save()?;
+    let unsent = teller.finish();
     if let Some(failure) = failed {
         return Err(failure);
     }

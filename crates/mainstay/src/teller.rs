@@ -6,113 +6,194 @@ use crate::failure::Failure;
 use crate::files::{self, Existing};
 use jiff::Timestamp;
 use operations::ServiceSite;
-use operations::alert::{self, Alert};
+use operations::alert::{self, Alert, Way};
 use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long another process that is telling something is waited for. Better told twice than never.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A way that fails after this long hangs: what else there is to tell is left to the next run.
+/// A way that fails after this long hangs: what else there is to tell by it is left to the next run.
 const HANGS: Duration = Duration::from_secs(10);
+
+/// What is remembered of each way. One that fails is tried again, and the others tell nothing twice.
+type Memories = BTreeMap<Way, Memory>;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Memory {
+    /// What was told by it.
+    #[serde(default)]
+    told: Told,
+    /// What it hung at last, so that everything else was left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hung: Option<String>,
+}
+
+/// Something that somebody may have to be told.
+#[derive(Clone, Debug)]
+struct News {
+    /// What it is remembered by.
+    about: String,
+    event: String,
+    /// It has happened, and is told once; of anything else there are reminders, and an end.
+    once: bool,
+    wrong: Option<String>,
+}
+
+impl News {
+    /// What to tell of it by a way.
+    fn tell(&self, told: &Told, now: Timestamp) -> Tell {
+        match self.once {
+            true if told.knows(&self.about) => Tell::Nothing,
+            true => Tell::Wrong,
+            false => told.tell(&self.about, self.wrong.is_some(), now),
+        }
+    }
+}
 
 /// Sends alerts, and remembers which.
 pub(crate) struct Teller<'a> {
     app: &'a App,
     service: &'a ServiceSite,
     file: PathBuf,
+    ways: Vec<Way>,
+    /// What a way hung at when something was told last: what was left out then comes before it.
+    hung: BTreeMap<Way, String>,
+    late: Vec<(Way, News)>,
+    hangs: BTreeSet<Way>,
     unsent: bool,
-    hangs: bool,
-    unsaved: Option<Failure>,
 }
 
 impl<'a> Teller<'a> {
     /// What was told before is looked up each time: while a long run goes on, others tell things.
     pub(crate) fn load(app: &'a App, service: &'a ServiceSite) -> Teller<'a> {
         let file = service.dir().join("alerts.json");
-        Teller { app, service, file, unsent: false, hangs: false, unsaved: None }
+        let ways = alert::ways(service.site());
+        let hung = read(&file, &ways).into_iter();
+        let hung = hung.filter_map(|(way, memory)| Some((way, memory.hung?))).collect();
+        let (late, hangs) = (Vec::new(), BTreeSet::new());
+        Teller { app, service, file, ways, hung, late, hangs, unsent: false }
     }
 
     /// Tells that it is wrong, and how, or that it is well, if somebody must hear that now.
     pub(crate) fn tell(&mut self, event: &str, wrong: Option<String>) {
-        let now = Timestamp::now();
-        if wrong.is_none() && self.told().tell(event, false, now) == Tell::Nothing {
-            return;
-        }
-        let _one = self.alone();
-        let mut told = self.told();
-        let tell = told.tell(event, wrong.is_some(), now);
-        let (event_sent, message) = match (tell, wrong) {
-            (Tell::Wrong, Some(message)) => (event.to_owned(), message),
-            (Tell::Recovered, _) => (format!("{event}-over"), format!("{event} is over")),
-            _ => return,
-        };
-        if self.send(&event_sent, &message, now) {
-            told.remember(event, tell, now);
-            self.remember(&told);
-        }
+        let event = event.to_owned();
+        self.say(&News { about: event.clone(), event, once: false, wrong });
     }
 
     /// Tells things that have happened, each by a name of its own, once. What was told of others of the
     /// event is forgotten: they are too old to be told again.
     pub(crate) fn news(&mut self, event: &str, happened: &[(String, String)]) {
-        let now = Timestamp::now();
         let named = |name: &str| format!("{event}:{name}");
-        let _one = (!happened.is_empty()).then(|| self.alone());
-        let mut told = self.told();
-        let before = told.clone();
-        for (name, message) in happened.iter().filter(|(name, _)| !before.knows(&named(name))) {
-            if self.send(event, message, now) {
-                told.remember(&named(name), Tell::Wrong, now);
+        for (name, message) in happened {
+            let (about, event, wrong) = (named(name), event.to_owned(), Some(message.clone()));
+            self.say(&News { about, event, once: true, wrong });
+        }
+        let forget = |memories: &mut Memories| {
+            let is_kept = |about: &str| happened.iter().any(|(name, _)| named(name) == about);
+            memories.values_mut().for_each(|memory| memory.told.keep(&named(""), is_kept));
+        };
+        let before = self.memories();
+        let mut after = before.clone();
+        forget(&mut after);
+        if after != before {
+            let _one = self.alone();
+            let mut memories = self.memories();
+            forget(&mut memories);
+            self.remember(&memories);
+        }
+    }
+
+    /// Tells what was put off. Says whether something could not be sent, or not be remembered, so that it
+    /// is told again.
+    pub(crate) fn finish(mut self) -> bool {
+        for (way, news) in std::mem::take(&mut self.late) {
+            self.say_by(way, &news);
+        }
+        self.unsent
+    }
+
+    fn say(&mut self, news: &News) {
+        for way in self.ways.clone() {
+            if self.hung.get(&way) == Some(&news.about) {
+                self.late.retain(|(late, old)| (*late, &old.about) != (way, &news.about));
+                self.late.push((way, news.clone()));
+            } else {
+                self.say_by(way, news);
             }
         }
-        told.keep(&named(""), |about| happened.iter().any(|(name, _)| named(name) == about));
-        if told != before {
-            self.remember(&told);
+    }
+
+    fn say_by(&mut self, way: Way, news: &News) {
+        let now = Timestamp::now();
+        let due = |memories: &Memories| match memories.get(&way) {
+            Some(memory) => news.tell(&memory.told, now),
+            None => news.tell(&Told::default(), now),
+        };
+        // Mostly there is nothing to tell, and then nobody is waited for.
+        if due(&self.memories()) == Tell::Nothing {
+            return;
         }
-    }
-
-    /// Says whether something could not be sent.
-    pub(crate) fn save(self) -> Result<bool, Failure> {
-        self.unsaved.map_or(Ok(self.unsent), Err)
-    }
-
-    fn send(&mut self, event: &str, message: &str, now: Timestamp) -> bool {
-        if self.hangs {
+        if self.hangs.contains(&way) {
             self.unsent = true;
-            return false;
+            return;
         }
+        let _one = self.alone();
+        let mut memories = self.memories();
+        let tell = due(&memories);
+        let (event, message) = match (tell, &news.wrong) {
+            (Tell::Wrong, Some(message)) => (news.event.clone(), message.clone()),
+            (Tell::Recovered, _) => {
+                (format!("{}-over", news.event), format!("{} is over", news.event))
+            }
+            _ => return,
+        };
+        let memory = memories.entry(way).or_default();
         let began = Instant::now();
+        match self.send(way, event, &message, now) {
+            Ok(()) => {
+                memory.told.remember(&news.about, tell, now);
+                memory.hung = None;
+            }
+            Err(failure) => {
+                self.unsent = true;
+                self.app.out.warn(failure.one_line());
+                if began.elapsed() < HANGS {
+                    return;
+                }
+                self.hangs.insert(way);
+                memory.hung = Some(news.about.clone());
+            }
+        }
+        self.remember(&memories);
+    }
+
+    fn send(&self, way: Way, event: String, message: &str, at: Timestamp) -> Result<(), Failure> {
         let alert = Alert {
             host: self.service.member().clone(),
             service: Some(self.service.name().clone()),
-            event: event.to_owned(),
+            event,
             message: format!("{}: {message}", self.service.name()),
-            at: now,
+            at,
         };
-        match alert::send(self.service.site(), &alert) {
-            Ok(()) => true,
-            Err(error) => {
-                self.unsent = true;
-                self.hangs = began.elapsed() >= HANGS;
-                self.app.out.warn(Failure::from(error).one_line());
-                false
-            }
-        }
+        Ok(alert::send(self.service.site(), way, &alert)?)
     }
 
-    fn told(&self) -> Told {
-        // Damaged, it is as if nobody had been told: better twice than never.
-        let text = std::fs::read(&self.file).unwrap_or_default();
-        serde_json::from_slice(&text).unwrap_or_default()
+    fn memories(&self) -> Memories {
+        read(&self.file, &self.ways)
     }
 
-    fn remember(&mut self, told: &Told) {
-        let text = serde_json::to_vec(told).unwrap_or_default();
+    /// What cannot be remembered is told again: better twice than never.
+    fn remember(&mut self, memories: &Memories) {
+        let text = serde_json::to_vec(memories).unwrap_or_default();
         if let Err(failure) = files::write(&self.file, &text, 0o600, Existing::Replace) {
-            self.unsaved.get_or_insert(failure);
+            self.unsent = true;
+            self.app.out.warn(failure.one_line());
         }
     }
 
@@ -132,5 +213,36 @@ impl<'a> Teller<'a> {
                 Err(_) => return None,
             }
         }
+    }
+}
+
+/// What is remembered of these ways. Damaged, it is as if nobody had been told: better twice than never.
+fn read(file: &Path, ways: &[Way]) -> Memories {
+    parse(&std::fs::read(file).unwrap_or_default(), ways)
+}
+
+fn parse(text: &[u8], ways: &[Way]) -> Memories {
+    serde_json::from_slice(text).unwrap_or_else(|_| {
+        // Before the ways were told apart, what was told was told by all.
+        let told: Told = serde_json::from_slice(text).unwrap_or_default();
+        ways.iter().map(|way| (*way, Memory { told: told.clone(), hung: None })).collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_told_before_the_ways_were_told_apart_is_remembered_of_each() {
+        let ways = [Way::Command, Way::Webhook];
+        let at = "2026-11-21T08:00:00Z";
+        let old = format!(r#"{{"rpo-exceeded":{{"since":"{at}","told":"{at}"}}}}"#);
+        let memories = parse(old.as_bytes(), &ways);
+        assert_eq!(memories.len(), 2);
+        assert!(memories.values().all(|memory| memory.told.knows("rpo-exceeded")));
+        let again = serde_json::to_vec(&memories).unwrap();
+        assert_eq!(parse(&again, &ways), memories);
+        assert!(parse(b"{ damaged", &ways).values().all(|memory| *memory == Memory::default()));
     }
 }

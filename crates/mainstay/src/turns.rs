@@ -113,18 +113,24 @@ pub(crate) fn run(app: &App, name: &ServiceName) -> Outcome {
 }
 
 /// Cleans up, looks and tells, each unless another process is at it. One that is at it for too long hangs,
-/// and somebody is told that.
+/// and somebody is told that. Nothing that fails here keeps what is wrong from being told: without the lock
+/// that keeps others from looking too, something may be told twice, and that is better than never.
 fn look(app: &App, service: &ServiceSite) -> Result<Looked, Failure> {
-    let cleaned = match places::take(service, Turn::CleanUp)? {
-        Whose::Mine(_mine) => watch::clean_up(app, service)?,
-        Whose::Anothers(since) => watch::hangs(app, service, Hung::CleanUp, since, HANGS)?,
+    let cleaned = match places::take(service, Turn::CleanUp) {
+        Ok(Whose::Mine(_mine)) => watch::clean_up(app, service)?,
+        Ok(Whose::Anothers(since)) => watch::hangs(app, service, Hung::CleanUp, since, HANGS),
+        Err(failure) => watch::not_cleaned_up(app, service, &failure),
     };
-    let looked = match places::take(service, Turn::Look)? {
-        Whose::Mine(_mine) => {
-            let _place = places::enter(service.site(), LOOKING, app.cancel())?;
-            watch::look(app, service)?
+    let (_mine, barred) = match places::take(service, Turn::Look) {
+        Ok(Whose::Mine(mine)) => (Some(mine), None),
+        Ok(Whose::Anothers(since)) => {
+            return Ok(cleaned.and(watch::hangs(app, service, Hung::Look, since, HANGS)));
         }
-        Whose::Anothers(since) => watch::hangs(app, service, Hung::Look, since, HANGS)?,
+        Err(failure) => (None, Some(failure)),
     };
-    Ok(cleaned.and(looked))
+    let (_place, crowded) = match places::enter(service.site(), LOOKING, app.cancel()) {
+        Ok(place) => (Some(place), None),
+        Err(failure) => (None, Some(failure)),
+    };
+    Ok(cleaned.and(watch::look(app, service, barred.or(crowded))?))
 }

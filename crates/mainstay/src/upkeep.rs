@@ -141,7 +141,7 @@ pub(crate) fn one(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Fai
         None => overdue,
     });
     teller.tell(OVERDUE, overdue.clone());
-    let unsent = teller.save()?;
+    let unsent = teller.finish();
     let ((lock_exit, locked), (exit, kept)) = (locked?, kept?);
     let exit = exit.max(lock_exit);
     let ran = match (due.retention, &in_the_way) {

@@ -2,7 +2,7 @@
 //! after what died, and looks whether somebody must be told something.
 
 use crate::app::App;
-use crate::commands::run_due::observe;
+use crate::commands::run_due::{observe_age, with_attempts};
 use crate::due::{self, Observed};
 use crate::failure::{Exit, Failure};
 use crate::teller::Teller;
@@ -44,48 +44,75 @@ impl Looked {
 
 /// Cleans up after what died on this host, where nobody lives who does.
 pub(crate) fn clean_up(app: &App, service: &ServiceSite) -> Result<Looked, Failure> {
-    let mut teller = Teller::load(app, service);
-    let run = Run { wait: None, ..app.run() };
     let mut cleaned = Vec::new();
-    let failed = match recover::is_needed(service)? {
-        false => None,
-        true => match recover::sweep(service, &run).map_err(Failure::from) {
-            Ok(said) => {
-                said.iter().for_each(|line| app.out.warn(line));
-                cleaned = said;
-                recover::is_needed(service)?.then(|| cleaned.join("; "))
-            }
-            Err(failure) if failure.class() == Class::Cancelled => return Err(failure),
-            // Somebody lives, and works: nothing was left, or they see to it.
-            Err(failure) if failure.class() == Class::Locked => return Ok(Looked::default()),
-            Err(failure) => {
-                app.out.warn(failure.one_line());
-                let hint = failure.the_hint().map(|hint| format!(". {hint}"));
-                Some(format!("{}{}", failure.one_line(), hint.unwrap_or_default()))
-            }
-        },
+    let failed = match sweep(app, service, &mut cleaned) {
+        Ok(failed) => failed,
+        Err(failure) if failure.class() == Class::Cancelled => return Err(failure),
+        // Somebody lives, and works: nothing was left, or they see to it.
+        Err(failure) if failure.class() == Class::Locked => return Ok(Looked::default()),
+        Err(failure) => return Ok(Looked { cleaned, ..not_cleaned_up(app, service, &failure) }),
     };
+    let mut teller = Teller::load(app, service);
     let is_well = failed.is_none();
     teller.tell("clean-up-failed", failed);
-    let is_well = !teller.save()? && is_well;
+    let is_well = !teller.finish() && is_well;
     Ok(Looked { seen: None, cleaned, exit: if is_well { Exit::DONE } else { Exit::NOT_WELL } })
 }
 
-/// Looks, and tells what is wrong.
-pub(crate) fn look(app: &App, service: &ServiceSite) -> Result<Looked, Failure> {
+/// Says what is still left.
+fn sweep(
+    app: &App,
+    service: &ServiceSite,
+    cleaned: &mut Vec<String>,
+) -> Result<Option<String>, Failure> {
+    if !recover::is_needed(service)? {
+        return Ok(None);
+    }
+    *cleaned = recover::sweep(service, &Run { wait: None, ..app.run() })?;
+    cleaned.iter().for_each(|line| app.out.warn(line));
+    Ok(recover::is_needed(service)?.then(|| cleaned.join("; ")))
+}
+
+/// Tells why it could not be cleaned up, or not even be looked whether it must be.
+pub(crate) fn not_cleaned_up(app: &App, service: &ServiceSite, failure: &Failure) -> Looked {
+    app.out.warn(failure.one_line());
+    let hint = failure.the_hint().map(|hint| format!(". {hint}"));
     let mut teller = Teller::load(app, service);
-    workers(service, &mut teller)?;
+    let told = format!("{}{}", failure.one_line(), hint.unwrap_or_default());
+    teller.tell("clean-up-failed", Some(told));
+    teller.finish();
+    Looked { exit: Exit::NOT_WELL, ..Looked::default() }
+}
+
+/// Looks, and tells what is wrong. Whatever cannot be looked at is told as well, also if it is what was
+/// to keep others from looking at once, and keeps nothing else from being told.
+pub(crate) fn look(
+    app: &App,
+    service: &ServiceSite,
+    barred: Option<Failure>,
+) -> Result<Looked, Failure> {
+    let mut teller = Teller::load(app, service);
+    let mut wrong: Vec<Failure> = barred.into_iter().collect();
+    wrong.extend(workers(service, &mut teller).err());
+    wrong.extend(damaged(service, &mut teller).err());
     // Before it is looked at what is due: what is let go now makes a base due.
-    operations::wal::spare(service, &Run { progress: app.warnings(), ..app.run() })?;
+    let spared = operations::wal::spare(service, &Run { progress: app.warnings(), ..app.run() });
+    wrong.extend(spared.err().map(Failure::from));
     // How it went is of no account: who hears nothing takes the log for older than it is.
     let _ = operations::wal::note_quiet(service);
-    let seen = observe(app, service);
-    teller.tell("unreachable", seen.as_ref().err().map(Failure::one_line));
-    if let Ok(seen) = &seen {
-        tell_age(&mut teller, seen);
+    let seen = observe_age(app, service);
+    let age = seen.as_ref().ok().cloned();
+    let seen = seen.and_then(|seen| with_attempts(service, seen));
+    wrong.iter().for_each(|failure| app.out.warn(failure.one_line()));
+    let failures = seen.as_ref().err().into_iter().chain(&wrong);
+    let mut lines: Vec<String> = failures.map(Failure::one_line).collect();
+    lines.dedup();
+    teller.tell("unreachable", (!lines.is_empty()).then(|| lines.join("; ")));
+    if let Some(age) = &age {
+        tell_age(&mut teller, age);
     }
-    let unsent = teller.save()?;
-    let exit = if unsent { Exit::NOT_WELL } else { Exit::DONE };
+    let is_well = !teller.finish() && wrong.is_empty();
+    let exit = if is_well { Exit::DONE } else { Exit::NOT_WELL };
     Ok(Looked { seen: Some(seen?), cleaned: Vec::new(), exit })
 }
 
@@ -103,9 +130,9 @@ pub(crate) fn hangs(
     what: Hung,
     since: Option<Timestamp>,
     limit: Duration,
-) -> Result<Looked, Failure> {
+) -> Looked {
     let age = since.and_then(|since| units::age(since, Timestamp::now()));
-    let Some(age) = age.filter(|age| *age >= limit) else { return Ok(Looked::default()) };
+    let Some(age) = age.filter(|age| *age >= limit) else { return Looked::default() };
     let age = units::duration(age);
     let (event, said) = match what {
         Hung::CleanUp => (
@@ -124,8 +151,8 @@ pub(crate) fn hangs(
     let mut teller = Teller::load(app, service);
     app.out.warn(format_args!("{}: {said}", service.name()));
     teller.tell(event, Some(said));
-    teller.save()?;
-    Ok(Looked { exit: Exit::NOT_WELL, ..Looked::default() })
+    teller.finish();
+    Looked { exit: Exit::NOT_WELL, ..Looked::default() }
 }
 
 /// Tells how old the history is, and what is missing of it. Says what is wrong: of what is here, and of
@@ -156,7 +183,19 @@ fn workers(service: &ServiceSite, teller: &mut Teller<'_>) -> Result<(), Failure
         ))
     });
     teller.tell("worker-silent", silent);
+    let now = Timestamp::now();
+    let is_news = |at: Timestamp| units::age(at, now).is_none_or(|age| age < NEWS);
+    let died = operations.iter().filter(|one| one.outcome == Some(Outcome::Died));
+    let died = died.filter(|one| one.ended.is_some_and(is_news));
+    let died: Vec<(String, String)> =
+        died.map(|one| (one.id.to_string(), one.message.clone().unwrap_or_default())).collect();
+    teller.news("operation-died", &died);
     teller.tell("worker-contradicts", history::contradiction(service)?);
+    Ok(())
+}
+
+/// Tells what was damaged, and is kept.
+fn damaged(service: &ServiceSite, teller: &mut Teller<'_>) -> Result<(), Failure> {
     let aside = recover::kept_aside(service)?;
     let aside: Vec<String> = aside.iter().map(|dir| dir.display().to_string()).collect();
     teller.tell(
@@ -168,12 +207,5 @@ fn workers(service: &ServiceSite, teller: &mut Teller<'_>) -> Result<(), Failure
             )
         }),
     );
-    let now = Timestamp::now();
-    let is_news = |at: Timestamp| units::age(at, now).is_none_or(|age| age < NEWS);
-    let died = operations.iter().filter(|one| one.outcome == Some(Outcome::Died));
-    let died = died.filter(|one| one.ended.is_some_and(is_news));
-    let died: Vec<(String, String)> =
-        died.map(|one| (one.id.to_string(), one.message.clone().unwrap_or_default())).collect();
-    teller.news("operation-died", &died);
     Ok(())
 }

@@ -4,7 +4,7 @@ use crate::{Error, Site, secrets};
 use engines::command::Command;
 use jiff::Timestamp;
 use model::{CancelToken, Class, MemberName, ServiceName, duration};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// How long each way may take, unless another time is declared for the command.
@@ -26,30 +26,54 @@ pub struct Alert {
     pub at: Timestamp,
 }
 
-/// Sends it every way that is configured; each is tried, whatever becomes of the others.
-pub fn send(site: &Site, alert: &Alert) -> Result<(), Error> {
+/// A way to tell somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// A command that is run.
+    Command,
+    /// A URL that is sent it.
+    Webhook,
+}
+
+/// The ways that are configured.
+pub fn ways(site: &Site) -> Vec<Way> {
+    let alerts = &site.config().alerts;
+    let ways =
+        [(Way::Command, alerts.command.is_some()), (Way::Webhook, secrets::has_webhook(alerts))];
+    ways.into_iter().filter(|(_, is_set)| *is_set).map(|(way, _)| way).collect()
+}
+
+/// Sends it by one way.
+pub fn send(site: &Site, way: Way, alert: &Alert) -> Result<(), Error> {
     let alerts = &site.config().alerts;
     let text = serde_json::to_vec(alert)
         .map_err(|e| Error::new(Class::Failed, "cannot encode an alert").because(e))?;
-    let mut failed = Vec::new();
-    let limit = alerts.command_timeout.as_deref().and_then(|text| duration::parse(text).ok());
-    if let Some(command) = &alerts.command
-        && let Err(error) = by_command(command, limit.unwrap_or(PATIENCE), alert, &text)
-    {
-        failed.push(format!("command: {}", error.chain()));
+    let (name, sent) = match way {
+        Way::Command => {
+            let limit = alerts.command_timeout.as_deref();
+            let limit = limit.and_then(|text| duration::parse(text).ok()).unwrap_or(PATIENCE);
+            let command = alerts.command.as_deref();
+            ("command", command.map_or(Ok(()), |c| by_command(c, limit, alert, &text)))
+        }
+        Way::Webhook => {
+            let url = secrets::webhook(alerts, PATIENCE);
+            let sent = url.and_then(|url| url.map_or(Ok(()), |u| by_webhook(u.expose(), &text)));
+            ("webhook", sent)
+        }
+    };
+    sent.map_err(|error| {
+        let what = format!("an alert could not be sent: {name}: {}", error.chain());
+        Error::new(Class::Unavailable, what)
+    })
+}
+
+/// Sends it every way that is configured; each is tried, whatever becomes of the others.
+pub(crate) fn send_by_all(site: &Site, alert: &Alert) {
+    for way in ways(site) {
+        // Where nobody can be told there is the operation's log.
+        let _ = send(site, way, alert);
     }
-    let webhook = secrets::webhook(alerts, PATIENCE)
-        .and_then(|url| url.map_or(Ok(()), |url| by_webhook(url.expose(), &text)));
-    if let Err(error) = webhook {
-        failed.push(format!("webhook: {}", error.chain()));
-    }
-    if failed.is_empty() {
-        return Ok(());
-    }
-    Err(Error::new(
-        Class::Unavailable,
-        format!("an alert could not be sent: {}", failed.join("; ")),
-    ))
 }
 
 /// What takes too long is ended with all that it started: other alerts wait for it.

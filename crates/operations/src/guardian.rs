@@ -129,8 +129,7 @@ impl<'a> Alarm<'a> {
         };
         let (site, (tell, sent)) = (self.site.site().clone(), sync_channel(1));
         std::thread::spawn(move || {
-            // Where nobody can be told there is the operation's log.
-            let _ = alert::send(&site, &alert);
+            alert::send_by_all(&site, &alert);
             let _ = tell.send(());
         });
         sent

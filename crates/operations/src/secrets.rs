@@ -83,10 +83,19 @@ pub(crate) fn url_password(service: &Service) -> Option<engines::Password> {
     }))
 }
 
+/// Whether alerts go to a webhook.
+pub(crate) fn has_webhook(alerts: &Alerts) -> bool {
+    webhook_source(alerts).is_some() || alerts.webhook.is_some()
+}
+
+fn webhook_source(alerts: &Alerts) -> Option<Source> {
+    let Alerts { webhook_file, webhook_env, webhook_credential, webhook_command, .. } = alerts;
+    Source::pick(webhook_file, webhook_env, webhook_credential, webhook_command)
+}
+
 /// The URL of the webhook that alerts go to. A command that prints it is ended after this time.
 pub(crate) fn webhook(alerts: &Alerts, limit: Duration) -> Result<Option<Secret>, Error> {
-    let Alerts { webhook_file, webhook_env, webhook_credential, webhook_command, .. } = alerts;
-    match Source::pick(webhook_file, webhook_env, webhook_credential, webhook_command) {
+    match webhook_source(alerts) {
         Some(source) => read_within(&source, "webhook", Some(limit)).map(Some),
         None => Ok(alerts.webhook.clone().map(Secret::new)),
     }

@@ -55,7 +55,7 @@ pub(crate) fn run(app: &App, args: &DrillArgs) -> Outcome {
         }
         Err(_) => {}
     }
-    let unsent = teller.save()?;
+    let unsent = teller.finish();
     let done = drilled?;
     if app.out.json {
         app.out.document(&done)?;

@@ -118,7 +118,7 @@ pub(crate) fn one(
         Ok(seen) => act(app, service, seen, &mut teller),
         Err(failure) => Err(failure),
     };
-    let unsent = teller.save()?;
+    let unsent = teller.finish();
     let (exit, value) = done?;
     Ok(looked.with(if unsent { exit.max(Exit::NOT_WELL) } else { exit }, value))
 }
@@ -237,7 +237,7 @@ pub(crate) fn one_drill(app: &App, service: &ServiceSite) -> Result<(Exit, Value
     let (overdue, slow) = (drills.overdue(now), drills.slow());
     teller.tell("drill-overdue", overdue.clone());
     teller.tell("rto-exceeded", slow.clone());
-    let unsent = teller.save()?;
+    let unsent = teller.finish();
     let (exit, value) = result?;
     let broken = unsent || overdue.is_some() || slow.is_some();
     let exit = if broken { exit.max(Exit::NOT_WELL) } else { exit };
@@ -254,6 +254,19 @@ fn observe_drills(service: &ServiceSite) -> Result<Drills, Failure> {
 }
 
 pub(crate) fn observe(app: &App, service: &ServiceSite) -> Result<Observed, Failure> {
+    let seen = observe_age(app, service)?;
+    with_attempts(service, seen)
+}
+
+/// With what ran on this host: looked at last, since what was asked before may have taken long.
+pub(crate) fn with_attempts(service: &ServiceSite, seen: Observed) -> Result<Observed, Failure> {
+    let kind = if seen.role == Role::Primary { Kind::Backup } else { Kind::Refresh };
+    let attempts = status::attempts(&history::list(service)?, kind);
+    Ok(Observed { attempts, ..seen })
+}
+
+/// The same without what ran on this host: it tells how old the history is, and not what is due.
+pub(crate) fn observe_age(app: &App, service: &ServiceSite) -> Result<Observed, Failure> {
     let state = service.load_state()?.state;
     let Some(me) = state.members.get(service.member()) else {
         return Err(Failure::invalid(format!("{} is not a member yet", service.member()))
@@ -261,8 +274,6 @@ pub(crate) fn observe(app: &App, service: &ServiceSite) -> Result<Observed, Fail
     };
     let spec = service.spec();
     let schedule = status::schedule(service, spec.schedule.as_deref())?;
-    let kind = if me.role == Role::Primary { Kind::Backup } else { Kind::Refresh };
-    let attempts = status::attempts(&history::list(service)?, kind);
     let engine = service.engine()?;
     let follows = engine.abilities().log;
     let mut holds = me.applied.as_ref().map(|applied| applied.source_time);
@@ -276,7 +287,7 @@ pub(crate) fn observe(app: &App, service: &ServiceSite) -> Result<Observed, Fail
         role: me.role,
         schedule,
         rpo: crate::status::declared_rpo(service),
-        attempts,
+        attempts: Vec::new(),
         newest: newest.max(wal::reaches(service, &state)?),
         holds,
         standbys: status::standbys(service, &state),

@@ -167,7 +167,7 @@ pub(crate) fn one_due(app: &App, service: &ServiceSite) -> Result<(Exit, Value),
     let (overdue, rot) = (scrubs.overdue(now), scrubs.rot());
     teller.tell("scrub-overdue", overdue.clone());
     teller.tell(ROTTEN, scrubs.found());
-    let unsent = teller.save()?;
+    let unsent = teller.finish();
     let (exit, value) = result?;
     let broken = unsent || overdue.is_some() || rot.is_some();
     let exit = if broken { exit.max(Exit::NOT_WELL) } else { exit };

@@ -5,8 +5,12 @@ use crate::rig::Rig;
 use crate::world::{CONTROLLED, World, content, fill, state, wait_for};
 use serde_json::Value;
 use std::fs;
-use std::path::Path;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// Due once, and then not for long.
@@ -283,4 +287,159 @@ fn a_lock_that_says_another_thing_than_its_worker_is_told() {
     fs::write(world.path("go"), "").unwrap();
     assert!(child.0.wait().unwrap().success());
     world.run("a", &["backup", "docs"]).code(0);
+}
+
+/// The alert command, where several services tell something at once: each writes its line in one piece.
+fn one_line_each(file: &Path) -> String {
+    format!("command = '''printf '%s\\n' \"$(cat)\" >> {}'''\n", file.display())
+}
+
+/// Two services that are too old a second after whatever was backed up, and alerts that go to a file.
+fn too_old(rig: &Rig) -> PathBuf {
+    let file = rig.path("alerts");
+    let command = format!("[alerts]\n{}", one_line_each(&file));
+    two(rig, &command, "rpo = \"1s\"\n", "rpo = \"1s\"\n");
+    rig.run(&["init"]).code(0);
+    file
+}
+
+/// Runs until somebody was told that both are too old.
+fn until_told(rig: &Rig, file: &Path) {
+    wait_for("both are too old, and that is told", || {
+        rig.run(&["run-due"]);
+        ["stuck", "well"].iter().all(|name| told(file, name, "rpo-exceeded") > 0)
+    });
+}
+
+#[test]
+fn a_lock_that_cannot_be_had_silences_nobody() {
+    let rig = Rig::new();
+    let file = too_old(&rig);
+    let locks = ["look", "clean-up"].map(|name| rig.path("state/services/stuck/due").join(name));
+    locks.iter().for_each(|lock| fs::create_dir_all(lock).unwrap());
+    until_told(&rig, &file);
+    for (event, service, times) in [
+        ("unreachable", "stuck", 1),
+        ("clean-up-failed", "stuck", 1),
+        ("unreachable", "well", 0),
+        ("clean-up-failed", "well", 0),
+    ] {
+        assert_eq!(told(&file, service, event), times, "{event} of {service}");
+    }
+    assert_eq!(points(&rig, "stuck"), 1, "a backup has a lock of its own");
+    locks.iter().for_each(|lock| fs::remove_dir(lock).unwrap());
+    rig.run(&["run-due"]);
+    assert_eq!(told(&file, "stuck", "unreachable-over"), 1);
+    assert_eq!(told(&file, "stuck", "clean-up-failed-over"), 1);
+}
+
+#[test]
+fn without_any_lock_it_is_told_and_nothing_is_begun() {
+    let rig = Rig::new();
+    let file = too_old(&rig);
+    // As on a file system that has become read-only: no lock can be made.
+    let dirs = ["state/due", "state/services/stuck/due", "state/services/well/due"];
+    dirs.iter().for_each(|dir| drop(rig.write(dir, "no directory")));
+    until_told(&rig, &file);
+    for service in ["stuck", "well"] {
+        assert_eq!(told(&file, service, "unreachable"), 1, "{service}");
+        assert_eq!(told(&file, service, "clean-up-failed"), 1, "{service}");
+        assert_eq!(points(&rig, service), 0, "nothing is begun");
+    }
+    dirs.iter().for_each(|dir| fs::remove_file(rig.path(dir)).unwrap());
+    rig.run(&["run-due"]);
+    for service in ["stuck", "well"] {
+        assert_eq!(told(&file, service, "unreachable-over"), 1, "{service}");
+        assert_eq!(points(&rig, service), 1, "{service}");
+    }
+}
+
+#[test]
+fn a_journal_that_cannot_be_read_silences_nobody() {
+    let rig = Rig::new();
+    let file = too_old(&rig);
+    rig.run(&["backup", "stuck"]).code(0);
+    let operations = fs::read_dir(rig.path("state/services/stuck/operations")).unwrap();
+    let journal = operations.flatten().next().unwrap().path().join("journal");
+    fs::rename(&journal, rig.path("journal")).unwrap();
+    fs::create_dir(&journal).unwrap();
+    until_told(&rig, &file);
+    assert_eq!(told(&file, "stuck", "unreachable"), 1);
+    assert_eq!(told(&file, "stuck", "clean-up-failed"), 1);
+    assert_eq!(points(&rig, "stuck"), 1, "what was done nobody knows, so nothing is due");
+    fs::remove_dir(&journal).unwrap();
+    fs::rename(rig.path("journal"), &journal).unwrap();
+    rig.run(&["run-due"]);
+    assert_eq!(told(&file, "stuck", "unreachable-over"), 1);
+    assert_eq!(told(&file, "stuck", "clean-up-failed-over"), 1);
+}
+
+/// Takes what is sent to it, and answers only once it may. Alerts that it has answered are in the file.
+fn webhook(file: &Path) -> (String, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let answers = Arc::new(AtomicBool::new(false));
+    let (file, may) = (file.to_owned(), answers.clone());
+    std::thread::spawn(move || {
+        let mut silent = Vec::new();
+        for stream in listener.incoming().flatten() {
+            if !may.load(Ordering::SeqCst) {
+                silent.push(stream);
+                continue;
+            }
+            let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+            let alert = loop {
+                let read = (&stream).read(&mut buffer).unwrap();
+                assert!(read > 0, "{}", String::from_utf8_lossy(&request));
+                request.extend_from_slice(&buffer[..read]);
+                let text = String::from_utf8_lossy(&request);
+                let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+                if let Some(body) = body
+                    && serde_json::from_str::<Value>(&body).is_ok()
+                {
+                    break body;
+                }
+            };
+            let mut told = fs::File::options().create(true).append(true).open(&file).unwrap();
+            writeln!(told, "{alert}").unwrap();
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            (&stream).write_all(answer).unwrap();
+        }
+    });
+    (url, answers)
+}
+
+#[test]
+fn a_way_that_hangs_starves_no_other_and_gets_what_it_missed() {
+    let rig = Rig::new();
+    let (command, hook) = (rig.path("alerts"), rig.path("posted"));
+    let (url, answers) = webhook(&hook);
+    let to = format!("[alerts]\nwebhook = \"{url}\"\n{}", one_line_each(&command));
+    two(&rig, &to, "", "");
+    rig.run(&["init"]).code(0);
+    rig.run(&["run-due"]).code(0);
+    // Two things are wrong with one of them.
+    fs::create_dir_all(rig.path("state/services/stuck/damaged/20261121T010442Z-backup-5f3a09c1"))
+        .unwrap();
+    fs::rename(rig.path("vault"), rig.path("moved")).unwrap();
+    let of_stuck = |file: &Path| -> Vec<String> {
+        let of_stuck = alerts(file).into_iter().filter(|(service, _)| service == "stuck");
+        of_stuck.map(|(_, event)| event).collect()
+    };
+    let said = rig.run(&["run-due"]);
+    assert_eq!(of_stuck(&command), ["journal-damaged", "unreachable"], "{said:#?}");
+    assert_eq!(told(&command, "well", "unreachable"), 1);
+    // Once it works it gets both, what it was not even tried with first, and nobody hears it twice.
+    answers.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        let said = rig.run(&["run-due"]);
+        assert_eq!(of_stuck(&hook), ["unreachable", "journal-damaged"], "{said:#?}");
+        assert_eq!(told(&hook, "well", "unreachable"), 1);
+        assert_eq!(of_stuck(&command), ["journal-damaged", "unreachable"]);
+    }
+    fs::rename(rig.path("moved"), rig.path("vault")).unwrap();
+    rig.run(&["run-due"]).code(0);
+    for file in [&command, &hook] {
+        assert_eq!(told(file, "stuck", "unreachable-over"), 1);
+    }
 }
