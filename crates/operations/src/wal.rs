@@ -81,9 +81,12 @@ pub fn push(site: &ServiceSite, segment: &Path) -> Result<Pushed, Error> {
     let pushed = log.push(generation, name, &bytes)?;
     if let Some(WalFile::Segment { place, .. }) = WalFile::parse(name)
         && let Some(segments) = Segments::of(bytes.len() as u64)
-        && gap::load(site)?.is_some()
+        && let Some(gap) = gap::load(site)?
     {
-        if let Some(start) = segments.start_of(place) {
+        // What lies before it, and comes late, says nothing of what is missing.
+        if let Some(start) = segments.start_of(place)
+            && start.0.saturating_add(segments.size()) > gap.from
+        {
             gap::ends(site, start)?;
         }
         gap::record(site, &log, segments)?;
