@@ -311,7 +311,8 @@ fn a_disk_that_fills_at_any_moment_of_a_refresh_leaves_the_old_point_or_the_new(
 /// that needs is set aside before.
 #[test]
 fn a_disk_that_fills_at_any_moment_of_a_refresh_in_place_leaves_the_old_point_or_the_new() {
-    filled_while_refreshing(1_500_000, "refresh = \"exchange\"\n");
+    // Chunks of one size: of those that content defines, one may be more than half of the file.
+    filled_while_refreshing(1_500_000, "refresh = \"exchange\"\nchunk-size = \"256 KiB\"\n");
 }
 
 fn filled_while_refreshing(words: u32, lines: &str) {
