@@ -63,6 +63,9 @@ fn a_quiet_night_is_no_alarm_and_a_lost_primary_takes_only_what_was_not_shipped(
 fn what_is_archived_is_known_on_every_host() {
     let stage = Stage::new();
     let (a, b) = (&stage.a, &stage.b);
+    // What it commits is not quiet.
+    a.server.sql("ALTER SYSTEM SET autovacuum = off");
+    a.server.sql("SELECT pg_reload_conf()");
     a.run(&["backup", "shop"]).code(0);
     b.run(&["refresh", "shop"]).code(0);
     b.server.stop("fast");
@@ -83,16 +86,18 @@ fn what_is_archived_is_known_on_every_host() {
     // A segment that came too soon after another is said by the timer.
     let wrote = written(a);
     a.archived();
-    std::thread::sleep(Duration::from_millis(1100));
-    a.run(&["run-due"]);
-    assert!(kept_until(b) >= wrote);
+    wait_for("the timer says that it has it", || {
+        a.run(&["run-due"]);
+        kept_until(b) >= wrote
+    });
     // And of a quiet server that it is quiet: its checkpoints are nobody's work.
     a.server.sql("CHECKPOINT");
     for _ in 0..2 {
-        std::thread::sleep(Duration::from_millis(1100));
         let quiet = Timestamp::now();
-        a.run(&["run-due"]);
-        assert!(kept_until(b) >= quiet);
+        wait_for("the timer says that it is quiet", || {
+            a.run(&["run-due"]);
+            kept_until(b) >= quiet
+        });
     }
     // Another cluster in its place, which is quiet, too.
     let file = a.home().join("state/services/shop/log-led.json");

@@ -22,9 +22,16 @@ impl Host {
         let usual = format!("bin-dir = '{}'", bin_dir().display());
         let other = format!("bin-dir = '{}'", programs.display());
         assert!(config.contains(&usual));
-        fs::write(&self.config, config.replace(&usual, &other)).unwrap();
+        // In one step: its server may ask for a segment at any moment, and ends if that cannot be tried.
+        let write = |text: &str| {
+            let beside = self.config.with_extension("new");
+            fs::write(&beside, text).unwrap();
+            give(&beside);
+            fs::rename(&beside, &self.config).unwrap();
+        };
+        write(&config.replace(&usual, &other));
         let said = self.run(words);
-        fs::write(&self.config, config).unwrap();
+        write(&config);
         said
     }
 }
