@@ -2,7 +2,7 @@
 //! was observed and of the time; nothing here looks or acts.
 
 use jiff::Timestamp;
-use model::schedule::{CLOCK_TOLERANCE, Schedule};
+use model::schedule::{Schedule, is_ahead};
 use model::{MemberName, Role, duration};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -125,13 +125,6 @@ fn went_well(attempts: &[Attempt], now: Timestamp) -> Option<Timestamp> {
 /// what is due now: neither is its failure waited for, nor does it make the same due again and again.
 fn newest_first(attempts: &[Attempt], now: Timestamp) -> impl Iterator<Item = &Attempt> {
     attempts.iter().rev().filter(move |attempt| !is_ahead(attempt.began, now))
-}
-
-/// Whether a time lies further in the future than clocks differ: one of the two clocks was wrong, and
-/// how long ago it was nobody can tell.
-pub(crate) fn is_ahead(then: Timestamp, now: Timestamp) -> bool {
-    let latest = now.checked_add(duration::signed(CLOCK_TOLERANCE)).unwrap_or(Timestamp::MAX);
-    then > latest
 }
 
 /// The age of something in a sentence, or that nobody knows it.

@@ -4,7 +4,7 @@
 use crate::due::{self, Attempt};
 use jiff::{SignedDuration, Timestamp};
 use model::duration;
-use model::schedule::Schedule;
+use model::schedule::{Schedule, is_ahead};
 use model::state::LastDrill;
 use operations::Scrubbed;
 use std::time::Duration;
@@ -146,7 +146,7 @@ pub(crate) fn overdue(
     let limit = schedule.previous(last.checked_sub(SignedDuration::from_secs(1)).ok()?)?;
     let ago = |then| duration::age(then, now).map(duration::human).unwrap_or_default();
     match well {
-        Some(well) if due::is_ahead(well, now) => Some(format!(
+        Some(well) if is_ahead(well, now) => Some(format!(
             "the last {what} that went well is of a time that is still to come; clocks were wrong"
         )),
         Some(well) if well < limit => {

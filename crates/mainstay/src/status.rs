@@ -188,7 +188,7 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
     // What never had a point is as old as the member, as for alerts.
     let young = |from, rpo| match units::age(from, now) {
         Some(age) => age <= rpo,
-        None => !crate::due::is_ahead(from, now),
+        None => !model::schedule::is_ahead(from, now),
     };
     let kept = |from: Timestamp| rpo.map(|rpo| young(from, rpo));
     let rpo_kept = kept(newest.or(me.map(|me| me.since)).unwrap_or(now));

@@ -18,8 +18,14 @@ use std::time::Duration;
 /// The jitter is at most this, and at most a tenth of the time between two slots.
 const LARGEST_JITTER: Duration = Duration::from_secs(300);
 
-/// A last run that lies further in the future than this was recorded by a clock that was wrong.
-pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+/// What lies further in the future than this was recorded by a clock that was wrong.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// Whether a time lies further in the future than clocks differ: one of the two clocks was wrong, and
+/// how long ago it was nobody can tell.
+pub fn is_ahead(then: Timestamp, now: Timestamp) -> bool {
+    then.duration_since(now) > duration::signed(CLOCK_TOLERANCE)
+}
 
 /// The text is not a schedule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -111,8 +117,7 @@ impl Schedule {
         let next = self.next(now);
         let Some(last) = last else { return Due { now: true, next } };
         // A run "in the future" would silence the schedule until then.
-        let ahead = last.duration_since(now);
-        if ahead > duration::signed(CLOCK_TOLERANCE) {
+        if is_ahead(last, now) {
             return Due { now: true, next };
         }
         let missed = self.previous(now).is_some_and(|due| due > last);

@@ -110,11 +110,8 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
         return left.finished("resume", said);
     }
     let stopping = left.done(STEP).is_none() && site.spec().quiesce == Quiesce::Stop && !booting;
-    let died = left.after == After::Death;
+    let after = left.after;
     left.with_context(|cx| {
-        if stopping && died {
-            end_of_stop(site, cx);
-        }
         // Other services wait for this at the start of their host. It is tried again later.
         let tries = if booting { 1 } else { TRIES };
         let back = || {
@@ -123,8 +120,7 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
                     .because(e)
             })
         };
-        back()?;
-        if stopping && !died && goes_down(site, cx)? { back() } else { Ok(()) }
+        if stopping { start_after_stop(site, cx, after, back) } else { back() }
     })?;
     turn.back(left.dir);
     left.finished("resume", "the service was brought back")
@@ -147,9 +143,24 @@ pub(crate) fn start_at_boot(left: &Left<'_>) -> Result<String, Error> {
     .map(str::to_owned)
 }
 
+/// Starts a service whose stop was begun, and did not come to its end.
+pub(crate) fn start_after_stop(
+    site: &ServiceSite,
+    cx: &engines::Context<'_>,
+    after: After,
+    start: impl Fn() -> Result<(), engines::Error>,
+) -> Result<(), engines::Error> {
+    if after == After::Death {
+        end_of_stop(site, cx);
+        return start();
+    }
+    start()?;
+    if goes_down(site, cx)? { start() } else { Ok(()) }
+}
+
 /// A stop that was under way may still be: a service that looks as if it ran would go down after it
 /// was left alone. Once it has surely stopped it can be started.
-pub(crate) fn end_of_stop(site: &ServiceSite, cx: &engines::Context<'_>) {
+fn end_of_stop(site: &ServiceSite, cx: &engines::Context<'_>) {
     if let Err(error) = site.engine().map_err(told).and_then(|engine| engine.stop(cx)) {
         cx.progress.warn(&format!("the stop could not be brought to its end: {error}"));
     }
@@ -158,10 +169,7 @@ pub(crate) fn end_of_stop(site: &ServiceSite, cx: &engines::Context<'_>) {
 /// A stop that failed or was given up may only have been asked for by its command: who carries it out goes
 /// on. To stop it once more would take down what may serve all the time, so it is watched for a while:
 /// whether it goes down after all.
-pub(crate) fn goes_down(
-    site: &ServiceSite,
-    cx: &engines::Context<'_>,
-) -> Result<bool, engines::Error> {
+fn goes_down(site: &ServiceSite, cx: &engines::Context<'_>) -> Result<bool, engines::Error> {
     let engine = site.engine().map_err(told)?;
     let deadline = Instant::now() + LINGER;
     // A unit of the host's, and a server that we end ourselves, are waited for as they are started.

@@ -23,7 +23,7 @@ use crate::exchange::{Placement, aside, beside};
 use crate::journal::{Entry, Kind, Outcome, Steps};
 use crate::operation::{Operation, Run};
 use crate::placing::{self, Placing};
-use crate::recover::{After, Left};
+use crate::recover::Left;
 use crate::wal::sqlite::{self, Replayed};
 use crate::{Error, MemberRecord, ServiceSite, Which, may_start, quiesce, which};
 use engines::{LogTarget, Purpose, RootKind, Running, SnapshotMeta};
@@ -349,18 +349,18 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     if let Some(doubt) = which::doubt(&state, plan.snapshot) {
         operation.report().warn(&doubt);
     }
-    if plan.own && starts_here(site, params, &plan)? {
+    let starts = starts_here(site, params, &plan)?;
+    if starts {
         engine.equipped()?;
     }
     if plan.over {
-        let started = starts_here(site, params, &plan)?;
-        let done = over::perform(site, operation, params, &plan, started)?;
-        if started {
+        let done = over::perform(site, operation, params, &plan, starts)?;
+        if starts {
             start(site, operation)?;
         }
         let changed = Changed { fetched_bytes: done.fetched_bytes, removed: done.removed };
         let (id, seconds) = (operation.id().clone(), began.elapsed().as_secs_f64());
-        let done = plan.done(Some(id), done.files, done.bytes, started, seconds);
+        let done = plan.done(Some(id), done.files, done.bytes, starts, seconds);
         return Ok(Done { changed: Some(changed), ..done });
     }
     for destination in &plan.destinations {
@@ -385,7 +385,6 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
             placing::aim(site, operation, &plan.destinations, target)?;
         }
     }
-    let starts = starts_here(site, params, &plan)?;
     if was_running {
         quiesce::guard(site, operation)?;
         operation
@@ -540,16 +539,11 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
             return Ok(());
         } else {
             let (engine, site) = (left.site.engine()?, left.site);
-            // One that was told to stop may be about to.
             let stopping = stopped.is_some() && left.done("stop").is_none();
-            let died = left.after == After::Death;
-            let started = left.with_context(|cx| {
-                if stopping && died {
-                    quiesce::end_of_stop(site, cx);
-                }
-                engine.start(cx)?;
-                let again = stopping && !died && quiesce::goes_down(site, cx)?;
-                if again { engine.start(cx) } else { Ok(()) }
+            let after = left.after;
+            let started = left.with_context(|cx| match stopping {
+                true => quiesce::start_after_stop(site, cx, after, || engine.start(cx)),
+                false => engine.start(cx),
             });
             started.map(|()| "the service was started again".to_owned())
         };

@@ -139,13 +139,20 @@ pub fn let_go(
 fn is_full(site: &ServiceSite, segment: &Path) -> Result<bool, Error> {
     let size = size_of(segment)?;
     let status = segment.with_file_name("archive_status");
-    let Ok(entries) = std::fs::read_dir(&status) else { return Ok(false) };
-    let waiting = entries.flatten().filter(|entry| {
-        let name = entry.file_name();
-        let name = name.to_str().and_then(|name| name.strip_suffix(".ready"));
-        matches!(name.and_then(WalFile::parse), Some(WalFile::Segment { .. }))
-    });
-    Ok((waiting.count() as u64).saturating_mul(size) > cap(site))
+    let Ok(waiting) = waiting(&status) else { return Ok(false) };
+    let segments = waiting
+        .iter()
+        .filter(|name| matches!(WalFile::parse(name), Some(WalFile::Segment { .. })))
+        .count();
+    Ok((segments as u64).saturating_mul(size) > cap(site))
+}
+
+/// The files of a log that wait to be archived, by the directory in which the server notes that.
+fn waiting(status: &Path) -> io::Result<Vec<String>> {
+    let names = std::fs::read_dir(status)?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".ready").map(str::to_owned));
+    Ok(names.collect())
 }
 
 fn size_of(segment: &Path) -> Result<u64, Error> {

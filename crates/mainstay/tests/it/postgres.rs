@@ -204,6 +204,29 @@ impl Host {
         self.server.eventually("SELECT NOT pg_is_in_recovery()");
     }
 
+    /// Its server keeps no more of its log than somebody needs.
+    fn keeps_little(&self) {
+        self.server.sql("ALTER SYSTEM SET max_wal_size = '32MB'");
+        self.server.sql("ALTER SYSTEM SET wal_keep_size = 0");
+        self.server.sql("SELECT pg_reload_conf()");
+    }
+
+    /// Writes so many megabytes of log, and nothing else.
+    fn fill(&self, megabytes: u32) {
+        self.server.sql(&format!(
+            "SELECT count(pg_logical_emit_message(false, 'fill', repeat('x', 1000000))) \
+             FROM generate_series(1, {megabytes})"
+        ));
+    }
+
+    /// More than any queue here takes, and lets go what nobody keeps.
+    fn fill_much(&self) {
+        for _ in 0..4 {
+            self.fill(30);
+            self.server.sql("CHECKPOINT");
+        }
+    }
+
     /// Kills that, if there is one.
     fn kill_worker(&self) -> bool {
         let kill = |pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL);

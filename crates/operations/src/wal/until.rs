@@ -10,13 +10,13 @@ mod quiet;
 
 pub use quiet::note_quiet;
 
-use super::{allowed_in, gap, is_running, of_history, sqlite};
+use super::{allowed_in, gap, is_running, of_history, sqlite, waiting};
 use crate::asking::{Asking, Patience};
 use crate::{Error, ServiceSite};
 use engines::Inspection;
 use engines::postgres::{Lsn, Records, Segments, WalFile, left_at};
 use jiff::Timestamp;
-use model::schedule::CLOCK_TOLERANCE;
+use model::schedule::is_ahead;
 use model::{
     Class, Classify, Generation, Position, RecoveryPoint, Role, ServiceState, SnapshotId, duration,
 };
@@ -83,10 +83,8 @@ impl Until {
     fn last(&self, wanted: impl Fn(&Mark) -> bool) -> Result<Option<Timestamp>, Error> {
         let Some(log) = &self.log else { return Ok(None) };
         // Said by a clock that was ahead: it was not so then, and is not yet.
-        let latest = Timestamp::now()
-            .checked_add(duration::signed(CLOCK_TOLERANCE))
-            .unwrap_or(Timestamp::MAX);
-        let past = self.marks.iter().rev().filter(|mark| mark.until <= latest);
+        let now = Timestamp::now();
+        let past = self.marks.iter().rev().filter(|mark| !is_ahead(mark.until, now));
         for mark in past.filter(|mark| wanted(mark)) {
             match log.has_mark(mark).map_err(Error::from) {
                 Ok(true) => return Ok(Some(mark.until)),
@@ -186,6 +184,27 @@ impl Led {
             Some(led) => save(site, LED, &led),
             None => drop(std::fs::remove_file(site.dir().join(LED))),
         }
+    }
+
+    /// The same from the newest point on, which may be another one by now; none if the log does not lead
+    /// on from that.
+    fn from_newest(
+        self,
+        note: &mut Note,
+        site: &ServiceSite,
+        state: &ServiceState,
+        segments: Segments,
+    ) -> Result<Option<Led>, Error> {
+        if state.newest_sound().is_some_and(|point| point.snapshot == self.from) {
+            return Ok(Some(self));
+        }
+        let leads = note.leads(site, state, segments, (self.timeline, Lsn(self.end)))?;
+        note.save(site);
+        let led = note.from.filter(|_| leads).map(|from| Led { from, ..self });
+        if led.is_some() {
+            Led::save(led, site);
+        }
+        Ok(led)
     }
 }
 
@@ -454,15 +473,10 @@ fn pushed(site: &ServiceSite, segment: &Path) -> Result<(), Error> {
     if gap::open(site, &state)?.is_some() {
         return Ok(());
     }
-    if state.newest_sound().map(|point| point.snapshot) != Some(led.from) {
-        // There is another point since: whether it leads on from that is looked at with the next one.
-        let leads = note.leads(site, &state, segments, (timeline, end))?;
-        let led = note.from.filter(|_| leads).map(|from| Led { from, ..led });
-        Led::save(led, site);
-        note.save(site);
-        if !leads {
-            return Ok(());
-        }
+    if led.from_newest(&mut note, site, &state, segments)?.is_none() {
+        // That is looked at again with the next segment.
+        Led::save(None, site);
+        return Ok(());
     }
     // A record that goes on in the next segment is in nobody's hands yet: a standby stops before it.
     let bytes = std::fs::read(segment).map_err(|e| Error::io("read", segment, e))?;
@@ -502,15 +516,8 @@ fn system_of(segment: &Path) -> std::io::Result<u64> {
 /// Whether no other segment waits to be archived: it may be long before there is another chance to say
 /// what this one proves.
 fn is_last(segment: &Path) -> bool {
-    let Ok(entries) = std::fs::read_dir(segment.with_file_name("archive_status")) else {
-        return false;
-    };
-    let ready = entries.flatten().filter(|entry| {
-        let name = entry.file_name();
-        let name = name.to_str().and_then(|name| name.strip_suffix(".ready"));
-        name.is_some_and(|name| !segment.ends_with(name))
-    });
-    ready.count() == 0
+    let waiting = waiting(&segment.with_file_name("archive_status"));
+    waiting.is_ok_and(|waiting| waiting.iter().all(|name| segment.ends_with(name)))
 }
 
 #[cfg(test)]

@@ -193,10 +193,7 @@ fn a_slot_that_nobody_uses_any_more_never_fills_the_disk() {
 
     // The next run goes on where this one ended: no gap.
     let fill = |megabytes: u32| {
-        a.server.sql(&format!(
-            "SELECT count(pg_logical_emit_message(false, 'fill', repeat('x', 1000000))) \
-             FROM generate_series(1, {megabytes})"
-        ));
+        a.fill(megabytes);
         a.server.sql("CHECKPOINT");
     };
     fill(40);

@@ -45,9 +45,7 @@ pub(super) fn beside(host: &Host) -> Vec<String> {
 fn a_standby_in_front_of_a_gap_says_so_and_comes_back_with_the_next_base() {
     let stage = Stage::with(NO_ARCHIVE, "log-queue = '64 MiB'");
     let (a, b) = (&stage.a, &stage.b);
-    a.server.sql("ALTER SYSTEM SET max_wal_size = '32MB'");
-    a.server.sql("ALTER SYSTEM SET wal_keep_size = 0");
-    a.server.sql("SELECT pg_reload_conf()");
+    a.keeps_little();
     a.run(&["backup", "shop"]).code(0);
     let _receive = receiver(a);
     let last = a.write();
@@ -61,13 +59,7 @@ fn a_standby_in_front_of_a_gap_says_so_and_comes_back_with_the_next_base() {
     let gone = Timestamp::now();
     let (vault, away) = (stage.dir.path().join("vault"), stage.dir.path().join("away"));
     fs::rename(&vault, &away).unwrap();
-    for _ in 0..4 {
-        a.server.sql(
-            "SELECT count(pg_logical_emit_message(false, 'fill', repeat('x', 1000000))) \
-             FROM generate_series(1, 30)",
-        );
-        a.server.sql("CHECKPOINT");
-    }
+    a.fill_much();
     a.server.eventually(
         "SELECT count(*) = 0 FROM pg_replication_slots WHERE slot_name = 'mainstay_shop'",
     );
@@ -257,10 +249,7 @@ fn what_is_let_go_beside_a_full_state_directory_is_found_by_the_next_segment() {
     disk.fill(0);
     fs::rename(&vault, &away).unwrap();
     for _ in 0..8 {
-        a.server.sql(
-            "SELECT count(pg_logical_emit_message(false, 'fill', repeat('x', 1000000))) \
-             FROM generate_series(1, 20)",
-        );
+        a.fill(20);
     }
     a.write();
     // As many as may wait.

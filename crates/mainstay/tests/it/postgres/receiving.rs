@@ -328,9 +328,7 @@ fn other_bytes_of_a_whole_segment_are_refused_before_it_is_whole_again() {
 fn a_takeover_that_is_given_back_leaves_no_gap() {
     let stage = Stage::with(NO_ARCHIVE, "");
     let (a, b) = (&stage.a, &stage.b);
-    a.server.sql("ALTER SYSTEM SET max_wal_size = '32MB'");
-    a.server.sql("ALTER SYSTEM SET wal_keep_size = 0");
-    a.server.sql("SELECT pg_reload_conf()");
+    a.keeps_little();
     a.write();
     a.run(&["backup", "shop"]).code(0);
     b.run(&["refresh", "shop"]).code(0);
@@ -413,22 +411,14 @@ fn a_vault_that_hangs_never_fills_the_disk() {
 
 fn without_a_vault(stage: &Stage, goes: &dyn Fn(), comes: &dyn Fn()) {
     let a = &stage.a;
-    a.server.sql("ALTER SYSTEM SET max_wal_size = '32MB'");
-    a.server.sql("ALTER SYSTEM SET wal_keep_size = 0");
-    a.server.sql("SELECT pg_reload_conf()");
+    a.keeps_little();
     a.run(&["backup", "shop"]).code(0);
     let receive = receiver(a);
     a.write();
     is_stored(a);
     goes();
     let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'mainstay_shop'";
-    for _ in 0..4 {
-        a.server.sql(
-            "SELECT count(pg_logical_emit_message(false, 'fill', repeat('x', 1000000))) \
-             FROM generate_series(1, 30)",
-        );
-        a.server.sql("CHECKPOINT");
-    }
+    a.fill_much();
     a.server.eventually(&format!("SELECT ({slots}) = 0"));
     // The server recycles what nobody needs.
     a.server.sql("CHECKPOINT");
@@ -463,9 +453,7 @@ fn a_full_state_directory_never_fills_the_servers_disk() {
     let stage = Stage::with(NO_ARCHIVE, "log-queue = '64 MiB'");
     let Some(disk) = stage.small_state("16m") else { return };
     let a = &stage.a;
-    a.server.sql("ALTER SYSTEM SET max_wal_size = '32MB'");
-    a.server.sql("ALTER SYSTEM SET wal_keep_size = 0");
-    a.server.sql("SELECT pg_reload_conf()");
+    a.keeps_little();
     a.run(&["backup", "shop"]).code(0);
     let (vault, away) = (stage.dir.path().join("vault"), stage.dir.path().join("away"));
     let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'mainstay_shop'";
@@ -475,13 +463,7 @@ fn a_full_state_directory_never_fills_the_servers_disk() {
     let fill = || {
         disk.fill(0);
         fs::rename(&vault, &away).unwrap();
-        for _ in 0..4 {
-            a.server.sql(
-                "SELECT count(pg_logical_emit_message(false, 'fill', repeat('x', 1000000))) \
-                 FROM generate_series(1, 30)",
-            );
-            a.server.sql("CHECKPOINT");
-        }
+        a.fill_much();
     };
     for receives in ["on", "killed", "once"] {
         let before = a.write();
@@ -528,15 +510,10 @@ fn a_gap_whose_end_cannot_be_noted_keeps_no_log_from_going_on() {
     let stage = Stage::with(NO_ARCHIVE, "log-queue = '64 MiB'");
     let Some(disk) = stage.small_state("16m") else { return };
     let a = &stage.a;
-    a.server.sql("ALTER SYSTEM SET max_wal_size = '32MB'");
-    a.server.sql("ALTER SYSTEM SET wal_keep_size = 0");
-    a.server.sql("SELECT pg_reload_conf()");
+    a.keeps_little();
     a.run(&["backup", "shop"]).code(0);
     let fill = || {
-        a.server.sql(
-            "SELECT count(pg_logical_emit_message(false, 'fill', repeat('x', 1000000))) \
-             FROM generate_series(1, 30)",
-        );
+        a.fill(30);
         a.server.sql("CHECKPOINT");
     };
     let kept = |sql: &str| {
@@ -581,10 +558,7 @@ fn what_the_vault_has_is_no_gap_after_a_crash() {
     let stage = Stage::with(settings, "log-queue = '64 MiB'");
     let a = &stage.a;
     let fill = || {
-        a.server.sql(
-            "SELECT count(pg_logical_emit_message(false, 'fill', repeat('x', 1000000))) \
-             FROM generate_series(1, 30)",
-        );
+        a.fill(30);
         a.write();
     };
     let receive = || {

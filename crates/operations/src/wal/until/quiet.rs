@@ -2,12 +2,12 @@
 //! nothing: without a receiver only the server itself can say that nothing is missing.
 
 use super::{Led, Note, OFTENEST, Proved};
-use crate::wal::{allowed_in, data_dir, gap, is_running, note_stored, stored_until};
+use crate::wal::{allowed_in, data_dir, gap, is_running, note_stored, stored_until, waiting};
 use crate::{Error, ServiceSite};
 use engines::postgres::{Log, Lsn, Records, What, system_of};
 use jiff::Timestamp;
 use model::Role;
-use std::fs::{DirEntry, File};
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -18,7 +18,7 @@ pub fn note_quiet(site: &ServiceSite) -> Result<(), Error> {
     let Some(server) = site.log_server()? else { return Ok(()) };
     let mut note = Note::load(site);
     // Whoever receives the log knows more, and says it.
-    let Some(mut led) = Led::load(site).filter(|_| !is_running(site)) else { return Ok(()) };
+    let Some(led) = Led::load(site).filter(|_| !is_running(site)) else { return Ok(()) };
     let state = site.load_state()?.state;
     let primary = state.members.get(site.member()).is_some_and(|me| me.role == Role::Primary);
     if !primary || gap::open(site, &state)?.is_some() {
@@ -30,14 +30,7 @@ pub fn note_quiet(site: &ServiceSite) -> Result<(), Error> {
     if log.in_recovery || log.timeline != led.timeline {
         return Ok(());
     }
-    if state.newest_sound().map(|point| point.snapshot) != Some(led.from) {
-        // There is another point since.
-        let leads = note.leads(site, &state, log.segments, (led.timeline, Lsn(led.end)))?;
-        note.save(site);
-        let Some(from) = note.from.filter(|_| leads) else { return Ok(()) };
-        led.from = from;
-        Led::save(Some(led), site);
-    }
+    let Some(led) = led.from_newest(&mut note, site, &state, log.segments)? else { return Ok(()) };
     let Some(data_dir) = data_dir(site)? else { return Ok(()) };
     let quiet = nothing_since(&data_dir, &log, &led);
     let until = if quiet { asked } else { led.until };
@@ -57,7 +50,9 @@ pub fn note_quiet(site: &ServiceSite) -> Result<(), Error> {
 fn nothing_since(data_dir: &Path, log: &Log, led: &Led) -> bool {
     let end = Lsn(led.end);
     // A server that has less than it handed over is another one, or went back.
-    if log.flushed < end || system_of(data_dir) != Some(led.system) || waits(data_dir) {
+    let waiting = waiting(&data_dir.join("pg_wal/archive_status"));
+    let has_all = waiting.is_ok_and(|waiting| waiting.is_empty());
+    if log.flushed < end || system_of(data_dir) != Some(led.system) || !has_all {
         return false;
     }
     if log.flushed == end {
@@ -73,15 +68,6 @@ fn nothing_since(data_dir: &Path, log: &Log, led: &Led) -> bool {
     // What lies behind that is of an earlier use of the file.
     let read = File::open(path).and_then(|f| f.take(log.flushed.0 - end.0).read_to_end(&mut bytes));
     read.is_ok() && is_upkeep(&bytes, end)
-}
-
-/// Whether a segment is still to be archived, or nobody can say.
-fn waits(data_dir: &Path) -> bool {
-    let Ok(entries) = std::fs::read_dir(data_dir.join("pg_wal/archive_status")) else {
-        return true;
-    };
-    let ready = |entry: DirEntry| entry.file_name().to_string_lossy().ends_with(".ready");
-    entries.flatten().any(ready)
 }
 
 /// Whether these first bytes of a segment are whole records, and of no transaction.
