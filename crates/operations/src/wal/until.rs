@@ -188,7 +188,7 @@ impl Led {
 
     /// The same from the newest point on, which may be another one by now; none if the log does not lead
     /// on from that.
-    fn from_newest(
+    fn on_from_newest(
         self,
         note: &mut Note,
         site: &ServiceSite,
@@ -452,6 +452,10 @@ fn pushed(site: &ServiceSite, segment: &Path) -> Result<(), Error> {
                 }
                 Led::save(None, site);
                 note.save(site);
+                // After that it is known to lead on from nowhere; stored it is all the same.
+                if is_news {
+                    super::note_stored(site, until);
+                }
                 return Ok(());
             };
             Led { timeline, end: end.0, until, from, system }
@@ -473,7 +477,7 @@ fn pushed(site: &ServiceSite, segment: &Path) -> Result<(), Error> {
     if gap::open(site, &state)?.is_some() {
         return Ok(());
     }
-    if led.from_newest(&mut note, site, &state, segments)?.is_none() {
+    if led.on_from_newest(&mut note, site, &state, segments)?.is_none() {
         // That is looked at again with the next segment.
         Led::save(None, site);
         return Ok(());

@@ -30,7 +30,9 @@ pub fn note_quiet(site: &ServiceSite) -> Result<(), Error> {
     if log.in_recovery || log.timeline != led.timeline {
         return Ok(());
     }
-    let Some(led) = led.from_newest(&mut note, site, &state, log.segments)? else { return Ok(()) };
+    let Some(led) = led.on_from_newest(&mut note, site, &state, log.segments)? else {
+        return Ok(());
+    };
     let Some(data_dir) = data_dir(site)? else { return Ok(()) };
     let quiet = nothing_since(&data_dir, &log, &led);
     let until = if quiet { asked } else { led.until };
