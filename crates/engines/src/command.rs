@@ -160,8 +160,12 @@ impl Command {
         if output.success() { Ok(output) } else { Err(output.failure()) }
     }
 
-    /// Runs it to its end, whatever its exit code.
+    /// Runs it to its end, whatever its exit code. Not at all, if it was cancelled before: whoever stood
+    /// still meanwhile must not do what others count on not to be done any more.
     pub fn ask(&self, cancel: &CancelToken) -> Result<Output, Error> {
+        if cancel.is_cancelled() {
+            return Err(cancelled(&self.what));
+        }
         self.spawn()?.wait(cancel)
     }
 
@@ -294,6 +298,10 @@ fn input_file(bytes: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
+fn cancelled(what: &str) -> Error {
+    Error::new(Class::Cancelled, format!("{what} was cancelled"))
+}
+
 /// How a command came to its end.
 struct Ended {
     output: Output,
@@ -364,7 +372,7 @@ impl Process {
         while !self.has_ended()? {
             if cancel.is_cancelled() {
                 self.end()?;
-                return Err(Error::new(Class::Cancelled, format!("{} was cancelled", self.what)));
+                return Err(cancelled(&self.what));
             }
             if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 let out_of_time = Some(self.timeout.unwrap_or_default());

@@ -4,14 +4,13 @@
 use jiff::Timestamp;
 use model::schedule::{Schedule, is_ahead};
 use model::{MemberName, Role, duration};
+use operations::alert::REMINDER;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A run that failed is tried again after this, and not only at the schedule's next time.
 const RETRY: Duration = Duration::from_secs(10 * 60);
-/// Somebody is told again after this, as long as nothing changes.
-const REMIND: Duration = Duration::from_secs(24 * 60 * 60);
 /// What one run may take before it is missed.
 const GRACE: Duration = Duration::from_secs(60 * 60);
 
@@ -229,7 +228,7 @@ impl Told {
         match (self.0.get(about), wrong) {
             (None, true) => Tell::Wrong,
             (Some(state), true) => match duration::age(state.told, now) {
-                Some(age) if age < REMIND => Tell::Nothing,
+                Some(age) if age < REMINDER => Tell::Nothing,
                 // Told "in the future" by a clock that was wrong: told again.
                 _ => Tell::Wrong,
             },
@@ -442,7 +441,7 @@ mod tests {
         assert_eq!(told.tell("failed", true, first), Tell::Wrong);
         told.remember("failed", Tell::Wrong, first);
         assert_eq!(told.tell("failed", true, at("20:00:00")), Tell::Nothing);
-        let tomorrow = first.checked_add(duration::signed(REMIND)).unwrap();
+        let tomorrow = first.checked_add(duration::signed(REMINDER)).unwrap();
         assert_eq!(told.tell("failed", true, tomorrow), Tell::Wrong);
         assert_eq!(told.tell("stale", true, first), Tell::Wrong);
         assert_eq!(told.tell("failed", false, at("09:00:00")), Tell::Recovered);

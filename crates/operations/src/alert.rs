@@ -10,6 +10,9 @@ use std::time::Duration;
 /// How long each way may take, unless another time is declared for the command.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long it is until somebody is told again what is still wrong.
+pub const REMINDER: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// One alert.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -66,14 +69,6 @@ pub fn send(site: &Site, way: Way, alert: &Alert) -> Result<(), Error> {
         let what = format!("an alert could not be sent: {name}: {}", error.chain());
         Error::new(Class::Unavailable, what)
     })
-}
-
-/// Sends it every way that is configured; each is tried, whatever becomes of the others.
-pub(crate) fn send_by_all(site: &Site, alert: &Alert) {
-    for way in ways(site) {
-        // Where nobody can be told there is the operation's log.
-        let _ = send(site, way, alert);
-    }
 }
 
 /// What takes too long is ended with all that it started: other alerts wait for it.

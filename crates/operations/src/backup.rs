@@ -269,8 +269,11 @@ fn perform_with(
     let still = seen.running == Running::No && site.spec().quiesce == Quiesce::Stop;
     let offline = crate::MemberRecord::load(site)?.offline.is_some();
     let quiesced = service == Service::AsDefined && quiesce::wanted(site) && !still && !offline;
-    if quiesced {
-        quiesce::quiesce(site, operation)?;
+    if quiesced && let Err(error) = quiesce::quiesce(site, operation) {
+        if let Err(down) = quiesce::give_up(site, operation) {
+            report.warn(&not_back(&down));
+        }
+        return Err(error);
     }
     let changed = params.changed.as_ref().map(|changed| changed.ranges.clone());
     let mut sink = Sink { archiver, changed, error: None };
@@ -292,7 +295,7 @@ fn perform_with(
         if quiesced { quiesce::resume(site, operation) } else { (Ok(()), Ok(())) };
     let stopped_seconds = quiesced.then(|| stopping.elapsed().as_secs_f64());
     if let Err(error) = &resumed {
-        report.warn(&format!("the service did not come back: {}", error.chain()));
+        report.warn(&not_back(error));
     }
     // What was read of a service that had been let go meanwhile is of no one moment.
     let mut captured = in_time.and(read)?;
@@ -374,6 +377,10 @@ fn perform_with(
         seconds: began.elapsed().as_secs_f64(),
         stopped_seconds,
     })
+}
+
+fn not_back(error: &Error) -> String {
+    format!("the service did not come back: {}", error.chain())
 }
 
 /// Takes back a backup that did not reach its commit.

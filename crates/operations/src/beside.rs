@@ -5,6 +5,7 @@
 //! operations apart: the locks of the repository ([`repository::Work`]), what the vault's state
 //! refuses, and this module's rule that some work gives way to a takeover.
 
+use crate::asking::{Asking, Patience};
 use crate::journal::Kind;
 use crate::{Error, ServiceSite};
 use model::state::TakeoverKind;
@@ -16,6 +17,8 @@ use std::time::Duration;
 
 /// How often the vault is asked whether there is something to give way to.
 const LOOK: Duration = Duration::from_secs(5);
+/// How long it is waited for. An answer that comes later is heard at the next look.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What becomes of an operation when another one runs on another host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,13 +92,19 @@ pub(crate) fn giving_way<T>(
     let over = CancelToken::new();
     let result = thread::scope(|scope| {
         let watch = scope.spawn(|| {
+            let mut asking = Asking::new();
             while !over.is_cancelled() {
                 thread::park_timeout(LOOK);
                 if over.is_cancelled() {
                     return;
                 }
+                // Nothing waits for a vault that hangs when the work has ended.
+                let enough = || over.is_cancelled();
+                let patience = Patience::until(PATIENCE, &enough);
+                let asked = site.clone();
+                let state = asking.ask("state", patience, move || asked.load_state());
                 // A vault that cannot be asked is no takeover; the work itself will notice it.
-                let Ok(versioned) = site.load_state() else { continue };
+                let Ok(versioned) = state else { continue };
                 if let Some(why) = overtaken(site, &versioned.state) {
                     *reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
                     cancel.cancel();
@@ -152,6 +161,26 @@ fn overtaken(site: &ServiceSite, state: &ServiceState) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rig::Rig;
+    use std::sync::mpsc::channel;
+    use storage::doubles::{Fault, How, Verb};
+
+    #[test]
+    fn work_that_has_ended_waits_for_no_vault() {
+        let rig = Rig::new();
+        rig.vault.plan(Fault::every(Verb::Read, How::Hang).on("shop/mainstay/state/"));
+        let (site, vault, (tell, ended)) = (rig.site.clone(), rig.vault.clone(), channel());
+        thread::spawn(move || {
+            let work = || {
+                assert!(vault.wait_for_hang(Duration::from_secs(60)));
+                Ok(())
+            };
+            let done = giving_way(&site, Kind::Backup, &CancelToken::new(), work);
+            tell.send(done.is_ok()).expect("it is waited for");
+        });
+        assert_eq!(ended.recv_timeout(Duration::from_secs(60)), Ok(true));
+        rig.vault.release();
+    }
 
     const KINDS: [Kind; 13] = [
         Kind::Backup,

@@ -61,29 +61,21 @@ impl MemberLock {
             .write(true)
             .open(&path)
             .map_err(|e| Error::io("open the lock", &path, e))?;
-        // Somebody who only looks who holds the lock holds it for an instant himself.
-        let deadline = Instant::now() + wait.unwrap_or_default().max(GRACE);
-        loop {
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(rustix::io::Errno::WOULDBLOCK) => {}
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(e) => return Err(Error::io("lock", &path, e.into())),
-            }
-            if cancel.is_cancelled() {
-                return Err(Error::cancelled());
-            }
-            if Instant::now() >= deadline {
-                return Err(busy(dir));
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        hold(&file, dir, wait, cancel)?;
         let mut lock = MemberLock { file, path };
         match lock.name(None, kind) {
             // Its name is for people. A full disk must not keep anybody from bringing a service back.
             Err(e) if e.class() == Class::NoSpace => Ok(lock),
             named => named.map(|()| lock),
         }
+    }
+
+    /// Takes it without writing anything, not even who has it.
+    pub(crate) fn take_unnamed(dir: &Path, cancel: &CancelToken) -> Result<MemberLock, Error> {
+        let path = path(dir);
+        let file = File::open(&path).map_err(|e| Error::io("open the lock", &path, e))?;
+        hold(&file, dir, None, cancel)?;
+        Ok(MemberLock { file, path })
     }
 
     /// Writes who holds it.
@@ -105,6 +97,32 @@ impl MemberLock {
             self.file.write_all(&text)
         };
         write().map_err(|e| Error::io("write", &self.path, e))
+    }
+}
+
+/// Locks it, and waits up to `wait` for another holder.
+fn hold(
+    file: &File,
+    dir: &Path,
+    wait: Option<Duration>,
+    cancel: &CancelToken,
+) -> Result<(), Error> {
+    // Somebody who only looks who holds the lock holds it for an instant himself.
+    let deadline = Instant::now() + wait.unwrap_or_default().max(GRACE);
+    loop {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(e) => return Err(Error::io("lock", &path(dir), e.into())),
+        }
+        if cancel.is_cancelled() {
+            return Err(Error::cancelled());
+        }
+        if Instant::now() >= deadline {
+            return Err(busy(dir));
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -89,39 +89,88 @@ fn is_broken(site: &ServiceSite, state: &ServiceState) -> bool {
     state.members.get(site.member()).is_some_and(|member| member.role == Role::Broken)
 }
 
-/// Why what an operation had stopped for a while must not be started again: somebody took over
-/// meanwhile, and serves. None if it may, and also if the vault does not answer soon and this host knows
-/// of no other primary: a service that stays down because its vault does is no safer than one that
-/// was never stopped.
-pub(crate) fn barred(site: &ServiceSite) -> Option<String> {
-    let record = MemberRecord::load(site).ok()?;
-    let me = site.member();
-    // Nobody waits for a vault that hangs while a service is down.
-    let patience = if site.has_asked() { PATIENCE } else { OPENING };
-    let asked = site.clone();
-    match Asking::new().ask("state", Patience::of(patience), move || asked.load_state()) {
-        Ok(versioned) if versioned.number > 0 => {
-            let state = versioned.state;
-            // What runs on a standby does not serve as the primary.
-            if state.members.get(me).is_none_or(|member| member.role == Role::Standby) {
-                return None;
-            }
-            let follows = site.engine().is_ok_and(|engine| engine.refresh() == Refresh::Follow);
-            let answer = judge(site, &state, follows, record.applied.is_some());
-            (!answer.allowed).then_some(answer.why)
-        }
-        _ => {
-            let seen = site.witness().remembered().ok()??;
-            let other = seen.primary.filter(|primary| primary != me)?;
-            // A standby remembers another primary all the time.
-            record.applied.is_none().then(|| {
-                format!(
-                    "{other} was the primary at generation {} when it was last seen",
-                    seen.generation
-                )
-            })
+/// Whether what an operation had stopped for a while may be started again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The vault says so.
+    Free,
+    /// The vault has not answered, and this host knows of no other primary: a service that stays down
+    /// because its vault does is no safer than one that was never stopped. Whoever starts it sees to it
+    /// that somebody goes on asking.
+    Unheard,
+    /// Somebody took over meanwhile, and serves: why it must not.
+    Barred(String),
+}
+
+impl Verdict {
+    /// Why it must not be started.
+    pub(crate) fn barred(self) -> Option<String> {
+        match self {
+            Verdict::Barred(why) => Some(why),
+            Verdict::Free | Verdict::Unheard => None,
         }
     }
+}
+
+/// Judges that. A vault that hangs is not waited for while a service is down.
+pub(crate) fn verdict(site: &ServiceSite) -> Verdict {
+    let patience = if site.has_asked() { PATIENCE } else { OPENING };
+    match heard(site, patience) {
+        Some(Heard::Serves | Heard::Elsewhere) => Verdict::Free,
+        Some(Heard::MustNot { why, .. }) => Verdict::Barred(why),
+        None => by_memory(site).map_or(Verdict::Unheard, Verdict::Barred),
+    }
+}
+
+/// As [`verdict`], where nobody goes on asking.
+pub(crate) fn barred(site: &ServiceSite) -> Option<String> {
+    verdict(site).barred()
+}
+
+/// What the vault says of this member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// It is the primary, and may serve.
+    Serves,
+    /// It is none: what runs on a standby does not serve as the primary.
+    Elsewhere,
+    /// It must not serve.
+    MustNot {
+        /// Why.
+        why: String,
+        /// That stays so, until a person decides.
+        for_good: bool,
+    },
+}
+
+/// Asks the vault; none if it does not answer in this time. A question that is open is not asked again.
+pub(crate) fn heard(site: &ServiceSite, patience: Duration) -> Option<Heard> {
+    let answer = site.state_in_time(Patience::of(patience)).ok();
+    let state = answer.filter(|versioned| versioned.number > 0)?.state;
+    let me = site.member();
+    if state.members.get(me).is_none_or(|member| member.role == Role::Standby) {
+        return Some(Heard::Elsewhere);
+    }
+    let seeded = is_seeded(site);
+    let follows = site.engine().is_ok_and(|engine| engine.refresh() == Refresh::Follow);
+    let Answer { allowed, why } = judge(site, &state, follows, seeded);
+    let for_good = state.primary.as_ref() != Some(me);
+    Some(if allowed { Heard::Serves } else { Heard::MustNot { why, for_good } })
+}
+
+/// What is here is a standby's copy, as far as this host remembers.
+fn is_seeded(site: &ServiceSite) -> bool {
+    MemberRecord::load(site).is_ok_and(|record| record.applied.is_some())
+}
+
+/// Why it must not be started, by what this host was told last.
+fn by_memory(site: &ServiceSite) -> Option<String> {
+    let seen = site.witness().remembered().ok()??;
+    let other = seen.primary.filter(|primary| primary != site.member())?;
+    // A standby remembers another primary all the time.
+    (!is_seeded(site)).then(|| {
+        format!("{other} was the primary at generation {} when it was last seen", seen.generation)
+    })
 }
 
 fn judge(site: &ServiceSite, state: &ServiceState, follows: bool, seeded: bool) -> Answer {
@@ -215,5 +264,28 @@ fn without_vault(site: &ServiceSite, error: &Error, copy: bool) -> Result<Answer
             )),
             None => Answer::no(format!("{cannot}, and this host has never seen it")),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rig::Rig;
+    use storage::doubles::{Fault, How, Verb};
+
+    /// A guardian asks for as long as a service does not start.
+    #[test]
+    fn a_vault_that_hangs_is_asked_once_and_its_late_answer_heard() {
+        let rig = Rig::new();
+        rig.site.load_state().expect("it is remembered");
+        rig.vault.plan(Fault::every(Verb::Read, How::Hang).on("shop/mainstay/state/"));
+        assert_eq!(verdict(&rig.site), Verdict::Unheard);
+        assert!(rig.vault.wait_for_hang(Duration::from_secs(60)));
+        let asked = rig.vault.calls();
+        assert_eq!(verdict(&rig.site), Verdict::Unheard);
+        assert_eq!(rig.vault.calls(), asked);
+        rig.vault.heal();
+        rig.vault.release();
+        assert_eq!(heard(&rig.site, GATE), Some(Heard::Serves));
     }
 }

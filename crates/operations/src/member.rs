@@ -155,5 +155,9 @@ pub(crate) fn write_durable(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), 
 /// Makes a directory and those above it that are missing, for this user alone: copies of data pass
 /// through, and whoever can open a lock file can hold the lock.
 pub(crate) fn private_dir(dir: &Path) -> std::io::Result<()> {
+    // On a file system that is frozen, whoever asks for one that is there waits until it is not.
+    if dir.is_dir() {
+        return Ok(());
+    }
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }

@@ -127,6 +127,11 @@ impl Operation {
         &self.cancel
     }
 
+    /// What its journal says so far.
+    pub(crate) fn entries(&self) -> &[journal::Entry] {
+        self.journal.entries()
+    }
+
     /// Its progress.
     pub(crate) fn report(&self) -> Arc<Report> {
         self.report.clone()
@@ -166,7 +171,7 @@ impl Operation {
     /// Fails if somebody asked for a stop.
     pub(crate) fn check_cancel(&self) -> Result<(), Error> {
         // Whoever watches for it looks only now and then.
-        if crate::cancel::was_asked(&self.dir) {
+        if crate::cancel::was_asked(&self.dir) || quiesce::is_over(&self.dir) {
             self.cancel.cancel();
         }
         if self.cancel.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) }
@@ -201,6 +206,13 @@ impl Operation {
         self.journalled(name, intent, work)
     }
 
+    /// A step that was done before a word of it could be written, and how it went.
+    pub(crate) fn note(&mut self, name: &str, well: bool) -> Result<(), Error> {
+        let (step, data) = (name.to_owned(), Value::Null);
+        self.journal.write(Event::Begin { step: step.clone(), data: data.clone() })?;
+        if well { self.journal.write(Event::Done { step, data }) } else { Ok(()) }
+    }
+
     fn journalled<T: Serialize>(
         &mut self,
         name: &str,
@@ -222,7 +234,7 @@ impl Operation {
         result: Result<T, Error>,
         describe: impl FnOnce(&T) -> (Outcome, String),
     ) -> Result<T, Error> {
-        self.watch.stop();
+        self.watch.heed_nobody();
         let result = result.map_err(|error| match crate::cancel::reason(&self.dir) {
             Some(why) if error.class() == Class::Cancelled => {
                 Error::new(Class::Cancelled, format!("the {} was stopped: {why}", kind.as_str()))
@@ -301,6 +313,18 @@ impl Parts {
             callback: &self.callback,
             variables: &self.variables,
         }
+    }
+
+    /// For what an operation has left in its directory.
+    pub(crate) fn of_left(
+        site: &ServiceSite,
+        id: &OperationId,
+        dir: &Path,
+        run: &Run,
+    ) -> Result<Parts, Error> {
+        let scratch = dir.join("scratch");
+        crate::member::private_dir(&scratch).map_err(|e| Error::io("make", &scratch, e))?;
+        Ok(Parts::new(site, Some(id), scratch, run.progress.clone(), run.cancel.clone()))
     }
 
     /// Calls an engine.
@@ -395,17 +419,19 @@ const BEAT: Duration = Duration::from_secs(5);
 /// the end of the time for which a service may be held still. And shows meanwhile that the process lives.
 struct CancelWatch {
     over: Arc<AtomicBool>,
+    deaf: Arc<AtomicBool>,
 }
 
 impl CancelWatch {
     fn start(dir: &Path, cancel: CancelToken) -> CancelWatch {
-        let over = Arc::new(AtomicBool::new(false));
+        let watch = CancelWatch { over: Arc::default(), deaf: Arc::default() };
         let (here, file, alive) = (dir.to_owned(), dir.join("cancel"), alive_path(dir));
-        let ended = over.clone();
+        let (over, deaf) = (watch.over.clone(), watch.deaf.clone());
         std::thread::spawn(move || {
             let mut beat = Instant::now();
-            while !ended.load(Ordering::SeqCst) {
-                if file.exists() || quiesce::is_over(&here) {
+            while !over.load(Ordering::SeqCst) {
+                let is_asked = || file.exists() || quiesce::is_over(&here);
+                if !deaf.load(Ordering::SeqCst) && is_asked() {
                     cancel.cancel();
                 }
                 if beat.elapsed() >= BEAT {
@@ -419,16 +445,17 @@ impl CancelWatch {
                 std::thread::sleep(Duration::from_millis(100));
             }
         });
-        CancelWatch { over }
+        watch
     }
 
-    fn stop(&self) {
-        self.over.store(true, Ordering::SeqCst);
+    /// From now on it only shows that the process lives, which may clean up for long.
+    fn heed_nobody(&self) {
+        self.deaf.store(true, Ordering::SeqCst);
     }
 }
 
 impl Drop for CancelWatch {
     fn drop(&mut self) {
-        self.stop();
+        self.over.store(true, Ordering::SeqCst);
     }
 }

@@ -3,29 +3,37 @@
 //! The order is what makes it safe: the journal says `quiesce` before the service is touched, and a
 //! guardian, a process of its own, is waiting on the worker's sign of life before that. Whoever is
 //! first to notice the worker's death (the guardian, or the next command) brings the service back. The
-//! guardian also does when that takes too long (`limit`).
+//! guardian also does when that takes too long (`limit`), and when the worker could not. Whose turn it is,
+//! and what is known of it, is in `turn`.
 
 mod limit;
+mod turn;
 
-pub(crate) use limit::{Watch, is_over};
+pub(crate) use limit::limit;
+pub(crate) use turn::{Over, Turn, has_begun, heard, is_known, is_over, is_unheard};
 
-use crate::hooks;
-use crate::journal::{Entry, Steps};
-use crate::may_start;
-use crate::operation::Operation;
+use crate::journal::{self, Entry, Steps};
+use crate::may_start::{self, Verdict};
+use crate::operation::{Operation, Parts, Run};
 use crate::recover::{After, Left};
-use crate::{Error, ServiceSite};
+use crate::{Error, ServiceSite, hooks};
 use engines::{AtBoot, Running};
-use limit::Turn;
 use model::config::Quiesce;
-use model::{Class, Progress};
+use model::{Class, OperationId, Progress};
+use std::fs::File;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 /// How often thawing a service is tried before it counts as failed.
-const TRIES: u32 = 3;
+pub(crate) const TRIES: usize = 3;
+/// The first pause between two of them.
+const PAUSE: Duration = Duration::from_millis(500);
 /// Who stops something for others, as a container's daemon, gives it ten seconds before it kills it.
 const LINGER: Duration = Duration::from_secs(13);
+/// How long a small file may take to be written beside the journal, once the service is frozen.
+const NOTE: Duration = Duration::from_secs(10);
 
 /// The step that stands in journals between the stop and the return.
 pub(crate) const STEP: &str = "quiesce";
@@ -43,7 +51,7 @@ pub(crate) fn quiesce(site: &ServiceSite, operation: &mut Operation) -> Result<(
     operation.report().phase("asking the vault");
     let state = site.load_state()?.state;
     state.require_primary(site.member(), state.generation)?;
-    limit::begin(operation.dir())?;
+    turn::begin(operation.dir())?;
     let held = operation.step(STEP, site.spec().quiesce, |operation| {
         operation.report().phase("stopping the service");
         match site.spec().quiesce {
@@ -53,7 +61,8 @@ pub(crate) fn quiesce(site: &ServiceSite, operation: &mut Operation) -> Result<(
                 operation.with_context(site, |cx| engine.stop(cx))
             }
             Quiesce::Freeze => {
-                hook(site, "freeze", &site.spec().hooks.freeze, operation).map(|_| ())
+                hook(site, "freeze", &site.spec().hooks.freeze, operation)?;
+                notes_can_be_taken(site, operation)
             }
         }
     });
@@ -65,7 +74,35 @@ pub(crate) fn quiesce(site: &ServiceSite, operation: &mut Operation) -> Result<(
 
 /// Arms the guardian: whoever stops a service for a while does this first.
 pub(crate) fn guard(site: &ServiceSite, operation: &mut Operation) -> Result<(), Error> {
+    turn::not_heard(operation.dir())?;
     operation.step("arm", (), |operation| arm(site, operation)).map(|_| ())
+}
+
+/// A file system that is frozen takes nothing, and lets nobody go who tries to write. If it is the one that
+/// the journal is on, whoever wrote there next would hang, and the service would stay frozen with them.
+fn notes_can_be_taken(site: &ServiceSite, operation: &Operation) -> Result<(), Error> {
+    let (path, (tell, written)) = (operation.dir().join("note"), sync_channel(1));
+    std::thread::spawn(move || {
+        // What fails does not hang.
+        let _ = File::create(&path).and_then(|_| std::fs::remove_file(&path));
+        let _ = tell.send(());
+    });
+    if written.recv_timeout(NOTE).is_ok() {
+        return Ok(());
+    }
+    if let Some(thaw) = &site.spec().hooks.thaw {
+        let variables = hooks::variables(site, Some(operation.id()));
+        // How it went cannot be written down. It is thawed once more as soon as it can.
+        let _ = hooks::run(site, "thaw", thaw, &variables, &model::CancelToken::new());
+    }
+    let place = site.site().config().host.state_dir.display();
+    Err(Error::refused(format!(
+        "nothing can be written to {place} while {} is frozen: there is no point of it",
+        site.name()
+    ))
+    .hinting(
+        "Let the hook `freeze` freeze less, or move `state-dir` in [host] to another file system.",
+    ))
 }
 
 /// Brings it back after a capture. A cancel does not stop this. Says first whether that went well, and
@@ -79,18 +116,56 @@ pub(crate) fn resume(
         true => Ok(()),
         false => Err(limit::exceeded(site)),
     };
-    let resumed = operation.forward("resume", (), |operation| {
-        if turn.is_back(operation.dir()) {
-            return Ok(());
-        }
+    (return_now(site, operation, turn, false), in_time)
+}
+
+/// Brings it back after its stop or freeze has failed, maybe half. What comes after that in a backup that
+/// failed, a hook or a vault, may take long or hang.
+pub(crate) fn give_up(site: &ServiceSite, operation: &mut Operation) -> Result<(), Error> {
+    if operation.entries().begun(STEP).is_none() {
+        return Ok(());
+    }
+    let stopping = operation.entries().done(STEP).is_none() && site.spec().quiesce == Quiesce::Stop;
+    let turn = Turn::wait(operation.dir());
+    return_now(site, operation, turn, stopping)
+}
+
+fn return_now(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    turn: Turn,
+    stopping: bool,
+) -> Result<(), Error> {
+    let _held = operation.hold();
+    let back = return_in(site, operation, &turn, stopping);
+    // Whoever waits here, for a file system that takes nothing, is in nobody's way.
+    drop(turn);
+    let noted = operation.note("resume", back.is_ok());
+    if let (Ok(()), Err(error)) = (&back, noted) {
+        // Its mark is gone, which says as much.
+        operation.report().warn(&error.chain());
+    }
+    back
+}
+
+fn return_in(
+    site: &ServiceSite,
+    operation: &Operation,
+    turn: &Turn,
+    stopping: bool,
+) -> Result<(), Error> {
+    if turn.is_back(operation.dir()) {
+        return Ok(());
+    }
+    if site.spec().quiesce == Quiesce::Stop {
         operation.report().phase("starting the service");
-        // A fresh token: whoever cancelled the backup did not ask for the service to stay down.
-        let calm = operation.calm(site);
-        bring_back(site, &calm.context())?;
-        turn.back(operation.dir());
-        Ok(())
-    });
-    (resumed, in_time)
+    }
+    // A fresh token: whoever cancelled the backup did not ask for the service to stay down.
+    let calm = operation.calm(site);
+    let stopping = stopping.then_some(After::Failure);
+    bring_back(site, operation.dir(), &calm.context(), stopping, TRIES)?;
+    turn.back(operation.dir());
+    Ok(())
 }
 
 /// After a crash or failure: the service comes back before anything else is looked at, since
@@ -102,34 +177,64 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
     let site = left.site;
     let turn = Turn::wait(left.dir);
     if turn.is_back(left.dir) {
-        return left.finished("resume", "the service had been let go when its time was over");
+        return left.finished("resume", "the service was brought back");
     }
     let booting = left.run.booting;
     if booting && site.spec().quiesce == Quiesce::Stop {
         let said = start_at_boot(left)?;
         return left.finished("resume", said);
     }
-    let stopping = left.done(STEP).is_none() && site.spec().quiesce == Quiesce::Stop && !booting;
-    let after = left.after;
+    let stopping = left.done(STEP).is_none() && site.spec().quiesce == Quiesce::Stop;
+    let stopping = stopping.then_some(left.after);
+    // Other services wait for this at the start of their host. It is tried again later.
+    let tries = if booting { 1 } else { TRIES };
     left.with_context(|cx| {
-        // Other services wait for this at the start of their host. It is tried again later.
-        let tries = if booting { 1 } else { TRIES };
-        let back = || {
-            bring_back_in(site, cx, tries).map_err(|e| {
-                engines::Error::new(Class::Failed, "the service could not be brought back")
-                    .because(e)
-            })
-        };
-        if stopping { start_after_stop(site, cx, after, back) } else { back() }
+        bring_back(site, left.dir, cx, stopping, tries).map_err(|e| {
+            engines::Error::new(Class::Failed, "the service could not be brought back").because(e)
+        })
     })?;
     turn.back(left.dir);
     left.finished("resume", "the service was brought back")
 }
 
+/// Brings it back after its worker's death, where that is needed, before anything else is done and before
+/// anything is written: what was frozen may be what it would be written on, or what can only be read by
+/// now. Says whether nothing is left to do; not, if somebody else is about to.
+pub(crate) fn rescue(
+    site: &ServiceSite,
+    id: &OperationId,
+    dir: &Path,
+    run: &Run,
+) -> Result<bool, Error> {
+    let Some(turn) = Turn::try_now(dir) else { return Ok(false) };
+    if turn.is_back(dir) {
+        return Ok(true);
+    }
+    let half = match journal::read(dir) {
+        Ok(entries) if is_back(&entries) || entries.end().is_some() => return Ok(true),
+        Ok(entries) => entries.done(STEP).is_none(),
+        // The marks tell as much: it may have been touched, and it is not known to be back.
+        Err(_) if has_begun(dir) => true,
+        Err(error) => return Err(error),
+    };
+    let stopping = (half && site.spec().quiesce == Quiesce::Stop).then_some(After::Death);
+    let parts = Parts::of_left(site, id, dir, run)?;
+    bring_back(site, dir, &parts.context(), stopping, TRIES)?;
+    turn.back(dir);
+    Ok(true)
+}
+
+/// Says that it is back, if that could not be said before.
+pub(crate) fn say_back(dir: &Path) {
+    if let Some(turn) = Turn::try_now(dir) {
+        turn.back(dir);
+    }
+}
+
 /// Starts a service that an operation had stopped when its host went down, unless its host starts it
 /// anyway: that comes after this, and would be waited for in vain. What was done, in a sentence.
 pub(crate) fn start_at_boot(left: &Left<'_>) -> Result<String, Error> {
-    if let Some(why) = may_start::barred(left.site) {
+    if let Some(why) = barred(left.site, left.dir) {
         return Ok(format!("the service is not started again: {why}"));
     }
     let engine = left.site.engine()?;
@@ -192,41 +297,64 @@ pub(crate) fn is_back(entries: &[Entry]) -> bool {
     entries.begun(STEP).is_none() || entries.done("resume").is_some()
 }
 
-fn bring_back(site: &ServiceSite, cx: &engines::Context<'_>) -> Result<(), Error> {
-    bring_back_in(site, cx, TRIES)
+/// Why a service must not be started again: see [`may_start::verdict`]. If the vault has not answered, its
+/// guardian goes on asking.
+pub(crate) fn barred(site: &ServiceSite, dir: &Path) -> Option<String> {
+    let verdict = may_start::verdict(site);
+    if verdict != Verdict::Unheard {
+        turn::heard(dir);
+    }
+    verdict.barred()
 }
 
-fn bring_back_in(site: &ServiceSite, cx: &engines::Context<'_>, tries: u32) -> Result<(), Error> {
-    let variables = &cx.variables.to_vec();
-    // An engine tries a start again by itself.
-    let most = if site.spec().quiesce == Quiesce::Stop { 1 } else { tries };
-    // While it was stopped, or its host was gone, somebody may have taken over.
-    if site.spec().quiesce == Quiesce::Stop
-        && let Some(why) = may_start::barred(site)
-    {
-        cx.progress.warn(&format!("the service is not started again: {why}"));
-        return Ok(());
-    }
-    let mut tries = 1;
-    loop {
-        let result = match site.spec().quiesce {
-            Quiesce::None => Ok(()),
-            Quiesce::Stop => site.engine()?.start(cx).map_err(Error::from),
-            Quiesce::Freeze => match &site.spec().hooks.thaw {
-                Some(thaw) => hooks::run(site, "thaw", thaw, variables, cx.cancel).map(|_| ()),
-                None => Ok(()),
-            },
-        };
-        match result {
-            Ok(()) => return Ok(()),
-            Err(error) if tries >= most => return Err(error),
-            Err(error) => {
-                cx.progress.warn(&format!("try {tries} of {most} failed: {}", error.chain()));
-                std::thread::sleep(Duration::from_millis(500) * tries);
-                tries += 1;
-            }
+/// Brings it back, in so many tries. `stopping`: its stop was begun, and did not come to its end, and this
+/// is what ended it.
+pub(crate) fn bring_back(
+    site: &ServiceSite,
+    dir: &Path,
+    cx: &engines::Context<'_>,
+    stopping: Option<After>,
+    tries: usize,
+) -> Result<(), Error> {
+    match site.spec().quiesce {
+        Quiesce::None => Ok(()),
+        Quiesce::Freeze => thaw(site, cx, tries),
+        Quiesce::Stop => {
+            let engine = site.engine()?;
+            let start = || {
+                // While it was stopped, or its host was gone, somebody may have taken over.
+                if let Some(why) = barred(site, dir) {
+                    cx.progress.warn(&format!("the service is not started again: {why}"));
+                    return Ok(());
+                }
+                // An engine tries a start again by itself.
+                engine.start(cx)
+            };
+            Ok(match stopping {
+                Some(after) => start_after_stop(site, cx, after, start)?,
+                None => start()?,
+            })
         }
     }
+}
+
+/// Nothing is said before it is thawed, or given up: what is said is written down, maybe to what is frozen.
+fn thaw(site: &ServiceSite, cx: &engines::Context<'_>, most: usize) -> Result<(), Error> {
+    let Some(thaw) = &site.spec().hooks.thaw else { return Ok(()) };
+    let variables = &cx.variables.to_vec();
+    let mut failed = Vec::new();
+    loop {
+        match hooks::run(site, "thaw", thaw, variables, cx.cancel) {
+            Ok(_) => break,
+            Err(error) if failed.len() + 1 >= most => return Err(error),
+            Err(error) => failed.push(error.chain()),
+        }
+        std::thread::sleep(PAUSE * u32::try_from(failed.len()).unwrap_or(1));
+    }
+    for (number, why) in failed.iter().enumerate() {
+        cx.progress.warn(&format!("try {} of {most} failed: {why}", number + 1));
+    }
+    Ok(())
 }
 
 fn hook(

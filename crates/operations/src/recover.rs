@@ -338,7 +338,7 @@ impl Left<'_> {
         &self,
         call: impl FnOnce(&engines::Context<'_>) -> Result<T, engines::Error>,
     ) -> Result<T, Error> {
-        self.with_token(self.run.cancel.clone(), call)
+        Parts::of_left(self.site, self.id, self.dir, self.run)?.call(call)
     }
 
     /// The same for what a cancel must not stop.
@@ -346,18 +346,8 @@ impl Left<'_> {
         &self,
         call: impl FnOnce(&engines::Context<'_>) -> Result<T, engines::Error>,
     ) -> Result<T, Error> {
-        self.with_token(CancelToken::new(), call)
-    }
-
-    fn with_token<T>(
-        &self,
-        cancel: CancelToken,
-        call: impl FnOnce(&engines::Context<'_>) -> Result<T, engines::Error>,
-    ) -> Result<T, Error> {
-        let scratch = self.dir.join("scratch");
-        crate::member::private_dir(&scratch).map_err(|e| Error::io("make", &scratch, e))?;
-        let progress = self.run.progress.clone();
-        Parts::new(self.site, Some(self.id), scratch, progress, cancel).call(call)
+        let calm = Run { cancel: CancelToken::new(), ..self.run.clone() };
+        Parts::of_left(self.site, self.id, self.dir, &calm)?.call(call)
     }
 }
 

@@ -25,7 +25,7 @@ use crate::operation::{Operation, Run};
 use crate::placing::{self, Placing};
 use crate::recover::Left;
 use crate::wal::sqlite::{self, Replayed};
-use crate::{Error, MemberRecord, ServiceSite, Which, may_start, quiesce, which};
+use crate::{Error, MemberRecord, ServiceSite, Which, quiesce, which};
 use engines::{LogTarget, Purpose, RootKind, Running, SnapshotMeta};
 use jiff::Timestamp;
 use model::config::{FirstRole, Quiesce, Service};
@@ -494,7 +494,7 @@ fn starts_here(site: &ServiceSite, params: &Params, plan: &Plan) -> Result<bool,
 /// content is in place, and a service that is left stopped would be neither the old one nor the new.
 fn start(site: &ServiceSite, operation: &mut Operation) -> Result<(), Error> {
     let _held = operation.hold();
-    if let Some(why) = may_start::barred(site) {
+    if let Some(why) = quiesce::barred(site, operation.dir()) {
         return Err(Error::refused(format!(
             "the content is in place, but {} is not started: {why}",
             site.name()
@@ -534,7 +534,7 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
     if wanted && left.done("start").is_none() {
         let started = if left.run.booting {
             quiesce::start_at_boot(left)
-        } else if let Some(why) = may_start::barred(left.site) {
+        } else if let Some(why) = quiesce::barred(left.site, left.dir) {
             left.found(format!("the service is not started again: {why}"));
             return Ok(());
         } else {
@@ -564,6 +564,15 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
 pub(crate) fn is_stopped(entries: &[Entry]) -> bool {
     entries.begun("stop").is_some()
         && entries.begun("place").is_none()
+        && entries.done("start").is_none()
+}
+
+/// Whether the service, which it had stopped and was to start with its new content, does not run, as far as
+/// this one knows: there is nothing that anybody could go back to, so that nobody tries it again.
+pub(crate) fn is_left_down(entries: &[Entry]) -> bool {
+    entries.begun("stop") == Some(&serde_json::Value::Bool(true))
+        && entries.end().is_some()
+        && entries.begun("place").is_some()
         && entries.done("start").is_none()
 }
 

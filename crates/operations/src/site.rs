@@ -1,5 +1,6 @@
 //! This host, and one service on it: what every operation opens before it begins.
 
+use crate::asking::{Asking, Patience};
 use crate::{Error, secrets};
 use coordination::{StateStore, Versioned, Witness};
 use engines::postgres::Postgres;
@@ -8,7 +9,7 @@ use model::config::{Config, Service};
 use model::{CancelToken, Class, Classify, MemberName, ServiceName};
 use repository::Repository;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use storage::probe::Proved;
 use storage::{Key, Prefixed, Storage};
 
@@ -126,6 +127,7 @@ impl Site {
             repository: OnceLock::new(),
             state: OnceLock::new(),
             engine: OnceLock::new(),
+            asking: Mutex::new(Asking::new()),
         })))
     }
 }
@@ -143,6 +145,8 @@ struct ServiceInner {
     repository: OnceLock<Repository>,
     state: OnceLock<StateStore>,
     engine: OnceLock<Box<dyn Engine>>,
+    /// What is asked of a vault that may hang: one question, however often it is put.
+    asking: Mutex<Asking<Versioned>>,
 }
 
 impl ServiceSite {
@@ -224,6 +228,13 @@ impl ServiceSite {
             witness.see_since(before.as_ref(), &versioned)?;
         }
         Ok(versioned)
+    }
+
+    /// The same, if it comes in time. A question that has not been answered yet is not asked again.
+    pub(crate) fn state_in_time(&self, patience: Patience<'_>) -> Result<Versioned, Error> {
+        let asked = self.clone();
+        let mut asking = self.0.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        asking.ask("state", patience, move || asked.load_state())
     }
 
     /// Remembers a state that this process has stored itself. Another process of this host may have been

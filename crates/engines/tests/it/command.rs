@@ -18,6 +18,18 @@ fn success_gives_the_output() {
     assert_eq!(output.messages(), ["err"]);
 }
 
+/// Who was asked to stop before it began, and stood still meanwhile, does nothing that others have to undo.
+#[test]
+fn what_was_cancelled_before_it_began_does_nothing() {
+    let bench = Bench::new();
+    let (file, cancel) = (bench.path("done"), CancelToken::new());
+    cancel.cancel();
+    let command = Command::program("the freeze hook", "touch").arg(&file);
+    let error = command.run(&cancel).expect_err("it was cancelled");
+    assert_eq!(error.class(), Class::Cancelled, "{error}");
+    assert!(!file.exists());
+}
+
 #[test]
 fn failure_tells_the_exit_code_and_the_last_words() {
     let cancel = CancelToken::new();

@@ -39,7 +39,7 @@ pub(crate) fn outcome(world: &World, host: &str) -> String {
 /// A world in which a backup of `a` is frozen until `go` is there.
 fn frozen() -> World {
     let hooks = "quiesce = \"freeze\"\n[service.docs.hooks]\n\
-                 freeze = \"touch @HOST@/frozen; while [ ! -e @HERE@/go ]; do sleep 0.02; done\"\n\
+                 freeze = \"touch @HOST@/frozen; while [ -d @HERE@ ] && [ ! -e @HERE@/go ]; do sleep 0.02; done\"\n\
                  thaw = \"rm @HOST@/frozen\"\n";
     let world = World::new("files", hooks);
     world.run("a", &["init"]).code(0);
@@ -130,7 +130,7 @@ fn a_restore_and_a_refresh_are_cancelled() {
 #[test]
 fn past_the_commit_marker_it_goes_on() {
     let hook = "[service.docs.hooks]\n\
-                after-refresh = \"touch @HOST@/hook; while [ ! -e @HERE@/go ]; do sleep 0.02; done\"\n";
+                after-refresh = \"touch @HOST@/hook; while [ -d @HERE@ ] && [ ! -e @HERE@/go ]; do sleep 0.02; done\"\n";
     let world = World::new("files", hook);
     world.run("a", &["init"]).code(0);
     world.run("b", &["init"]).code(0);

@@ -230,7 +230,8 @@ fn a_refresh_that_died_past_its_commit_marker_is_brought_to_its_end() {
 
 /// Lets backups wait until `go` is there.
 fn hold(world: &World) {
-    let hook = format!("while [ ! -e {} ]; do sleep 0.02; done", world.path("go").display());
+    let here = world.path(".").display().to_string();
+    let hook = format!("while [ -d {here} ] && [ ! -e {here}/go ]; do sleep 0.02; done");
     let toml = world.path("a/mainstay.toml");
     let text = fs::read_to_string(&toml).unwrap();
     fs::write(&toml, format!("{text}[service.docs.hooks]\nbefore-backup = \"{hook}\"\n")).unwrap();

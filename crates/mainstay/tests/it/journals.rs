@@ -130,7 +130,8 @@ fn what_the_last_one_had_begun_a_person_settles() {
 
 /// Lets backups wait until `go` is there.
 fn hold(world: &World) {
-    let hook = format!("while [ ! -e {} ]; do sleep 0.02; done", world.path("go").display());
+    let here = world.path(".").display().to_string();
+    let hook = format!("while [ -d {here} ] && [ ! -e {here}/go ]; do sleep 0.02; done");
     let toml = world.path("a/mainstay.toml");
     let text = fs::read_to_string(&toml).unwrap();
     fs::write(&toml, format!("{text}[service.docs.hooks]\nbefore-backup = \"{hook}\"\n")).unwrap();

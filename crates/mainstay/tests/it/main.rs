@@ -7,6 +7,7 @@ mod backup_and_restore;
 mod browsing;
 mod cancel;
 mod cancelled;
+mod coming_back;
 mod command_line;
 mod configuration;
 mod copying;

@@ -12,9 +12,9 @@ const FREEZING: &str = "[service.docs.hooks]\nfreeze = \"touch @HOST@/frozen\"\n
      thaw = \"rm @HOST@/frozen\"\n";
 
 /// Alerts are written down.
-const ALERTS: &str = "[alerts]\ncommand = \"cat >> @HOST@/alerts\"\n";
+pub(crate) const ALERTS: &str = "[alerts]\ncommand = \"cat >> @HOST@/alerts\"\n";
 
-fn world(lines: &str) -> World {
+pub(crate) fn world(lines: &str) -> World {
     let world = World::new("files", &format!("{CONTROLLED}quiesce = \"stop\"\n{lines}"));
     world.run("a", &["init"]).code(0);
     fill(&world.path("a/data"), 1);
@@ -111,14 +111,14 @@ fn nothing_is_stopped_when_the_vault_cannot_be_reached() {
 
 /// What a command said that has to fail.
 #[track_caller]
-fn failed(child: Child) -> String {
+pub(crate) fn failed(child: Child) -> String {
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
     said
 }
 
-fn alerts(world: &World) -> String {
+pub(crate) fn alerts(world: &World) -> String {
     fs::read_to_string(world.path("a/alerts")).unwrap_or_default()
 }
 
@@ -174,7 +174,7 @@ fn a_vault_that_hangs_does_not_keep_a_service_down() {
 
 #[test]
 fn the_vault_is_asked_right_before_a_service_is_stopped() {
-    let hook = "while [ ! -e @HOST@/go ]; do sleep 0.02; done";
+    let hook = "while [ -d @HOST@ ] && [ ! -e @HOST@/go ]; do sleep 0.02; done";
     let lines = format!("[service.docs.hooks]\nbefore-backup = \"{hook}\"\n");
     let world = world(&lines);
     let pid = fs::read_to_string(world.path("a/pid")).unwrap();

@@ -34,7 +34,7 @@ pub(crate) fn gate(world: &World, host: &str, open: bool) -> Said {
 
 #[test]
 fn of_two_candidates_one_wins() {
-    let lines = "[service.docs.hooks]\nfence = \"while [ ! -e @HERE@/go ]; do sleep 0.02; done\"\n";
+    let lines = "[service.docs.hooks]\nfence = \"while [ -d @HERE@ ] && [ ! -e @HERE@/go ]; do sleep 0.02; done\"\n";
     let world = ready(lines);
     world.define("c", "standby", "files", &format!("{CONTROLLED}{lines}"));
     world.run("c", &["init"]).code(0);
@@ -91,7 +91,7 @@ fn an_old_primary_is_refused_everything() {
 #[test]
 fn a_backup_that_was_overtaken_by_a_takeover_does_not_count() {
     let lines = "quiesce = \"freeze\"\n[service.docs.hooks]\nthaw = \"true\"\n\
-                 freeze = \"touch @HOST@/frozen; while [ ! -e @HERE@/go ]; do sleep 0.02; done\"\n";
+                 freeze = \"touch @HOST@/frozen; while [ -d @HERE@ ] && [ ! -e @HERE@/go ]; do sleep 0.02; done\"\n";
     let world = ready("");
     world.define("a", "primary", "files", &format!("{CONTROLLED}{lines}"));
     fill(&world.path("a/data"), 2);
@@ -112,7 +112,7 @@ fn a_backup_that_was_overtaken_by_a_takeover_does_not_count() {
 #[test]
 fn a_backup_gives_way_to_a_takeover() {
     let lines = "quiesce = \"freeze\"\n[service.docs.hooks]\nthaw = \"touch @HOST@/thawed\"\n\
-                 freeze = \"touch @HOST@/frozen; while [ ! -e @HERE@/go ]; do sleep 0.02; done\"\n";
+                 freeze = \"touch @HOST@/frozen; while [ -d @HERE@ ] && [ ! -e @HERE@/go ]; do sleep 0.02; done\"\n";
     let world = ready("");
     world.define("a", "primary", "files", &format!("{CONTROLLED}{lines}"));
     fill(&world.path("a/data"), 2);

@@ -62,7 +62,7 @@ fn a_takeover_is_not_brought_to_its_end_while_the_host_starts() {
 /// Whoever brings it to its end can be told to stop, and does not pass over what is left to do.
 #[test]
 fn a_cancel_leaves_nothing_out_of_a_takeover_that_is_brought_to_its_end() {
-    let hook = "touch @HOST@/began; while [ ! -e @HERE@/go ]; do sleep 0.02; done; \
+    let hook = "touch @HOST@/began; while [ -d @HERE@ ] && [ ! -e @HERE@/go ]; do sleep 0.02; done; \
                 touch @HOST@/promoted";
     let world = untold(hook);
     let mut command = world.command("b", &["recover", "docs"]);

@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 /// A world in which a backup of `a` waits, with the service stopped, until `go` is there.
 fn waiting() -> World {
     let lines = "quiesce = \"stop\"\n[service.docs.hooks]\n\
-                 before-backup = \"touch @HOST@/begun; while [ ! -e @HERE@/go ]; do sleep 0.02; done\"\n";
+                 before-backup = \"touch @HOST@/begun; while [ -d @HERE@ ] && [ ! -e @HERE@/go ]; do sleep 0.02; done\"\n";
     let world = World::new("files", &format!("{CONTROLLED}{lines}"));
     world.run("a", &["init"]).code(0);
     fill(&world.path("a/data"), 1);

@@ -25,6 +25,8 @@ const SERVICE: &str = r#"pid=$2/pid
 runs() { [ -s "$pid" ] && grep -q '^State:.[RSD]' "/proc/$(cat "$pid")/status" 2>/dev/null; }
 case $1 in
 start)
+    [ -e "$2/slow-start" ] && touch "$2/starting"
+    while [ -e "$2/slow-start" ]; do sleep 0.01; done
     [ -e "$2/cannot-start" ] && exit 1
     runs && exit 0
     rm -f "$pid"

@@ -14,7 +14,8 @@ fn with_a_third(stage: &Stage) -> Host {
     let text = fs::read_to_string(&stage.b.config).unwrap();
     let hook = format!("test -e {here}/dead");
     assert!(text.contains(&hook), "{text}");
-    let text = text.replace(&hook, &format!("while [ ! -e {here}/go ]; do sleep 0.02; done"));
+    let text = text
+        .replace(&hook, &format!("while [ -d {here} ] && [ ! -e {here}/go ]; do sleep 0.02; done"));
     fs::write(&stage.b.config, &text).unwrap();
     let text = text
         .replace("name = 'b'", "name = 'c'")

@@ -1,0 +1,117 @@
+//! A service that was started again while the vault did not answer: somebody may have taken over meanwhile.
+//! The vault is asked on until it answers. What must not serve, by what it says, is stopped again: two
+//! primaries are worse than none.
+
+use super::{FIRST_PAUSE, LONGEST_PAUSE, Ward};
+use crate::Error;
+use crate::journal::{self, Steps};
+use crate::lock::MemberLock;
+use crate::may_start::{self, Heard};
+use crate::operation::look;
+use crate::quiesce::{self, STEP};
+use model::config::Quiesce;
+use std::time::{Duration, Instant};
+
+/// How long an answer is waited for at a time; one that comes later is heard at the next look.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long it is until it is asked again.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// What is left to ask.
+#[derive(Default)]
+pub(super) struct Unheard {
+    over: bool,
+    next: Option<Instant>,
+    /// It must not serve for now, and was stopped.
+    stopped: bool,
+}
+
+impl Unheard {
+    /// Asks on until it was heard, or nobody knows of the operation any more.
+    pub(super) fn follow(&mut self, ward: &Ward<'_>) {
+        while !self.look(ward, false) && !ward.is_gone() {
+            std::thread::sleep(FIRST_PAUSE);
+        }
+    }
+
+    /// Asks, if it is time. Says whether nothing is left to ask. As long as the worker lives it is the worker
+    /// that keeps others away.
+    pub(super) fn look(&mut self, ward: &Ward<'_>, worker_lives: bool) -> bool {
+        self.over = self.over || !quiesce::is_unheard(ward.dir);
+        if self.over || self.next.is_some_and(|next| Instant::now() < next) {
+            return self.over;
+        }
+        let asked = was_started(ward).and_then(|was| Ok(!was || self.ask(ward, worker_lives)?));
+        let pause = match asked {
+            Ok(over) => {
+                self.over = over;
+                PAUSE
+            }
+            Err(error) => {
+                ward.run.progress.warn(&error.chain());
+                LONGEST_PAUSE
+            }
+        };
+        self.next = Some(Instant::now() + pause);
+        self.over
+    }
+
+    fn ask(&mut self, ward: &Ward<'_>, worker_lives: bool) -> Result<bool, Error> {
+        let site = ward.site;
+        let ask = || may_start::heard(site, PATIENCE);
+        match ask() {
+            None => return Ok(false),
+            Some(Heard::Serves) if self.stopped => {}
+            Some(Heard::Serves | Heard::Elsewhere) => return Ok(heard(ward)),
+            Some(Heard::MustNot { for_good, .. }) if self.stopped => {
+                return Ok(for_good && heard(ward));
+            }
+            Some(Heard::MustNot { .. }) => {}
+        }
+        let _lock = match worker_lives {
+            true => None,
+            // Whoever has it may just make something else of this member.
+            false => match MemberLock::take(&site.dir(), "guardian", None, &ward.run.cancel) {
+                Ok(lock) => Some(lock),
+                Err(_) => return Ok(false),
+            },
+        };
+        let engine = site.engine()?;
+        match ask() {
+            None => Ok(false),
+            Some(Heard::MustNot { why, for_good }) => {
+                let what = "it had been started while the vault did not answer, and ";
+                look(site, ward.run, |cx| engine.stop(cx)).map_err(|error| {
+                    let why = format!("{what}must not serve, and cannot be stopped: {why}");
+                    ward.alarm.must_not(Some(format!("{why}: {}", error.chain())));
+                    Error::refused(why).because(error)
+                })?;
+                self.stopped = true;
+                let what = format!("{what}is stopped again: {why}");
+                ward.run.progress.warn(&what);
+                ward.alarm.must_not(Some(what));
+                Ok(for_good && heard(ward))
+            }
+            Some(Heard::Serves) if self.stopped => {
+                look(site, ward.run, |cx| engine.start(cx))?;
+                ward.alarm.must_not(None);
+                Ok(heard(ward))
+            }
+            Some(Heard::Serves | Heard::Elsewhere) => Ok(heard(ward)),
+        }
+    }
+}
+
+/// Nothing is left to ask.
+fn heard(ward: &Ward<'_>) -> bool {
+    quiesce::heard(ward.dir);
+    true
+}
+
+/// Whether its operation, or who cleaned up after that, has started it.
+fn was_started(ward: &Ward<'_>) -> Result<bool, Error> {
+    let entries = journal::read(ward.dir)?;
+    let resumed = entries.done("resume").is_some() || quiesce::is_known(ward.dir);
+    let stops = ward.site.spec().quiesce == Quiesce::Stop;
+    Ok(entries.done("start").is_some() || (stops && entries.begun(STEP).is_some() && resumed))
+}
