@@ -114,7 +114,7 @@ fn hold(
             Ok(()) => return Ok(()),
             Err(rustix::io::Errno::WOULDBLOCK) => {}
             Err(rustix::io::Errno::INTR) => continue,
-            Err(e) => return Err(Error::io("lock", &path(dir), e.into())),
+            Err(e) => return Err(Error::io("lock", path(dir), e.into())),
         }
         if cancel.is_cancelled() {
             return Err(Error::cancelled());

@@ -330,10 +330,11 @@ pub(crate) fn bring_back(
                 // An engine tries a start again by itself.
                 engine.start(cx)
             };
-            Ok(match stopping {
-                Some(after) => start_after_stop(site, cx, after, start)?,
-                None => start()?,
-            })
+            let started = match stopping {
+                Some(after) => start_after_stop(site, cx, after, start),
+                None => start(),
+            };
+            started.map_err(Error::from)
         }
     }
 }
