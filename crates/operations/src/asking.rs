@@ -49,6 +49,17 @@ struct Open<T> {
     lasts: bool,
 }
 
+/// What the answer to a question that was open before is good for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Late {
+    /// To say how something is, if it came just now.
+    IfFresh,
+    /// Nothing: the question may have been put long ago, and the vault have looked then.
+    Never,
+    /// As much as ever.
+    Always,
+}
+
 impl<T: Send + 'static> Asking<T> {
     pub(crate) fn new() -> Asking<T> {
         Asking { open: None, done: None }
@@ -61,7 +72,18 @@ impl<T: Send + 'static> Asking<T> {
         patience: Patience<'_>,
         ask: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        self.put(question, false, patience, ask)
+        self.put(question, Late::IfFresh, patience, ask)
+    }
+
+    /// The same, by an answer to a question that is put now, and not before. One that is open is waited for
+    /// first.
+    pub(crate) fn ask_anew(
+        &mut self,
+        question: &str,
+        patience: Patience<'_>,
+        ask: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.put(question, Late::Never, patience, ask)
     }
 
     /// Does something, if that is done in time. What was not is done further, and not begun again: give
@@ -74,7 +96,7 @@ impl<T: Send + 'static> Asking<T> {
     ) -> Result<T, Error> {
         match self.done.take_if(|(done, _)| done == what) {
             Some((_, answer)) => Ok(answer),
-            None => self.put(what, true, patience, act),
+            None => self.put(what, Late::Always, patience, act),
         }
     }
 
@@ -82,7 +104,7 @@ impl<T: Send + 'static> Asking<T> {
     fn put(
         &mut self,
         question: &str,
-        lasts: bool,
+        late: Late,
         patience: Patience<'_>,
         ask: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
@@ -92,15 +114,16 @@ impl<T: Send + 'static> Asking<T> {
                     self.open = Some(open);
                     return Err(silent());
                 }
-                Some((came, answer)) if open.question == question => {
-                    if lasts || came.elapsed() < FRESH {
-                        return answer;
-                    }
-                }
+                Some((came, answer)) if open.question == question => match late {
+                    Late::Always => return answer,
+                    Late::IfFresh if came.elapsed() < FRESH => return answer,
+                    Late::IfFresh | Late::Never => {}
+                },
                 Some((_, Ok(answer))) if open.lasts => self.done = Some((open.question, answer)),
                 Some(_) => {}
             }
         }
+        let lasts = late == Late::Always;
         let (tell, answer) = sync_channel(1);
         std::thread::Builder::new()
             .name("asking".to_owned())
@@ -174,6 +197,15 @@ mod tests {
         go.send(()).expect("it waits");
         assert_eq!(asking.ask("one", LONG, || Ok(3)).expect("an answer"), 1);
         assert_eq!(asking.ask("one", LONG, || Ok(3)).expect("an answer"), 3);
+    }
+
+    #[test]
+    fn an_answer_to_what_was_asked_before_is_no_answer_to_what_is_asked_anew() {
+        let (mut asking, (go, slow)) = (Asking::new(), slow());
+        asking.ask_anew("one", SHORT, slow).expect_err("it hangs");
+        asking.ask_anew("one", SHORT, || Ok(2)).expect_err("the first is open");
+        go.send(()).expect("it waits");
+        assert_eq!(asking.ask_anew("one", LONG, || Ok(3)).expect("an answer"), 3);
     }
 
     #[test]

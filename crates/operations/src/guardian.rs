@@ -78,7 +78,7 @@ pub fn guard(site: &ServiceSite, id: &OperationId, run: &Run) -> Result<(), Erro
     let alarm = Alarm::of(site);
     let ward = Ward { site, id, dir: &dir, run: &run, alarm: &alarm };
     let mut watch = Watch::of(&ward);
-    let mut unheard = Unheard::default();
+    let mut unheard = Unheard::new();
     while lives(&alive) {
         watch.look(&ward);
         if watch.is_back() {

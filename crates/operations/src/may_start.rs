@@ -5,6 +5,7 @@
 
 use crate::asking::{Asking, Patience};
 use crate::{Error, MemberRecord, ServiceSite};
+use coordination::Versioned;
 use engines::Refresh;
 use model::config::WhenUnreachable;
 use model::state::FenceProof;
@@ -115,7 +116,7 @@ impl Verdict {
 /// Judges that. A vault that hangs is not waited for while a service is down.
 pub(crate) fn verdict(site: &ServiceSite) -> Verdict {
     let patience = if site.has_asked() { PATIENCE } else { OPENING };
-    match heard(site, patience) {
+    match heard(site, site.state_in_time(Patience::of(patience))) {
         Some(Heard::Serves | Heard::Elsewhere) => Verdict::Free,
         Some(Heard::MustNot { why, .. }) => Verdict::Barred(why),
         None => by_memory(site).map_or(Verdict::Unheard, Verdict::Barred),
@@ -143,10 +144,9 @@ pub(crate) enum Heard {
     },
 }
 
-/// Asks the vault; none if it does not answer in this time. A question that is open is not asked again.
-pub(crate) fn heard(site: &ServiceSite, patience: Duration) -> Option<Heard> {
-    let answer = site.state_in_time(Patience::of(patience)).ok();
-    let state = answer.filter(|versioned| versioned.number > 0)?.state;
+/// What an answer of the vault's says; none if it is none.
+pub(crate) fn heard(site: &ServiceSite, answer: Result<Versioned, Error>) -> Option<Heard> {
+    let state = answer.ok().filter(|versioned| versioned.number > 0)?.state;
     let me = site.member();
     if state.members.get(me).is_none_or(|member| member.role == Role::Standby) {
         return Some(Heard::Elsewhere);
@@ -286,6 +286,9 @@ mod tests {
         assert_eq!(rig.vault.calls(), asked);
         rig.vault.heal();
         rig.vault.release();
-        assert_eq!(heard(&rig.site, GATE), Some(Heard::Serves));
+        assert_eq!(
+            heard(&rig.site, rig.site.state_in_time(Patience::of(GATE))),
+            Some(Heard::Serves)
+        );
     }
 }

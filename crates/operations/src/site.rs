@@ -230,11 +230,12 @@ impl ServiceSite {
         Ok(versioned)
     }
 
-    /// The same, if it comes in time. A question that has not been answered yet is not asked again.
+    /// The same, as it is now, if it comes in time. As long as a question has not been answered none is put
+    /// beside it.
     pub(crate) fn state_in_time(&self, patience: Patience<'_>) -> Result<Versioned, Error> {
         let asked = self.clone();
         let mut asking = self.0.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        asking.ask("state", patience, move || asked.load_state())
+        asking.ask_anew("state", patience, move || asked.load_state())
     }
 
     /// Remembers a state that this process has stored itself. Another process of this host may have been

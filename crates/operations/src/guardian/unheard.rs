@@ -3,23 +3,29 @@
 //! primaries are worse than none.
 
 use super::{FIRST_PAUSE, LONGEST_PAUSE, Ward};
-use crate::Error;
+use crate::asking::{Asking, Patience};
 use crate::journal::{self, Steps};
 use crate::lock::MemberLock;
 use crate::may_start::{self, Heard};
 use crate::operation::look;
 use crate::quiesce::{self, STEP};
+use crate::{Error, ServiceSite};
+use coordination::Versioned;
 use model::config::Quiesce;
 use std::time::{Duration, Instant};
 
 /// How long an answer is waited for at a time; one that comes later is heard at the next look.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long before something is done to the service: it has answered by then.
+const SURE: Duration = Duration::from_secs(30);
 /// How long it is until it is asked again.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// What is left to ask.
-#[derive(Default)]
 pub(super) struct Unheard {
+    /// Its first question is put when the service is back: whoever had taken over before that is heard of,
+    /// however late the answer comes.
+    asking: Asking<Versioned>,
     over: bool,
     next: Option<Instant>,
     /// It must not serve for now, and was stopped.
@@ -27,6 +33,10 @@ pub(super) struct Unheard {
 }
 
 impl Unheard {
+    pub(super) fn new() -> Unheard {
+        Unheard { asking: Asking::new(), over: false, next: None, stopped: false }
+    }
+
     /// Asks on until it was heard, or nobody knows of the operation any more.
     pub(super) fn follow(&mut self, ward: &Ward<'_>) {
         while !self.look(ward, false) && !ward.is_gone() {
@@ -58,8 +68,7 @@ impl Unheard {
 
     fn ask(&mut self, ward: &Ward<'_>, worker_lives: bool) -> Result<bool, Error> {
         let site = ward.site;
-        let ask = || may_start::heard(site, PATIENCE);
-        match ask() {
+        match self.hear(site, PATIENCE) {
             None => return Ok(false),
             Some(Heard::Serves) if self.stopped => {}
             Some(Heard::Serves | Heard::Elsewhere) => return Ok(heard(ward)),
@@ -77,7 +86,7 @@ impl Unheard {
             },
         };
         let engine = site.engine()?;
-        match ask() {
+        match self.hear(site, SURE) {
             None => Ok(false),
             Some(Heard::MustNot { why, for_good }) => {
                 let what = "it had been started while the vault did not answer, and ";
@@ -99,6 +108,12 @@ impl Unheard {
             }
             Some(Heard::Serves | Heard::Elsewhere) => Ok(heard(ward)),
         }
+    }
+
+    fn hear(&mut self, site: &ServiceSite, patience: Duration) -> Option<Heard> {
+        let asked = site.clone();
+        let ask = move || asked.load_state();
+        may_start::heard(site, self.asking.ask("state", Patience::of(patience), ask))
     }
 }
 
