@@ -435,7 +435,11 @@ fn record(
     };
     let report = operation.report();
     operation.forward("record", &drill, |_| {
-        match site.state()?.update(|state| state.drilled(snapshot, &drill)) {
+        // Of the time when it is told, which may take several tries.
+        let told = |state: &mut ServiceState| {
+            state.drilled(snapshot, &Drill { at: Timestamp::now(), ..drill.clone() })
+        };
+        match site.state()?.update(told) {
             Err(coordination::Error::Refused(Refusal::NoSuchPoint(_))) => {
                 report.note("this snapshot is no recovery point, so the drill is not recorded");
                 Ok(())

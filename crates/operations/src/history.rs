@@ -59,7 +59,10 @@ pub fn list(site: &ServiceSite) -> Result<Vec<Operation>, Error> {
         let running = end.is_none() && is_alive(&dir)?;
         let silent = if running { silent_for(&dir).filter(|time| *time > SILENCE) } else { None };
         found.push(Operation {
-            started: entries.first().map_or_else(|| began(&id), |entry| entry.at),
+            started: match entries.first() {
+                Some(entry) => entry.at,
+                None => time_in_name(&dir).unwrap_or(Timestamp::UNIX_EPOCH),
+            },
             id,
             kind,
             ended: end.as_ref().and_then(|_| entries.last()).map(|entry| entry.at),
@@ -85,12 +88,11 @@ pub(crate) fn by_name(dir: &Path) -> Option<(OperationId, Kind)> {
     Some((OperationId::new(name).ok()?, kind))
 }
 
-/// When an operation began, by its name.
-fn began(id: &OperationId) -> Timestamp {
-    let time = id.as_str().split('-').next().unwrap_or_default();
-    DateTime::strptime("%Y%m%dT%H%M%SZ", time)
-        .and_then(|time| time.to_zoned(TimeZone::UTC))
-        .map_or(Timestamp::UNIX_EPOCH, |time| time.timestamp())
+/// The time in the name of an operation's directory, to the second.
+pub(crate) fn time_in_name(dir: &Path) -> Option<Timestamp> {
+    let time = dir.file_name()?.to_str()?.split('-').next()?;
+    let time = DateTime::strptime("%Y%m%dT%H%M%SZ", time);
+    time.and_then(|time| time.to_zoned(TimeZone::UTC)).ok().map(|time| time.timestamp())
 }
 
 /// One sentence if what holds the member's lock and what runs are not the same. Nothing is done about

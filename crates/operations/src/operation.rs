@@ -3,8 +3,8 @@
 use crate::journal::{Event, FORMAT, Journal, Kind, Outcome};
 use crate::lock::MemberLock;
 use crate::report::Report;
-use crate::{Error, ServiceSite, hooks, journal, quiesce, recover};
-use jiff::Timestamp;
+use crate::{Error, ServiceSite, history, hooks, journal, quiesce, recover};
+use jiff::{SignedDuration, Timestamp};
 use model::cancel::Held;
 use model::{CancelToken, Class, Classify, OperationId, Progress};
 use repository::{Repository, RepositoryLock, Work};
@@ -73,7 +73,7 @@ impl Operation {
         for line in recover::sweep_locked(site, run, Some(kind))? {
             run.progress.warn(&line);
         }
-        let id = new_id(kind)?;
+        let id = new_id(kind, recover::list(site)?.last().map(PathBuf::as_path))?;
         let dir = operations_dir(site).join(id.as_str());
         crate::member::private_dir(&dir.join("scratch")).map_err(|e| Error::io("make", &dir, e))?;
         // Names are durable before the journal counts on them.
@@ -402,12 +402,18 @@ pub(crate) fn silent_for(dir: &Path) -> Option<Duration> {
     last.elapsed().ok()
 }
 
-/// `20261121T010442Z-backup-5f3a09c1`.
-fn new_id(kind: Kind) -> Result<OperationId, Error> {
+/// `20261121T010442Z-backup-5f3a09c1`. Names are in the order in which operations began: where the clock
+/// was set back since the last one, the name is of the second after that.
+fn new_id(kind: Kind, last: Option<&Path>) -> Result<OperationId, Error> {
     let mut random = [0; 4];
     getrandom::fill(&mut random)
         .map_err(|e| Error::new(Class::Failed, format!("no random bytes: {e}")))?;
-    let time = Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
+    let now = Timestamp::now();
+    let after = last
+        .and_then(history::time_in_name)
+        .filter(|last| last.as_second() > now.as_second())
+        .and_then(|last| last.checked_add(SignedDuration::from_secs(1)).ok());
+    let time = after.unwrap_or(now).strftime("%Y%m%dT%H%M%SZ");
     OperationId::new(&format!("{time}-{}-{}", kind.as_str(), hex::encode(random)))
         .map_err(|e| Error::invalid(e.to_string()))
 }

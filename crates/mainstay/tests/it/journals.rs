@@ -128,6 +128,24 @@ fn what_the_last_one_had_begun_a_person_settles() {
     }
 }
 
+/// A clock that was set back makes no operation look as if others had come after it.
+#[test]
+fn the_last_one_is_the_last_though_an_earlier_clock_was_ahead() {
+    let world = ready("");
+    let earlier = world.operations("a").pop().unwrap();
+    fs::rename(&earlier, earlier.with_file_name(format!("2999{}", &name(&earlier)[4..]))).unwrap();
+    let mut command = world.command("a", &["backup", "docs"]);
+    let command = command.env("MAINSTAY_TEST_KILL_AT", "commit:begin").stderr(Stdio::null());
+    assert_eq!(command.status().unwrap().code(), Some(137));
+    let dir = world.unfinished("a").pop().unwrap();
+    garble(&dir, 2);
+    let way_out = format!("mainstay recover docs --set-aside {}", name(&dir));
+    world.run("a", &["backup", "docs"]).code(1).complains(&way_out);
+    assert!(dir.exists());
+    world.run("a", &["recover", "docs", "--set-aside", &name(&dir)]).code(0);
+    world.run("a", &["backup", "docs"]).code(0);
+}
+
 /// Lets backups wait until `go` is there.
 fn hold(world: &World) {
     let here = world.path(".").display().to_string();

@@ -6,20 +6,17 @@ use super::{LastDrill, Refusal, ServiceState};
 use crate::{Drill, RecoveryPoint, SnapshotId, Verified};
 
 impl ServiceState {
-    /// A point was drilled. An older drill never replaces a newer one, and a failure never takes
+    /// A point was drilled. The drill that is told last is the last one, whatever its time: the clock of
+    /// an earlier one may have been ahead, and would hide what was found since. A failure never takes
     /// back that the point was once proven restorable: what it takes back is that it is.
     pub fn drilled(&mut self, snapshot: SnapshotId, drill: &Drill) -> Result<(), Refusal> {
         let entry = self.point_mut(snapshot)?;
         if drill.sound {
-            entry.drilled = entry.drilled.max(Some(drill.at));
+            entry.drilled = Some(drill.at);
         }
-        if entry.drill.as_ref().is_none_or(|known| known.at <= drill.at) {
-            entry.drill = Some(drill.clone());
-        }
+        entry.drill = Some(drill.clone());
         let source_time = entry.source_time;
-        if self.last_drill.as_ref().is_none_or(|last| last.drill.at <= drill.at) {
-            self.last_drill = Some(LastDrill { snapshot, source_time, drill: drill.clone() });
-        }
+        self.last_drill = Some(LastDrill { snapshot, source_time, drill: drill.clone() });
         Ok(())
     }
 

@@ -320,22 +320,39 @@ fn drill(time: &str, sound: bool) -> Drill {
     Drill { at: at(time), member: member("b"), sound, recovery_millis, isolated: true }
 }
 
+/// Each is the last one when it is told, whatever its clock says.
+#[test]
+fn a_drill_whose_clock_was_ahead_hides_no_later_one() {
+    let mut state = three();
+    state.commit(point(2, T)).unwrap();
+    state.drilled(id(2), &drill("2036-01-01T00:00:00Z", true)).unwrap();
+    let failed = drill("2026-01-03T00:00:00Z", false);
+    state.drilled(id(2), &failed).unwrap();
+    let known = state.point(id(2)).unwrap();
+    assert!(known.is_unsound() && !known.is_proven());
+    assert_eq!(known.drill, Some(failed.clone()));
+    assert_eq!(state.last_drill.as_ref().unwrap().drill, failed);
+    assert_eq!(state.newest_sound().map(|point| point.snapshot), Some(id(1)));
+    // Nor does it say for ever that the point was proven in the future.
+    let sound = drill("2026-01-04T00:00:00Z", true);
+    state.drilled(id(2), &sound).unwrap();
+    let known = state.point(id(2)).unwrap();
+    assert!(known.is_proven());
+    assert_eq!((known.drilled, &state.last_drill.unwrap().drill), (Some(sound.at), &sound));
+}
+
 #[test]
 fn what_was_proven_of_a_point_is_known() {
     let mut state = three();
     state.commit(point(2, T)).unwrap();
-    let (early, late) = (drill("2026-01-01T00:00:00Z", true), drill("2026-01-02T00:00:00Z", true));
+    let late = drill("2026-01-02T00:00:00Z", true);
+    state.drilled(id(2), &drill("2026-01-01T00:00:00Z", true)).unwrap();
     state.drilled(id(2), &late).unwrap();
-    state.drilled(id(2), &early).unwrap();
     let known = |state: &ServiceState| {
         let point = state.point(id(2)).unwrap();
         (point.drilled, point.drill.clone())
     };
-    assert_eq!(
-        known(&state),
-        (Some(late.at), Some(late.clone())),
-        "the older one replaces nothing"
-    );
+    assert_eq!(known(&state), (Some(late.at), Some(late.clone())));
     // A failure is told, and takes nothing back.
     let failed = drill("2026-01-03T00:00:00Z", false);
     state.drilled(id(2), &failed).unwrap();
