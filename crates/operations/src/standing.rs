@@ -3,11 +3,11 @@
 //! nothing had happened at its source.
 
 use crate::wal::Gap;
-use crate::{Error, Run, ServiceSite};
+use crate::{Error, Run, ServiceSite, placing};
 use engines::postgres::{Lsn, Segments, WalFile, left_at, segments_of};
 use engines::{Inspection, Refresh};
 use jiff::Timestamp;
-use model::{Class, Position, RecoveryPoint, Role, ServiceState};
+use model::{Class, Position, RecoveryPoint, Role, ServiceState, SnapshotId};
 use repository::log::LogStore;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -51,7 +51,8 @@ pub enum Way {
     Base,
     /// There is no such point yet.
     Awaited,
-    /// The standby has what the point has not, or may have, for this reason: somebody has to decide.
+    /// The standby has what the point has not, or may have, or is of something else, for this reason:
+    /// somebody has to decide.
     ByHand(String),
 }
 
@@ -134,7 +135,19 @@ pub(crate) fn way(
         true => history(site, base.0)?,
         false => None,
     };
-    Ok(judge(at, gap.to, base, history.as_deref()))
+    match (judge(at, gap.to, base, history.as_deref()), point) {
+        (Way::Base, Some(point)) => {
+            Ok(of_another(site, point.snapshot)?.map_or(Way::Base, Way::ByHand))
+        }
+        (way, _) => Ok(way),
+    }
+}
+
+/// What stands here, if it can be told to be no copy of what the point is of: places in two logs compare
+/// well, and say nothing.
+fn of_another(site: &ServiceSite, point: SnapshotId) -> Result<Option<String>, Error> {
+    let (engine, meta) = (site.engine()?, placing::meta(site, point)?);
+    crate::look(site, &Run::default(), |cx| engine.another(cx, &meta))
 }
 
 /// Where the way to this goal left the timeline that a standby is on, if the standby has gone on past

@@ -233,6 +233,33 @@ fn a_copy_that_was_promoted_is_never_built_anew_unasked() {
     assert_eq!(beside(b).len(), 1, "what somebody wrote is kept");
 }
 
+/// A place in the log says nothing of whose log it is: another cluster in the copy's place stands far
+/// behind, and is never put aside unasked.
+#[test]
+fn another_cluster_in_the_place_of_a_copy_is_never_built_anew_unasked() {
+    let (stage, _, newest) = left_behind();
+    let b = &stage.b;
+    let settings = fs::read_to_string(b.server.data().join("postgresql.auto.conf")).unwrap();
+    fs::rename(b.server.data(), stage.dir.path().join("data-before")).unwrap();
+    // A standby needs as much as its primary says that it has.
+    let settings = format!("{settings}\nmax_connections = 100\n");
+    let other = pg_server::PgServer::create(&b.home(), &settings);
+    fs::write(other.data().join("standby.signal"), "").unwrap();
+    give(&other.data().join("standby.signal"));
+    other.start();
+    assert_eq!(other.sql("SELECT pg_is_in_recovery()"), "t");
+    let began = started(b);
+    let said = b.run(&["refresh", "shop"]).code(1).complains("holds the database cluster");
+    said.complains("mainstay refresh shop --reseed");
+    assert_eq!((started(b), beside(b)), (began, vec![]), "it was touched");
+    let told = standby(&status(b).1);
+    assert!(told["stuck"].is_string(), "{told}");
+    b.run(&["doctor", "shop"]).code(1).says("holds the database cluster");
+    b.run(&["refresh", "shop", "--reseed"]).code(0);
+    b.server.eventually(&format!("SELECT max(n) = {newest} FROM orders"));
+    assert_eq!(beside(b).len(), 1, "it is kept");
+}
+
 /// A server that archives is spared as well where the state directory is full and nothing can be noted. The
 /// next segment that is stored shows what is missing.
 #[test]
