@@ -5,7 +5,7 @@
 //! files a working service, how to start, stop, promote and judge it).
 
 use crate::control::Control;
-use crate::{Error, Proof, Rehearsal, Rehearsed};
+use crate::{Enclosed, Error, Proof, Rehearsal, Rehearsed};
 use jiff::Timestamp;
 use model::config::Service;
 use model::{CancelToken, Class, Generation, MemberName, Position, Progress, ServiceName};
@@ -30,6 +30,8 @@ pub struct Context<'a> {
     /// environment, besides what the engine itself tells it: `MAINSTAY_MEMBER`,
     /// `MAINSTAY_OPERATION`, `MAINSTAY_GENERATION`.
     pub variables: &'a [(String, String)],
+    /// Where programs are tried out that this is asked for in a drill, if it is.
+    pub enclosed: Option<Enclosed<'a>>,
 }
 
 /// What an engine can do. What it has not is refused with its name, never ignored.

@@ -23,7 +23,7 @@ pub use contract::{
 pub use control::AtBoot;
 pub use error::Error;
 pub use password::Password;
-pub use rehearsal::{Isolation, Proof, Question, Rehearsal, Rehearsed};
+pub use rehearsal::{Enclosed, Isolation, Proof, Question, Rehearsal, Rehearsed};
 
 use model::config::Service;
 

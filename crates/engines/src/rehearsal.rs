@@ -54,6 +54,10 @@ pub struct Rehearsal<'a> {
     /// How long each program of the user's that works on the copy may take; what is usual for it
     /// without this. One that takes longer is ended, and the copy not sound.
     pub limit: Option<Duration>,
+    /// Lets the user whom the copy belongs to come to it. Called before a program works on it that is not
+    /// ours, once or more often; and not before this process has done what it does there by path itself,
+    /// since from then on that user may lead it elsewhere.
+    pub before_programs: &'a dyn Fn() -> Result<(), Error>,
 }
 
 /// What came of a rehearsal.
@@ -116,9 +120,8 @@ impl Rehearsal<'_> {
         Ok(Some(answer))
     }
 
-    /// Tries out a program of which nobody knows what it leaves behind: nothing of it is left, as far
-    /// as this host allows that to be made sure, and the verdict says where it does not. With
-    /// `loopback` the program reaches itself at 127.0.0.1.
+    /// Tries out a program on the copy, as [`Enclosed::try_out`] does; the verdict says where it cannot be
+    /// made sure that nothing of it is left.
     pub(crate) fn try_out(
         &self,
         cx: &Context<'_>,
@@ -126,18 +129,37 @@ impl Rehearsal<'_> {
         loopback: bool,
         verdict: &mut Verdict,
     ) -> Result<Result<Output, Error>, Error> {
+        (self.before_programs)()?;
+        let enclosed = Enclosed { isolation: self.isolation, home: self.home };
+        let (tried, doubt) = enclosed.try_out(cx, command, loopback)?;
+        verdict.doubt(doubt);
+        Ok(tried)
+    }
+}
+
+/// Where the programs of a drill are tried out.
+#[derive(Clone, Copy, Debug)]
+pub struct Enclosed<'a> {
+    /// How they are cut off from the network.
+    pub isolation: &'a Isolation,
+    /// The directory of the rehearsal, which may not be there yet: what they start is known by it.
+    pub home: &'a Path,
+}
+
+impl Enclosed<'_> {
+    /// Tries out a program of which nobody knows what it leaves behind: nothing of it is left, as far
+    /// as this host allows that to be made sure; besides, a sentence where it does not. With `loopback`
+    /// the program reaches itself at 127.0.0.1.
+    pub(crate) fn try_out(
+        &self,
+        cx: &Context<'_>,
+        command: Command,
+        loopback: bool,
+    ) -> Result<(Result<Output, Error>, Option<String>), Error> {
         let enclosure = self.isolation.enclosing(loopback, cx.cancel)?;
-        let command = command.behind(&enclosure.words).env(left::MARK, self.home);
-        let tried = command.try_out(cx.cancel);
-        if let Some(why) = enclosure.open {
-            let ended = left::end(self.home);
-            verdict.findings.push(format!(
-                "this host has no namespace of processes for what works on the copy ({why}): of what \
-                 it left running {ended} processes were ended; one that changed its environment was \
-                 not found"
-            ));
-        }
-        tried
+        let tried = enclosure.around(command, self.home).try_out(cx.cancel);
+        let doubt = enclosure.end_what_is_left(self.home, self.home);
+        Ok((tried?, doubt))
     }
 }
 
@@ -200,6 +222,12 @@ impl Verdict {
     pub(crate) fn bad(&mut self, finding: String) {
         self.sound = false;
         self.findings.push(finding);
+    }
+
+    /// A finding that says how far it can be trusted, once.
+    pub(crate) fn doubt(&mut self, doubt: Option<String>) {
+        let new = doubt.filter(|doubt| !self.findings.contains(doubt));
+        self.findings.extend(new);
     }
 }
 
@@ -266,9 +294,14 @@ impl Isolation {
     }
 
     /// How a program is run of which nobody knows what it leaves behind: cut off as it is, and where
-    /// the host allows it, in a namespace of processes, all of which end with the first. With
-    /// `loopback` it reaches itself at 127.0.0.1.
-    fn enclosing(&self, loopback: bool, cancel: &CancelToken) -> Result<Enclosure, Error> {
+    /// the host allows it, in a namespace of processes, all of which end with the first, and one of
+    /// memory that is shared between them, which goes with it. With `loopback` it reaches itself at
+    /// 127.0.0.1.
+    pub(crate) fn enclosing(
+        &self,
+        loopback: bool,
+        cancel: &CancelToken,
+    ) -> Result<Enclosure, Error> {
         let own = match self.words.split_last() {
             Some((_, own)) => own,
             // In the host's network there is a loopback interface that is on.
@@ -278,7 +311,7 @@ impl Isolation {
         let loopback = loopback && self.is_complete();
         let first = if loopback { FIRST_WITH_LOOPBACK } else { FIRST };
         let mut open = None;
-        for processes in [&["--pid", "--fork", "--kill-child"][..], &[]] {
+        for processes in [&["--ipc", "--pid", "--fork", "--kill-child"][..], &[]] {
             if processes.is_empty() && !self.is_complete() {
                 break;
             }
@@ -309,11 +342,29 @@ impl Isolation {
 }
 
 /// How a program is run so that nothing of it is left.
-struct Enclosure {
+pub(crate) struct Enclosure {
     /// The words before it.
     words: Vec<&'static str>,
     /// Why its processes could leave: they are in no namespace of their own.
     open: Option<String>,
+}
+
+impl Enclosure {
+    /// The program within, and marked as one of the rehearsal in this directory.
+    pub(crate) fn around(&self, command: Command, home: &Path) -> Command {
+        command.behind(&self.words).env(left::MARK, home)
+    }
+
+    /// Where its processes could leave: ends those that are found, and says so. A server is found by the
+    /// directory, in this one, that it works in.
+    pub(crate) fn end_what_is_left(&self, home: &Path, dir: &Path) -> Option<String> {
+        let why = self.open.as_ref()?;
+        let ended = left::end(home, dir);
+        Some(format!(
+            "this host has no namespace of processes for what works on the copy ({why}): of what it left \
+             running {ended} processes were ended; one that changed its environment was not found"
+        ))
+    }
 }
 
 fn one_line(text: &str) -> String {

@@ -14,6 +14,8 @@
 //! Nothing of the service is touched: not its directories, its server, its archive. The repository is
 //! only read, and the state only told what came of it.
 
+mod place;
+
 use crate::exchange::remove;
 use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
@@ -21,7 +23,10 @@ use crate::placing::{self, Destination, Staging};
 use crate::recover::Left;
 use crate::wal::sqlite::{self, Replayed};
 use crate::{Error, ServiceSite, Which, restore, which};
-use engines::{Isolation, Proof, Purpose, Question, Rehearsal, Rehearsed, SnapshotMeta, Verdict};
+use engines::{
+    Context, Enclosed, Isolation, Proof, Purpose, Question, Rehearsal, Rehearsed, SnapshotMeta,
+    Verdict,
+};
 use jiff::Timestamp;
 use model::duration;
 use model::state::Refusal;
@@ -30,6 +35,7 @@ use repository::restore::Lacking;
 use repository::scrub::{self, Copy};
 use repository::{RepositoryLock, Work};
 use serde::{Deserialize, Serialize};
+use std::cell::OnceCell;
 use std::fs::{DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
@@ -46,9 +52,6 @@ const HOME: &str = "run";
 
 /// Who knows the names in it gets by.
 const PASSED_THROUGH: u32 = 0o711;
-
-/// Where drills go whose servers cannot enter the state directory.
-const OPEN_TO_ALL: &str = "/var/tmp";
 
 /// What is asked for.
 #[derive(Clone, Debug, Serialize)]
@@ -152,7 +155,7 @@ impl Plan {
             Which::At(time) if site.engine()?.abilities().log => Some(time),
             _ => None,
         };
-        let place = place(site)?;
+        let place = place::of(site)?;
         let size = match state.point(snapshot) {
             Some(point) => point.size_bytes,
             None => restore::size_of(site, snapshot)?,
@@ -176,38 +179,6 @@ impl Plan {
         let name = PointName::of(meta.source_time, &meta.definition.engine, snapshot).to_string();
         Ok(Plan { name, snapshot, meta, until, dir, destinations })
     }
-}
-
-/// Where drills of a service go: where its configuration says, else below the state directory if
-/// the user whom the service's data belongs to can enter there, else where everybody can.
-fn place(site: &ServiceSite) -> Result<PathBuf, Error> {
-    if let Some(dir) = &site.spec().drill_dir {
-        return Ok(dir.clone());
-    }
-    let own = site.site().config().host.state_dir.join("drills");
-    if !rustix::process::geteuid().is_root() {
-        return Ok(own);
-    }
-    let engine = site.engine()?;
-    let roots = engine.roots();
-    let data = roots.first().and_then(|root| std::fs::metadata(&root.on_host).ok());
-    let owner = || data.map(|data| (data.uid(), data.gid()));
-    let user = engine.rehearses_as().or_else(owner);
-    let enters = user.is_none_or(|(uid, gid)| can_enter(&own, uid, gid));
-    Ok(if enters { own } else { PathBuf::from(OPEN_TO_ALL) })
-}
-
-/// Whether a user can go to a directory, as far as it and those above it are there.
-fn can_enter(dir: &Path, uid: u32, gid: u32) -> bool {
-    uid == 0
-        || dir.ancestors().filter_map(|dir| std::fs::metadata(dir).ok()).all(|meta| {
-            let bit = match meta {
-                _ if meta.uid() == uid => 0o100,
-                _ if meta.gid() == gid => 0o010,
-                _ => 0o001,
-            };
-            meta.mode() & bit != 0
-        })
 }
 
 fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Result<Done, Error> {
@@ -309,17 +280,29 @@ fn rehearse(
     }
     let preparing = Instant::now();
     let log = sqlite::replay_to(site, operation, &plan.meta, &plan.destinations, which)?;
+    let home = plan.dir.join(HOME);
+    let copy = placing::staged(&plan.destinations);
     let purpose = Purpose::Scratch { until: plan.until };
-    placing::prepare(site, operation, &plan.meta, &plan.destinations, &purpose)?;
+    operation.step("prepare", (), |operation| {
+        operation.with_context(site, |cx| {
+            let enclosed = Some(Enclosed { isolation, home: &home });
+            engine.prepare(&Context { enclosed, ..*cx }, &plan.meta, &copy, &purpose)
+        })
+    })?;
     restoring += preparing.elapsed();
     // A vault that others prune meanwhile has given everything that is needed.
     drop(lock);
-    let home = plan.dir.join(HOME);
     let question = Question::of(site.spec());
     let mut rehearsed = operation.step("rehearse", (), |operation| {
         crate::member::private_dir(&home).map_err(|e| Error::io("make", &home, e))?;
-        hand_over(plan, engine.rehearses_as())?;
-        let copy = placing::staged(&plan.destinations);
+        let handed_over = OnceCell::new();
+        let before_programs = || match handed_over.set(()) {
+            Ok(()) => hand_over(plan, engine.rehearses_as()),
+            Err(()) => Ok(()),
+        };
+        if engine.proof() == Proof::Server {
+            before_programs()?;
+        }
         let rehearsal = Rehearsal {
             meta: &plan.meta,
             copy: &copy,
@@ -327,6 +310,7 @@ fn rehearse(
             isolation,
             question: question.as_ref(),
             limit: limit(site)?,
+            before_programs: &before_programs,
         };
         let done = operation.with_context(site, |cx| engine.rehearse(cx, &rehearsal))?;
         Ok(Heard(done))
@@ -382,16 +366,19 @@ fn compare(site: &ServiceSite, operation: &Operation, plan: &Plan) -> Result<Ver
 /// Lets the user whom the copy belongs to, or as whom a server runs, come to what is the user's, and
 /// nobody else to anything. What is above that stays ours: we work there by path, and who may exchange
 /// names there would have us work elsewhere.
-fn hand_over(plan: &Plan, user: Option<(u32, u32)>) -> Result<(), Error> {
+fn hand_over(plan: &Plan, user: Option<(u32, u32)>) -> Result<(), engines::Error> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
     let Some(first) = plan.destinations.first() else { return Ok(()) };
-    let look =
-        |path: &Path| std::fs::symlink_metadata(path).map_err(|e| Error::io("look at", path, e));
+    let look = |path: &Path| {
+        std::fs::symlink_metadata(path)
+            .map_err(|e| engines::Error::io("look at", path.display(), e))
+    };
     let set = |path: &Path, mode| {
         let mode = Permissions::from_mode(mode);
-        std::fs::set_permissions(path, mode).map_err(|e| Error::io("set the mode of", path, e))
+        std::fs::set_permissions(path, mode)
+            .map_err(|e| engines::Error::io("set the mode of", path.display(), e))
     };
     let owner = look(&first.staged)?;
     if user.is_none() && owner.uid() == 0 {
@@ -409,7 +396,7 @@ fn hand_over(plan: &Plan, user: Option<(u32, u32)>) -> Result<(), Error> {
         set(above, 0o700)?;
         if user.is_none() {
             lchown(above, Some(owner.uid()), Some(owner.gid()))
-                .map_err(|e| Error::io("change the owner of", above, e))?;
+                .map_err(|e| engines::Error::io("change the owner of", above.display(), e))?;
         }
     }
     set(&plan.dir, PASSED_THROUGH)
@@ -459,7 +446,7 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
     let scratch: Scratch = serde_json::from_value(data).map_err(|e| {
         Error::new(Class::Corrupt, "the journal's entry `scratch` is not valid").because(e)
     })?;
-    engines::rehearsal::left::end(&scratch.dir.join(HOME));
+    engines::rehearsal::left::end(&scratch.dir.join(HOME), &scratch.dir);
     // What it had started ends with it, but may write while it does.
     let deadline = Instant::now() + PATIENCE;
     loop {

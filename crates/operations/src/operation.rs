@@ -312,6 +312,7 @@ impl Parts {
             scratch: &self.scratch,
             callback: &self.callback,
             variables: &self.variables,
+            enclosed: None,
         }
     }
 

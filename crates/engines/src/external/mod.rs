@@ -7,7 +7,7 @@
 mod protocol;
 mod rehearse;
 
-use crate::command::Command;
+use crate::command::{Command, Output};
 use crate::control::Control;
 use crate::files::{all_there, no_link, not_cancelled};
 use crate::script::token;
@@ -19,7 +19,7 @@ use crate::{
 use jiff::Timestamp;
 use model::config::Service;
 use model::progress::Silent;
-use model::{CancelToken, Class, Classify, Position, ServiceName};
+use model::{CancelToken, Position, ServiceName};
 use protocol::{
     Capture, CheckAnswer, CheckRequest, DescribeRequest, Description, InspectAnswer, Nothing,
     Offers, PrepareRequest, PromoteAnswer, ReadyRequest, Request, RunningAnswer, purpose_word,
@@ -28,8 +28,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::env;
 use std::ffi::OsStr;
-use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,6 +38,9 @@ use std::time::Duration;
 const LOOK: Duration = Duration::from_secs(60);
 /// How long work may take.
 const WORK: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A program that reads this file.
+const ASK: &str = r#"exec "$@" <"$0""#;
 
 /// A service whose engine is a program of its own.
 #[derive(Debug)]
@@ -77,6 +81,7 @@ impl External {
             scratch: Path::new("/nonexistent"),
             callback: &[],
             variables: &[],
+            enclosed: None,
         };
         let question = DescribeRequest { offers: Offers { rehearse: protocol::REHEARSAL } };
         external.description = external.ask(&cx, "describe", question, LOOK)?;
@@ -93,44 +98,63 @@ impl External {
         timeout: Duration,
     ) -> Result<A, Error> {
         not_cancelled(cx)?;
-        let command = Command::program(self.asking(verb), &self.program)
-            .arg(verb)
-            .input(self.question(cx, verb, question)?)
-            .timeout(timeout);
-        let output = self.told(cx, command).run(cx.cancel)?;
-        for line in output.messages() {
-            cx.progress.note(&line);
-        }
-        serde_json::from_slice(output.stdout()?).map_err(|e| {
-            output
-                .failure_as("did not answer as it should")
-                .because(e)
-                .hinting("See docs/engines/external.md for what it must print.")
-        })
+        let output = match cx.enclosed {
+            Some(enclosed) => {
+                let command = self.tied(cx, verb, question)?.timeout(timeout);
+                let (tried, doubt) = enclosed.try_out(cx, command, false)?;
+                doubt.iter().for_each(|doubt| cx.progress.warn(doubt));
+                tried?
+            }
+            None => {
+                let command = Command::program(self.asking(verb), &self.program)
+                    .arg(verb)
+                    .input(self.question(cx, verb, question)?)
+                    .timeout(timeout);
+                self.told(cx, command).run(cx.cancel)?
+            }
+        };
+        answered(cx, &output)
     }
 
-    /// What the engine's own check says of a copy, within this time.
-    fn check_within(
+    /// One question that ends when we do. The tie takes our end of the standard input, so that it is read
+    /// from a file.
+    fn tied<Q: Serialize>(
         &self,
         cx: &Context<'_>,
-        copy: &[Staged],
-        limit: Duration,
-    ) -> Result<Verdict, Error> {
-        let question = CheckRequest { copy: copy.iter().map(Into::into).collect() };
-        let answer: CheckAnswer = self.ask(cx, "check", question, limit)?;
-        Ok(Verdict { sound: answer.sound, findings: answer.findings })
+        verb: &str,
+        question: Q,
+    ) -> Result<Command, Error> {
+        let asked = self.question(cx, verb, question)?;
+        let file = cx.scratch.join(format!("{verb}.json"));
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let written = options.open(&file).and_then(|mut file| file.write_all(&asked));
+        written.map_err(|e| Error::io("write", file.display(), e))?;
+        let command = Command::program(self.asking(verb), "/bin/sh")
+            .args(["-c", ASK])
+            .arg(&file)
+            .arg(&self.program)
+            .arg(verb)
+            .tied();
+        Ok(self.told(cx, command))
     }
 
-    /// The same in a drill: a check that crashes or hangs on a copy has not found it sound.
+    /// What the engine's own check says of a copy in a drill: one that crashes or hangs on it has not
+    /// found it sound.
     fn try_check(&self, cx: &Context<'_>, rehearsal: &Rehearsal<'_>) -> Result<Verdict, Error> {
-        match self.check_within(cx, rehearsal.copy, rehearsal.limit.unwrap_or(WORK)) {
-            Err(error) if error.class() != Class::Cancelled => {
-                let mut verdict = Verdict { sound: true, findings: Vec::new() };
-                verdict.bad(error.to_string());
-                Ok(verdict)
+        let mut verdict = Verdict { sound: true, findings: Vec::new() };
+        let question = CheckRequest { copy: rehearsal.copy.iter().map(Into::into).collect() };
+        let limit = rehearsal.limit.unwrap_or(WORK);
+        let command = self.tied(cx, "check", question)?.timeout(limit);
+        let tried = rehearsal.try_out(cx, command, false, &mut verdict)?;
+        match tried.and_then(|output| answered::<CheckAnswer>(cx, &output)) {
+            Ok(answer) => {
+                verdict.sound = answer.sound;
+                verdict.findings.splice(..0, answer.findings);
             }
-            judged => judged,
+            Err(why) => verdict.bad(why.to_string()),
         }
+        Ok(verdict)
     }
 
     /// What a question is called.
@@ -198,6 +222,19 @@ impl External {
             detail: answer.detail,
         })
     }
+}
+
+/// What the program said, and what it answered.
+fn answered<A: DeserializeOwned>(cx: &Context<'_>, output: &Output) -> Result<A, Error> {
+    for line in output.messages() {
+        cx.progress.note(&line);
+    }
+    serde_json::from_slice(output.stdout()?).map_err(|e| {
+        output
+            .failure_as("did not answer as it should")
+            .because(e)
+            .hinting("See docs/engines/external.md for what it must print.")
+    })
 }
 
 /// The program of an engine on a search path. The name may come from a snapshot: only plain ones
@@ -332,7 +369,11 @@ impl Engine for External {
         if !self.description.start_stop {
             return self.control.stop(cx);
         }
-        self.ask(cx, "stop", Nothing {}, WORK).map(|Nothing {}| ())
+        not_cancelled(cx)?;
+        // Whoever cleans up after our death starts the service again; a stop that goes on beside that
+        // would win in the end.
+        let output = self.tied(cx, "stop", Nothing {})?.timeout(WORK).run(cx.cancel)?;
+        answered(cx, &output).map(|Nothing {}| ())
     }
 
     fn promote(&self, cx: &Context<'_>) -> Result<Promoted, Error> {
@@ -347,7 +388,9 @@ impl Engine for External {
         if !self.description.check {
             return crate::files::read_everything(cx, copy);
         }
-        self.check_within(cx, copy, WORK)
+        let question = CheckRequest { copy: copy.iter().map(Into::into).collect() };
+        let answer: CheckAnswer = self.ask(cx, "check", question, WORK)?;
+        Ok(Verdict { sound: answer.sound, findings: answer.findings })
     }
 
     fn proof(&self) -> Proof {

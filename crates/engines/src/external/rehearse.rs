@@ -6,19 +6,13 @@
 
 use super::protocol::{RehearseAnswer, RehearseRequest};
 use super::{External, WORK};
-use crate::command::{Command, Output};
+use crate::command::Output;
 use crate::{Context, Error, Rehearsal, Rehearsed, Verdict};
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 /// No answer is longer.
 const LONGEST_ANSWER: usize = 1 << 20;
-
-/// The standard input of a program that is tied to us: the tie takes our end of it.
-const ASK: &str = r#"exec "$@" <"$0""#;
 
 pub(super) fn rehearse(
     engine: &External,
@@ -38,22 +32,9 @@ pub(super) fn rehearse(
         port,
         isolated: rehearsal.isolation.is_complete(),
     };
-    let asked = engine.question(cx, "rehearse", question)?;
-    let file = cx.scratch.join("rehearse.json");
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let written = options.open(&file).and_then(|mut file| file.write_all(&asked));
-    written.map_err(|e| Error::io("write", file.display(), e))?;
-    let command = Command::program(engine.asking("rehearse"), "/bin/sh")
-        .args(["-c", ASK])
-        .arg(&file)
-        .arg(&engine.program)
-        .arg("rehearse")
-        .dir(rehearsal.home)
-        .timeout(rehearsal.limit.unwrap_or(WORK))
-        .tied();
+    let command = engine.tied(cx, "rehearse", question)?.dir(rehearsal.home);
+    let command = command.timeout(rehearsal.limit.unwrap_or(WORK));
     let begun = Instant::now();
-    let command = engine.told(cx, command);
     let tried = rehearsal.try_out(cx, command, port.is_some(), &mut verdict)?;
     let took = begun.elapsed();
     let answered_after = tried.and_then(|output| {

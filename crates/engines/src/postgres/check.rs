@@ -10,7 +10,8 @@ use super::pg_control::PgControl;
 use super::programs::{Owner, Programs};
 use super::server::{self, State};
 use super::{Postgres, go_on, preload};
-use crate::command::Process;
+use crate::command::{Output, Process};
+use crate::rehearsal::{Enclosure, left};
 use crate::{Context, Error, Isolation, Staged, Verdict};
 use model::Class;
 use rustix::process::Signal;
@@ -18,10 +19,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the judging server must not do, whatever its files say.
-const ISOLATED: [&str; 12] = [
+const ISOLATED: [&str; 13] = [
     "listen_addresses=",
     "port=5432",
     "archive_mode=off",
@@ -32,6 +33,8 @@ const ISOLATED: [&str; 12] = [
     "ssl=off",
     "logging_collector=off",
     "external_pid_file=",
+    // Beside the copy, with which it goes, and not in /dev/shm, where it would stay after a kill.
+    "dynamic_shared_memory_type=mmap",
     // Nobody needs this copy when the machine crashes.
     "fsync=off",
     "autovacuum=off",
@@ -39,6 +42,9 @@ const ISOLATED: [&str; 12] = [
 
 /// The longest path of a socket's directory, with room for its name.
 const LONGEST_HOME: usize = 90;
+
+/// The pause between looks at a server.
+const TICK: Duration = Duration::from_millis(10);
 
 /// `pg_amcheck` says with this that it found something.
 const FOUND: i32 = 2;
@@ -102,7 +108,7 @@ fn judge(
     cx.progress.phase("comparing tables and indexes");
     let mut sound = compare_tables(cx, programs, &home.path, &superuser, &mut session, findings)?;
     drop(session);
-    server.stop(cx, programs, copy)?;
+    server.stop(cx)?;
     if checksums && !page_checksums(cx, programs, copy, findings)? {
         sound = false;
     }
@@ -364,9 +370,13 @@ pub(super) struct Scratching<'a> {
     pub(super) isolation: &'a Isolation,
 }
 
-/// A server in the foreground, which dies with us.
+/// A server in the foreground. It dies with us, and so do the sessions that it has begun: a busy one
+/// would not notice for as long as it is busy.
 pub(super) struct Scratch {
     process: Option<Process>,
+    enclosure: Enclosure,
+    home: PathBuf,
+    copy: PathBuf,
 }
 
 impl Scratch {
@@ -380,6 +390,8 @@ impl Scratch {
         scratching: &Scratching<'_>,
         serve: &mut dyn FnMut(&Context<'_>) -> Result<(), Error>,
     ) -> Result<Result<Scratch, String>, Error> {
+        // What another server wrote before it was copied is not to be taken for this one's.
+        server::forget_note(copy)?;
         let mut command = programs.command("postgres").arg("-D").arg(copy);
         let own = [
             format!("data_directory={}", copy.display()),
@@ -389,23 +401,31 @@ impl Scratch {
         for setting in scratching.settings.iter().chain(&own) {
             command = command.arg("-c").arg(setting);
         }
-        let mut process = command.within(scratching.isolation).tied().spawn()?;
+        let enclosure = scratching.isolation.enclosing(false, cx.cancel)?;
+        let process = enclosure.around(command, home).tied().spawn()?;
+        let (home, copy) = (home.to_owned(), copy.to_owned());
+        let mut scratch = Scratch { process: Some(process), enclosure, home, copy };
         loop {
             serve(cx)?;
-            let state = server::postmaster(copy)?.map(|postmaster| postmaster.state);
-            if state == Some(State::Ready) && server::in_production(copy)? {
-                return Ok(Ok(Scratch { process: Some(process) }));
+            let state = server::noted(&scratch.copy)?.map(|noted| noted.state);
+            if state == Some(State::Ready) && server::in_production(&scratch.copy)? {
+                return Ok(Ok(scratch));
             }
-            if process.has_ended()? {
-                let output = process.wait(cx.cancel)?;
+            if let Some(output) = scratch.ended(cx)? {
                 return Ok(Err(output.failure_as("did not come up on the copy").to_string()));
             }
-            if cx.cancel.is_cancelled() {
-                process.end()?;
-                go_on(cx)?;
-            }
-            std::thread::sleep(Duration::from_millis(10));
+            go_on(cx)?;
+            std::thread::sleep(TICK);
         }
+    }
+
+    /// What it said if it has ended.
+    fn ended(&mut self, cx: &Context<'_>) -> Result<Option<Output>, Error> {
+        match self.process.as_mut().map(Process::has_ended).transpose()? {
+            Some(true) => {}
+            _ => return Ok(None),
+        }
+        self.process.take().map(|process| process.wait(cx.cancel)).transpose()
     }
 
     /// A session as its superuser, whatever that is called.
@@ -435,21 +455,29 @@ impl Scratch {
         Err(last.unwrap_or_else(|| Error::failed("the copy has no role to connect as")))
     }
 
-    pub(super) fn stop(
-        &mut self,
-        cx: &Context<'_>,
-        programs: &Programs,
-        copy: &Path,
-    ) -> Result<(), Error> {
-        programs
-            .command("pg_ctl")
-            .args(["stop", "--wait", "--silent", "--mode=fast", "--pgdata"])
-            .arg(copy)
-            .run(cx.cancel)?;
-        match self.process.take() {
-            Some(process) => process.wait(cx.cancel).map(drop),
-            None => Ok(()),
+    /// Stops it; a sentence where it cannot be made sure that nothing of it is left.
+    pub(super) fn stop(&mut self, cx: &Context<'_>) -> Result<Option<String>, Error> {
+        if !server::interrupt(&self.copy)? {
+            let what =
+                format!("the server on {} ended before it was asked to", self.copy.display());
+            return Err(Error::failed(what));
         }
+        let deadline = Instant::now() + server::STOP_TIMEOUT;
+        let output = loop {
+            if let Some(output) = self.ended(cx)? {
+                break output;
+            }
+            go_on(cx)?;
+            if Instant::now() >= deadline {
+                let what = format!("the server on {} did not stop", self.copy.display());
+                return Err(Error::failed(what));
+            }
+            std::thread::sleep(TICK);
+        };
+        if !output.success() {
+            return Err(output.failure_as("did not stop on the copy as it should"));
+        }
+        Ok(self.enclosure.end_what_is_left(&self.home, &self.copy))
     }
 }
 
@@ -459,6 +487,8 @@ impl Drop for Scratch {
             process.signal(Signal::KILL);
             let _ = process.end();
         }
+        // All of it is dead or dying, and writes nothing once this is over.
+        left::end(&self.home, &self.copy);
     }
 }
 

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// What the server must not do, whatever its files say.
-const CUT_OFF: [&str; 17] = [
+const CUT_OFF: [&str; 18] = [
     "listen_addresses=",
     "port=5432",
     "archive_mode=off",
@@ -43,6 +43,8 @@ const CUT_OFF: [&str; 17] = [
     // A service may run on this host, and needs its memory.
     "shared_buffers=128MB",
     "huge_pages=off",
+    // Beside the copy, with which it goes, and not in /dev/shm, where it would stay after a kill.
+    "dynamic_shared_memory_type=mmap",
     // What it would do in the background is of no use to anybody.
     "autovacuum=off",
 ];
@@ -139,7 +141,7 @@ fn bring_to_life(
     if let Some(said) = said.filter(|said| preload::missed(said, left_out).is_some()) {
         return Err(Error::failed(said.clone()));
     }
-    server.stop(cx, &programs, dir)?;
+    verdict.doubt(server.stop(cx)?);
     if checksums && !check::page_checksums(cx, &programs, dir, &mut verdict.findings)? {
         verdict.sound = false;
     }
@@ -382,6 +384,7 @@ mod tests {
             scratch: &scratch,
             callback: &callback,
             variables: &[],
+            enclosed: None,
         };
         let mut feed = Feed::make(&cx, &home, runs_as, "shop".to_owned()).expect("a feed");
         let log = home.join("log");

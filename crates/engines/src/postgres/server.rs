@@ -8,16 +8,18 @@ use super::lsn::Lsn;
 use super::{Postgres, STARTUP_LOG, STARTUP_LOG_OLD, collation, facts, go_on, pg_control};
 use crate::{Context, Error, Promoted, Running};
 use model::{Class, Classify, Position};
-use rustix::process::{Pid, test_kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, test_kill_process};
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+/// Where a server writes what it is.
+const NOTE: &str = "postmaster.pid";
 /// How long `pg_ctl` itself waits for a start; we go on waiting after that.
 const START_SECONDS: u32 = 5;
 /// How long a server that was asked to stop may take: it writes a checkpoint and archives the log.
-const STOP_TIMEOUT: Duration = Duration::from_secs(600);
+pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a promotion may take.
 const PROMOTE_TIMEOUT: Duration = Duration::from_secs(600);
 /// The pause between looks.
@@ -49,7 +51,14 @@ pub(super) enum State {
 
 /// The server that works on this directory; none if there is none.
 pub(super) fn postmaster(data_dir: &Path) -> Result<Option<Postmaster>, Error> {
-    let file = data_dir.join("postmaster.pid");
+    let noted = noted(data_dir)?;
+    Ok(noted.filter(|noted| noted.pid == 0 || alive(noted.pid.saturating_abs(), data_dir)))
+}
+
+/// What a server has written of itself into this directory, whether it still runs or not. In a namespace of
+/// processes of its own it knows itself by another number.
+pub(super) fn noted(data_dir: &Path) -> Result<Option<Postmaster>, Error> {
+    let file = data_dir.join(NOTE);
     let text = match fs::read_to_string(&file) {
         Ok(text) => text,
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -62,15 +71,59 @@ pub(super) fn postmaster(data_dir: &Path) -> Result<Option<Postmaster>, Error> {
     let Some(pid) = lines.next().and_then(|pid| pid.trim().parse::<i32>().ok()) else {
         return Ok(text.is_empty().then_some(Postmaster { pid: 0, state: State::Between }));
     };
-    if !alive(pid.saturating_abs(), data_dir) {
-        return Ok(None);
-    }
     let state = match lines.nth(6).map(str::trim) {
         Some("ready") => State::Ready,
         Some("standby") => State::Standby,
         _ => State::Between,
     };
     Ok(Some(Postmaster { pid, state }))
+}
+
+/// Removes what a server has written of itself into a directory on which none works.
+pub(super) fn forget_note(data_dir: &Path) -> Result<(), Error> {
+    let file = data_dir.join(NOTE);
+    match fs::remove_file(&file) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("remove", file.display(), e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Asks the server on this directory to end its sessions and stop, in whatever namespace of processes it
+/// runs. Says whether there is one.
+pub(super) fn interrupt(data_dir: &Path) -> Result<bool, Error> {
+    let Some(noted) = noted(data_dir)? else { return Ok(false) };
+    let failed = |e: rustix::io::Errno| {
+        Error::io("stop the server on", data_dir.display(), io::Error::from(e))
+    };
+    let dir = data_dir.canonicalize().map_err(|e| Error::io("look at", data_dir.display(), e))?;
+    let processes = fs::read_dir("/proc").map_err(|e| Error::io("list", "/proc", e))?;
+    let pids = processes.flatten().filter_map(|one| one.file_name().to_str()?.parse().ok());
+    for pid in pids.filter_map(Pid::from_raw) {
+        // Looked at when its number cannot become another process's any more.
+        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+        if !is_known_as(pid, noted.pid, &dir) {
+            continue;
+        }
+        return match pidfd_send_signal(&process, Signal::INT) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::SRCH) => Ok(false),
+            Err(error) => Err(failed(error)),
+        };
+    }
+    Ok(false)
+}
+
+/// Whether this process works in this directory, and has this number where it runs.
+fn is_known_as(pid: Pid, number: i32, dir: &Path) -> bool {
+    let place = |name: &str| format!("/proc/{}/{name}", pid.as_raw_nonzero());
+    fs::read_link(place("cwd")).is_ok_and(|cwd| cwd == dir)
+        && fs::read_to_string(place("status")).is_ok_and(|status| {
+            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+            let own = numbers.and_then(|numbers| numbers.split_whitespace().next_back());
+            own.and_then(|own| own.parse().ok()) == Some(number)
+        })
 }
 
 /// Whether this process is there and works on this directory. A number that outlived a reboot may

@@ -399,8 +399,14 @@ mod tests {
     fn copy_in_slices(source: &Path, to: &Path) -> Result<Option<u64>, Error> {
         let cancel = CancelToken::new();
         let scratch = source.parent().expect("a parent");
-        let cx =
-            Context { cancel: &cancel, progress: &Silent, scratch, callback: &[], variables: &[] };
+        let cx = Context {
+            cancel: &cancel,
+            progress: &Silent,
+            scratch,
+            callback: &[],
+            variables: &[],
+            enclosed: None,
+        };
         let connection = open(source)?;
         let slice = Duration::from_millis(1);
         let copier = Copier { cx: &cx, source, to, connection, hold: Duration::ZERO, slice };

@@ -249,8 +249,15 @@ fn the_example_is_served_and_cloned_in_a_rehearsal() {
         let home = bench.path(home);
         std::fs::create_dir(&home).expect("a home");
         let (question, limit) = (None, None);
-        let rehearsal =
-            Rehearsal { meta: &meta, copy, home: &home, isolation: &isolation, question, limit };
+        let rehearsal = Rehearsal {
+            meta: &meta,
+            copy,
+            home: &home,
+            isolation: &isolation,
+            question,
+            limit,
+            before_programs: &|| Ok(()),
+        };
         engine.rehearse(&bench.cx(), &rehearsal).expect("a verdict")
     };
     let sound = rehearse(&copy(sink.at(&meta.roots[0].in_snapshot)), "home");

@@ -19,6 +19,7 @@ max_connections = 20
 max_wal_size = 256MB
 fsync = off
 autovacuum_naptime = 1s
+dynamic_shared_memory_type = mmap
 ";
 
 /// A server and its directory.

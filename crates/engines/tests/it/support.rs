@@ -37,6 +37,7 @@ impl Bench {
             scratch: &self.scratch,
             callback: &[],
             variables: &[],
+            enclosed: None,
         }
     }
 

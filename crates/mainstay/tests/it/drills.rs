@@ -4,7 +4,7 @@ use crate::rig::{Rig, Said, script};
 use crate::world::{World, wait_for};
 use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// A host with one service, which has these lines, and alerts that go to a file.
@@ -206,6 +206,52 @@ fn a_database_that_is_no_database_any_more_is_found() {
     finds(&broken, "NULL value in t.n");
     assert_eq!(newest(&rig)["drill"]["sound"], false);
     assert_eq!(newest(&rig)["head"], true, "a drill judges, and decides nothing");
+}
+
+/// Root works on a copy by its path, and who owns the copy could put something else there.
+#[test]
+fn root_looks_before_a_copy_is_its_owners_and_drills_only_where_nobody_else_exchanges_names() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let service = "engine = \"sqlite\"\npath = \"@HERE@/shop.db\"\n";
+    let ask = "drill-query = \"SELECT count(*) FROM t\"\ndrill-expect = \"1\"\n";
+    let rig = host(&format!("{service}{ask}"));
+    fs::set_permissions(rig.path(""), fs::Permissions::from_mode(0o711)).unwrap();
+    let db = rusqlite::Connection::open(rig.path("shop.db")).unwrap();
+    db.execute_batch("CREATE TABLE t (n); INSERT INTO t VALUES (1)").unwrap();
+    std::os::unix::fs::chown(rig.path("shop.db"), Some(65534), Some(65534)).unwrap();
+    rig.run(&["init"]).code(0);
+    rig.run(&["backup", "docs"]).code(0);
+    // SQLite judges and is asked within this process: nobody else has to come to the copy.
+    let drill = rig.run(&["drill", "docs", "--json", "--keep"]).code(0).json();
+    let kept = PathBuf::from(drill["kept"].as_str().unwrap());
+    let owner = |path: &Path| fs::metadata(path).unwrap().uid();
+    assert_eq!(owner(&kept.join("copy-0")), 0);
+    assert_eq!(owner(&kept.join("copy-0/shop.db")), 65534);
+    fs::remove_dir_all(kept).unwrap();
+    // A command may become the owner and open it as its application does, beside journals of its own.
+    let look =
+        "drill-command = 'stat -c %u \"${MAINSTAY_DRILL_DIR%/*}\"'\ndrill-expect = \"65534\"\n";
+    configure(&rig, &format!("{service}{look}"));
+    rig.run(&["drill", "docs"]).code(0);
+
+    let place = rig.path("open");
+    fs::create_dir(&place).unwrap();
+    let there = format!("{service}{ask}drill-dir = \"@HERE@/open/drills\"\n");
+    configure(&rig, &there);
+    for (mode, code) in [(0o777, 1), (0o1777, 0), (0o755, 0)] {
+        fs::set_permissions(&place, fs::Permissions::from_mode(mode)).unwrap();
+        let said = rig.run(&["drill", "docs"]).code(code);
+        if code == 1 {
+            said.complains("not safe for root")
+                .complains("others may write to")
+                .complains("sticky");
+            assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
+        }
+    }
+    std::os::unix::fs::chown(&place, Some(65534), None).unwrap();
+    rig.run(&["drill", "docs"]).code(1).complains("belongs to the user 65534");
 }
 
 /// An importer that knows drills is given the copy, and never the service's own directory; and how

@@ -45,6 +45,53 @@ fn a_stop_that_outlives_its_worker_does_not_win() {
     }
 }
 
+/// An engine that starts and stops the service itself. Its first `stop` takes a while.
+const STOPPING: &str = r#"cat >/dev/null
+case $1 in
+describe)
+    echo '{"protocol": 1, "start-stop": true, "roots":
+        [{"in-snapshot": "/data", "on-host": "@HOST@/data", "kind": "tree"}]}';;
+inspect) echo '{"running": "unknown", "has-data": true, "summary": "a directory"}';;
+running)
+    @HERE@/service status @HOST@ && echo '{"running": "yes"}' || echo '{"running": "no"}';;
+start | stop)
+    if [ "$1" = stop ] && mv @HOST@/slow @HOST@/stopping 2>/dev/null; then sleep 1; fi
+    @HERE@/service "$1" @HOST@ && echo '{}';;
+*) exit 1;;
+esac
+"#;
+
+#[test]
+fn nor_does_one_of_an_engine_of_ones_own() {
+    let lines = format!("{CONTROLLED}quiesce = \"stop\"\n");
+    let world = World::new("stopping", &lines);
+    let (here, a) = (world.path("").display().to_string(), world.path("a").display().to_string());
+    let text = STOPPING.replace("@HERE@/", &here).replace("@HOST@", &a);
+    world.script("mainstay-engine-stopping", &text);
+    let command = |words: &[&str]| {
+        let mut command = world.command("a", words);
+        let path = std::env::var_os("PATH").unwrap();
+        let path = std::iter::once(world.path("")).chain(std::env::split_paths(&path));
+        command.env("PATH", std::env::join_paths(path).unwrap());
+        command
+    };
+    run(&mut command(&["init"])).code(0);
+    fill(&world.path("a/data"), 1);
+    assert_eq!(world.service("a", "start"), 0);
+    fs::write(world.path("a/slow"), "").unwrap();
+    let mut backup = command(&["backup", "docs"]).spawn().unwrap();
+    wait_for("the stop has begun", || world.path("a/stopping").exists());
+    kill(world.worker("a"));
+    assert_eq!(backup.wait().unwrap().code(), Some(137));
+    wait_for("the guardian has cleaned up", || world.unfinished("a").is_empty());
+    // For as long as the stop could go on, the service stays.
+    let until = Instant::now() + Duration::from_millis(1500);
+    while Instant::now() < until {
+        assert!(world.serves("a"));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// What would bring the service back cannot be begun: then it is not stopped.
 #[test]
 fn without_setsid_nothing_is_stopped() {

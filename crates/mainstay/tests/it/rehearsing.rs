@@ -33,6 +33,8 @@ def describe():
     answer = {"protocol": 1, "roots": [{"in-snapshot": "/notes", "on-host": path, "kind": "tree"}]}
     if request.get("offers", {}).get("rehearse") == 1 and read("mode") != "old":
         answer.update({"rehearse": 1, "rehearse-port": True})
+    if read("mode") == "stay":
+        answer["check"] = True
     return answer
 
 
@@ -44,6 +46,33 @@ def capture():
     now = datetime.now(timezone.utc).isoformat()
     trees = [{"in-snapshot": "/notes", "source": path}]
     return {"capture-id": request["capture-id"], "source-time": now, "trees": trees}
+
+
+def stay(verb):
+    """Notes where it runs, and leaves a process behind in a session of its own."""
+    if read("mode") != "stay":
+        return
+    tell(verb, json.dumps({name: os.readlink("/proc/self/ns/" + name) for name in ("net", "pid")}))
+    ready, told = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        tell("left-" + verb, os.readlink("/proc/self"))
+        os.write(told, b"x")
+        for name in (0, 1, 2):
+            os.close(name)
+        time.sleep(600)
+    os.close(told)
+    os.read(ready, 1)
+
+
+def prepare():
+    stay("prepare")
+    return {}
+
+
+def check():
+    stay("check")
+    return {"sound": True, "findings": ["looked at"]}
 
 
 def serve():
@@ -95,7 +124,7 @@ def rehearse():
 
 verbs = {
     "describe": describe, "inspect": inspect, "capture": capture, "release": dict,
-    "prepare": dict, "ready": dict, "activate": dict, "rehearse": rehearse,
+    "prepare": prepare, "check": check, "ready": dict, "activate": dict, "rehearse": rehearse,
 }
 json.dump(verbs[sys.argv[1]](), sys.stdout)
 "#;
@@ -250,6 +279,41 @@ fn whatever_else_a_rehearsal_does_proves_nothing_and_leaves_nothing() {
     // And the point is none the worse for all that.
     host.mode("sound");
     host.drill(0);
+}
+
+/// What prepares the copy and what checks it may call home, and leave something behind, as much as what
+/// brings it to life.
+#[test]
+fn all_that_an_engine_does_in_a_drill_is_enclosed() {
+    let host = Host::new();
+    host.mode("stay");
+    let left_nothing = || {
+        for verb in ["prepare", "check"] {
+            let file = host.0.path(format!("bin/left-{verb}"));
+            let pid = fs::read_to_string(&file).unwrap().parse().unwrap();
+            assert!(state(pid).is_none_or(|state| state == 'Z'), "what {verb} left lives");
+            fs::remove_file(file).unwrap();
+        }
+    };
+    let (done, findings) = host.drill(0);
+    assert!(findings.contains("looked at"), "{findings}");
+    left_nothing();
+    let enclosed = !findings.contains("no namespace of processes");
+    for verb in ["prepare", "check"] {
+        let ran: Value =
+            serde_json::from_slice(&fs::read(host.0.path(format!("bin/{verb}"))).unwrap()).unwrap();
+        for (name, own) in [("net", done["isolated"] == json!(true)), ("pid", enclosed)] {
+            let ours = fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
+            assert_eq!(ran[name] != json!(ours), own, "{verb} in {name}: {ran}");
+        }
+    }
+
+    // On a host that allows no namespaces it is looked for, and said, once.
+    let stub = "#!/bin/sh\necho 'unshare failed: Operation not permitted' >&2; exit 1\n";
+    crate::rig::script(&host.0.path("bin/unshare"), stub);
+    let (_, findings) = host.drill(0);
+    left_nothing();
+    assert!(findings.contains("no namespace of processes"), "{findings}");
 }
 
 #[test]

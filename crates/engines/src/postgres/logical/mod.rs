@@ -386,13 +386,7 @@ fn dump_of(staged: &[Staged]) -> Result<&Staged, Error> {
 
 /// The same context for what a cancel must not stop.
 fn calm<'c>(cx: &Context<'c>, cancel: &'c CancelToken) -> Context<'c> {
-    Context {
-        cancel,
-        progress: cx.progress,
-        scratch: cx.scratch,
-        callback: cx.callback,
-        variables: cx.variables,
-    }
+    Context { cancel, ..*cx }
 }
 
 /// Ends what is going on if somebody asked for it.

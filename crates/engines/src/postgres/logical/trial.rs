@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// What the server must not do, and what it need not.
-const SETTINGS: [&str; 16] = [
+const SETTINGS: [&str; 17] = [
     "listen_addresses=",
     "port=5432",
     "max_connections=50",
@@ -31,6 +31,8 @@ const SETTINGS: [&str; 16] = [
     "log_destination=stderr",
     "shared_buffers=128MB",
     "huge_pages=off",
+    // Beside the files, with which it goes, and not in /dev/shm, where it would stay after a kill.
+    "dynamic_shared_memory_type=mmap",
     // Nobody needs this server when the machine crashes.
     "fsync=off",
     "full_page_writes=off",
@@ -200,7 +202,10 @@ impl Trial<'_> {
                 answer = ask(cx, rehearsal, &address, &mut verdict)?;
             }
         }
-        server.stop(cx, &programs, &cluster)?;
+        let doubt = server.stop(cx)?;
+        if self.rehearsal.is_some() {
+            verdict.doubt(doubt);
+        }
         Ok(Tried { verdict, answered_after, answer })
     }
 

@@ -24,12 +24,9 @@ fn log(stage: &Stage) -> BTreeMap<PathBuf, u64> {
     found
 }
 
-/// Processes that work in drills of a host.
+/// How many processes work in drills of a host.
 fn drilling(host: &Path) -> usize {
-    let drills = host.join("state/drills");
-    let processes = fs::read_dir("/proc").unwrap().flatten();
-    let cwd = |process: fs::DirEntry| fs::read_link(process.path().join("cwd")).ok();
-    processes.filter_map(cwd).filter(|cwd| cwd.starts_with(&drills)).count()
+    at_work(host).len()
 }
 
 #[track_caller]
@@ -175,6 +172,89 @@ fn a_killed_drill_leaves_no_server() {
     wait_for("it ends", &|| drilling(&home) == 0);
     drop(cancelled);
     wait_for("its copy is gone", &|| fs::read_dir(home.join("state/drills")).unwrap().count() == 0);
+    assert_eq!(a.newest(), 1);
+}
+
+/// Works for hours, and looks neither for its client nor for its server.
+const BUSY: &str =
+    "drill-query = 'SELECT count(*) FROM (SELECT generate_series(1, 1000000000000)) n'";
+
+/// Processes that work in drills of a host.
+fn at_work(host: &Path) -> Vec<u32> {
+    let drills = host.join("state/drills");
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let here = processes.filter(|process| {
+        fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(&drills))
+    });
+    here.filter_map(|process| process.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The session that is busy, and its server, once it has been so for a while.
+fn busy(host: &Path) -> (u32, u32) {
+    let mut found = None;
+    super::receiving::wait_for("a session is busy", || {
+        found = at_work(host).into_iter().find_map(|pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            let words: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+            let title = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+            let ticks: u64 = words.get(11)?.parse().ok()?;
+            (title.contains("SELECT") && ticks >= 30).then_some((pid, words.get(1)?.parse().ok()?))
+        });
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+/// What these processes have in memory that would outlive them.
+fn shared(pids: &[u32]) -> Vec<String> {
+    let maps = pids.iter().filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/maps")).ok());
+    let lines: Vec<String> =
+        maps.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    lines.into_iter().filter(|line| line.contains("/dev/shm/")).collect()
+}
+
+/// A session that is busy sees neither that its client is gone nor that its server is.
+#[test]
+fn a_busy_session_ends_with_its_drill_and_with_its_server() {
+    let stage = Stage::with("archive_mode = on", BUSY);
+    let (a, home) = (&stage.a, stage.dir.path().join("a"));
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    let kill = crate::world::kill;
+    let wait_for = super::receiving::wait_for;
+    let none = |what: &str| wait_for(what, || at_work(&home).is_empty());
+
+    let mut drill = Load(a.command(&["drill", "shop"]).stderr(Stdio::null()).spawn().unwrap());
+    let _ = busy(&home);
+    assert_eq!(shared(&at_work(&home)), [] as [String; 0]);
+    kill(a.worker().unwrap());
+    let _ = drill.0.wait();
+    none("all of a killed drill ends");
+
+    let mut drill = Load(a.command(&["drill", "shop"]).stderr(Stdio::null()).spawn().unwrap());
+    let (_, server) = busy(&home);
+    kill(server);
+    assert_eq!(drill.0.wait().unwrap().code(), Some(1), "a copy whose server died proves nothing");
+    none("all of a killed server ends");
+    assert_eq!(fs::read_dir(home.join("state/drills")).unwrap().count(), 0);
+
+    // On a host that allows no namespaces, the next command finds what a killed one has left.
+    let programs = stage.dir.path().join("programs");
+    fs::create_dir(&programs).unwrap();
+    fs::set_permissions(&programs, fs::Permissions::from_mode(0o755)).unwrap();
+    let stub = "#!/bin/sh\necho 'unshare failed: Operation not permitted' >&2; exit 1\n";
+    crate::rig::script(&programs.join("unshare"), stub);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::iter::once(programs).chain(std::env::split_paths(&path));
+    let mut command = a.command(&["drill", "shop"]);
+    command.env("PATH", std::env::join_paths(path).unwrap()).stderr(Stdio::null());
+    let mut drill = Load(command.spawn().unwrap());
+    let _ = busy(&home);
+    kill(a.worker().unwrap());
+    let _ = drill.0.wait();
+    a.run(&["recover", "shop"]).code(0);
+    assert_eq!(at_work(&home), [] as [u32; 0]);
+    assert_eq!(fs::read_dir(home.join("state/drills")).unwrap().count(), 0);
     assert_eq!(a.newest(), 1);
 }
 
