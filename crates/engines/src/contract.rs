@@ -235,6 +235,18 @@ pub struct LogTarget {
     pub exclusive: bool,
 }
 
+/// How the replay of a restored copy ends, if not at the end of the newest log, or at a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LogEnd {
+    /// At this place; at the end of the log without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<LogTarget>,
+    /// Along this timeline; the newest without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<u32>,
+}
+
 /// What a [`LogTarget`] names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -425,8 +437,8 @@ pub trait Engine: Send + Sync {
         Err(no_parts(self.name()))
     }
 
-    /// Lets the replay of a prepared copy that is still staged end at this place of its log.
-    fn aim(&self, _staged: &[Staged], _target: &LogTarget) -> Result<(), Error> {
+    /// Lets the replay of a prepared copy that is still staged end so.
+    fn aim(&self, _staged: &[Staged], _end: &LogEnd) -> Result<(), Error> {
         let name = self.name();
         Err(Error::new(Class::Refused, format!("engine {name} has no such places in a log")))
     }

@@ -16,8 +16,8 @@ pub mod script;
 pub mod sqlite;
 
 pub use contract::{
-    Abilities, CaptureSink, Captured, Context, Doubt, Engine, FileMeta, Inspection, LogPlace,
-    LogTarget, Overwriting, Part, Promoted, Purpose, Refresh, Root, RootKind, Running,
+    Abilities, CaptureSink, Captured, Context, Doubt, Engine, FileMeta, Inspection, LogEnd,
+    LogPlace, LogTarget, Overwriting, Part, Promoted, Purpose, Refresh, Root, RootKind, Running,
     SnapshotMeta, Staged, TreeOptions, Verdict, Withheld,
 };
 pub use control::AtBoot;

@@ -3,13 +3,14 @@
 use crate::app::App;
 use crate::commands::Command;
 use crate::commands::wal::COULD_NOT_ASK;
-use crate::failure::{BUG, Failure, panic_hook};
+use crate::failure::{BUG, Exit, Failure, panic_hook};
 use crate::ui::color::Color;
 use crate::ui::out::Out;
 use crate::{units, worker};
 use clap::{CommandFactory, FromArgMatches, Parser};
+use engines::postgres::follows;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const AFTER_HELP: &str = "\
@@ -92,10 +93,17 @@ pub(crate) fn bug() -> u8 {
 }
 
 /// The exit code of a failure. To PostgreSQL up to 125 is an answer (the log ends here), so a fetch
-/// that fails in whatever way, wrong words included, says more than that.
+/// that fails in whatever way, wrong words included, says more than that. Not to a standby, which would
+/// end, and for which no answer is the end.
 fn failed_as(words: &[OsString], code: u8) -> u8 {
     let fetches = words.windows(2).any(|pair| pair[0] == "wal" && pair[1] == "fetch");
-    if fetches && code != 0 { COULD_NOT_ASK.0 } else { code }
+    match code {
+        0 => 0,
+        // A server calls this in its data directory.
+        _ if fetches && follows(Path::new(".")) => Exit::NOT_WELL.0,
+        _ if fetches => COULD_NOT_ASK.0,
+        code => code,
+    }
 }
 
 /// The command line as clap knows it. Help is printed before `--color` is parsed, so the words are

@@ -22,10 +22,11 @@ use crate::operation::{Operation, Run};
 use crate::placing::{self, Destination, Staging};
 use crate::recover::Left;
 use crate::wal::sqlite::{self, Replayed};
-use crate::{Error, ServiceSite, Which, restore, which};
+use crate::wal::target::{self, Begin};
+use crate::{Error, ServiceSite, Which, restore};
 use engines::{
-    Context, Enclosed, Isolation, Proof, Purpose, Question, Rehearsal, Rehearsed, SnapshotMeta,
-    Verdict,
+    Context, Enclosed, Isolation, LogEnd, Proof, Purpose, Question, Rehearsal, Rehearsed,
+    SnapshotMeta, Verdict,
 };
 use jiff::Timestamp;
 use model::duration;
@@ -138,6 +139,7 @@ struct Plan {
     snapshot: SnapshotId,
     meta: SnapshotMeta,
     until: Option<Timestamp>,
+    end: Option<LogEnd>,
     dir: PathBuf,
     destinations: Vec<Destination>,
 }
@@ -148,11 +150,12 @@ impl Plan {
         operation: &Operation,
         params: &Params,
         state: &ServiceState,
-        snapshot: SnapshotId,
+        begin: Begin,
     ) -> Result<Plan, Error> {
+        let Begin { snapshot, end, whole, .. } = begin;
         let meta = placing::meta(site, snapshot)?;
         let until = match params.which {
-            Which::At(time) if site.engine()?.abilities().log => Some(time),
+            Which::At(time) if site.engine()?.abilities().log && !whole => Some(time),
             _ => None,
         };
         let place = place::of(site)?;
@@ -177,7 +180,7 @@ impl Plan {
         };
         let destinations = meta.roots.iter().enumerate().map(destination).collect();
         let name = PointName::of(meta.source_time, &meta.definition.engine, snapshot).to_string();
-        Ok(Plan { name, snapshot, meta, until, dir, destinations })
+        Ok(Plan { name, snapshot, meta, until, end, dir, destinations })
     }
 }
 
@@ -186,12 +189,16 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     // First: a point that is chosen and then removed would look like one that cannot be restored.
     let (_, lock) = operation.open_for(site, Work::Restore)?;
     let state = site.load_state()?.state;
-    let snapshot = which::resolve(site, &state, &params.which)?;
+    let begin = target::begin(site, &state, &params.which, &LogEnd::default())?;
+    if let Some(note) = &begin.note {
+        operation.report().warn(note);
+    }
+    let snapshot = begin.snapshot;
     let isolation = Isolation::find(operation.cancel())?;
     if !isolation.is_complete() {
         operation.report().warn(isolation.said());
     }
-    let tried = Plan::make(site, operation, params, &state, snapshot).and_then(|plan| {
+    let tried = Plan::make(site, operation, params, &state, begin).and_then(|plan| {
         let tried = rehearse(site, operation, &plan, &params.which, &isolation, lock)?;
         Ok((plan, tried))
     });
@@ -289,6 +296,9 @@ fn rehearse(
             engine.prepare(&Context { enclosed, ..*cx }, &plan.meta, &copy, &purpose)
         })
     })?;
+    if let Some(end) = &plan.end {
+        placing::aim(site, operation, &plan.destinations, end)?;
+    }
     restoring += preparing.elapsed();
     // A vault that others prune meanwhile has given everything that is needed.
     drop(lock);

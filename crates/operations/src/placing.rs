@@ -11,7 +11,7 @@ use crate::operation::Operation;
 use crate::recover::Left;
 use crate::wal::sqlite::HeldLog;
 use crate::{Error, MemberRecord, ServiceSite};
-use engines::{LogTarget, Purpose, Refresh, Root, RootKind, Running, SnapshotMeta, Staged};
+use engines::{LogEnd, Purpose, Refresh, Root, RootKind, Running, SnapshotMeta, Staged};
 use jiff::Timestamp;
 use model::state::Applied;
 use model::{
@@ -468,15 +468,15 @@ pub(crate) fn prepare(
     })
 }
 
-/// Lets the replay of what was prepared end at this place of its log.
+/// Lets the replay of what was prepared end so.
 pub(crate) fn aim(
     site: &ServiceSite,
     operation: &mut Operation,
     destinations: &[Destination],
-    target: &LogTarget,
+    end: &LogEnd,
 ) -> Result<(), Error> {
     let engine = site.engine()?;
-    operation.step("aim", target, |_| Ok(engine.aim(&staged(destinations), target)?))
+    operation.step("aim", end, |_| Ok(engine.aim(&staged(destinations), end)?))
 }
 
 pub(crate) fn staged(destinations: &[Destination]) -> Vec<Staged> {

@@ -33,6 +33,7 @@ use crate::placing;
 use crate::recover::Left;
 use crate::standing::{self, Stuck, Way};
 use crate::wal::sqlite::Replayed;
+use crate::wal::target::for_standby;
 use crate::{Error, MemberRecord, ServiceSite, Which, may_start, which};
 use engines::Refresh;
 use follow::{Cancel, Followed, follow};
@@ -129,8 +130,8 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
     if params.dry_run {
         let began = Instant::now();
         let state = site.load_state()?.state;
-        let point = target(site, &state, &params.which)?;
         let from = MemberRecord::load(site)?.applied.map(|a| a.snapshot);
+        let point = target(site, &state, &params.which, from.is_none() || params.reseed)?;
         let adopted = params.adopt && from.is_none() && adopt::is_something_there(site)?;
         return Ok(Done { adopted, ..Done::to(&point, from, began) });
     }
@@ -185,8 +186,14 @@ impl Done {
     }
 }
 
-/// The point to go to. Only committed history counts.
-fn target(site: &ServiceSite, state: &ServiceState, which: &Which) -> Result<RecoveryPoint, Error> {
+/// The point to go to. Only committed history counts; one that is built `anew` has to be able to follow
+/// from there.
+fn target(
+    site: &ServiceSite,
+    state: &ServiceState,
+    which: &Which,
+    anew: bool,
+) -> Result<RecoveryPoint, Error> {
     match state.members.get(site.member()).map(|member| member.role) {
         Some(Role::Standby) => {}
         Some(role) => {
@@ -218,7 +225,10 @@ fn target(site: &ServiceSite, state: &ServiceState, which: &Which) -> Result<Rec
             .hinting("Run `mainstay init` on this host first."));
         }
     }
-    let id = which::resolve(site, state, which)?;
+    let id = match site.engine()?.refresh() {
+        Refresh::Follow if anew => for_standby(site, state, which)?,
+        _ => which::resolve(site, state, which)?,
+    };
     let point = state.point(id).ok_or_else(|| {
         Error::refused(format!(
             "snapshot {} is not history of {}: no backup committed it",
@@ -272,7 +282,7 @@ fn go_along(
     began: Instant,
 ) -> Result<Done, Error> {
     operation.report().phase("opening the vault");
-    let (point, from) = choose(site, operation, params)?;
+    let (point, from) = choose(site, operation, params, false)?;
     let mut done =
         Done { operation: Some(operation.id().clone()), ..Done::to(&point, from, began) };
     let followed = follow(site, operation, &point, Cancel::Stops, &mut done);
@@ -348,7 +358,7 @@ fn build(
     // First: what is chosen below must not be removed before it is read.
     let (_, lock) = operation.open_for(site, Work::Refresh)?;
     let params = &Params { reseed: params.reseed || stuck.is_some(), ..params.clone() };
-    let (point, from) = choose(site, operation, params)?;
+    let (point, from) = choose(site, operation, params, true)?;
     kill_at("refresh:chosen");
     if let Some(stuck) = stuck {
         // It may be another one than was judged.
@@ -377,9 +387,10 @@ fn choose(
     site: &ServiceSite,
     operation: &Operation,
     params: &Params,
+    anew: bool,
 ) -> Result<(RecoveryPoint, Option<SnapshotId>), Error> {
     let state = site.load_state()?.state;
-    let point = target(site, &state, &params.which)?;
+    let point = target(site, &state, &params.which, anew)?;
     let record = MemberRecord::load(site)?;
     let from = record.applied.as_ref().map(|applied| applied.snapshot);
     if record.offline.is_some() && params.which == Which::Latest && !params.reseed {

@@ -25,8 +25,9 @@ use crate::operation::{Operation, Run};
 use crate::placing::{self, Placing};
 use crate::recover::Left;
 use crate::wal::sqlite::{self, Replayed};
+use crate::wal::target::{Begin, begin, for_standby};
 use crate::{Error, MemberRecord, ServiceSite, Which, quiesce, which};
-use engines::{LogTarget, Purpose, RootKind, Running, SnapshotMeta};
+use engines::{LogEnd, Purpose, RootKind, Running, SnapshotMeta};
 use jiff::Timestamp;
 use model::config::{FirstRole, Quiesce, Service};
 use model::{
@@ -49,8 +50,8 @@ pub struct Params {
     pub target: Option<PathBuf>,
     /// Under a new name: beside the service's own place if there is no target.
     pub as_name: Option<ServiceName>,
-    /// Where in the log replay ends, instead of a point or a time.
-    pub log_target: Option<LogTarget>,
+    /// Where in the log replay ends, instead of a point or a time, and along which timeline.
+    pub end: LogEnd,
     /// What stands there is put aside.
     pub replace: bool,
     /// What stands there is restored over: only what differs is written.
@@ -79,6 +80,9 @@ pub struct Done {
     pub position: Option<Position>,
     /// The point in time that the log is replayed to beyond the snapshot.
     pub until: Option<Timestamp>,
+    /// The timeline of the log that replay follows, if not the newest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<u32>,
     /// Where everything is now.
     pub targets: Vec<PathBuf>,
     /// Where what stood there is now.
@@ -112,6 +116,9 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
         let plan = Plan::make(site, &state, params, &dry_id()?)?;
         if let Some(doubt) = which::doubt(&state, plan.snapshot) {
             run.progress.warn(&doubt);
+        }
+        if let Some(note) = &plan.note {
+            run.progress.warn(note);
         }
         return Ok(plan.done(None, 0, 0, false, 0.0));
     }
@@ -158,6 +165,10 @@ struct Plan {
     destinations: Vec<placing::Destination>,
     purpose: Purpose,
     until: Option<Timestamp>,
+    /// Where replay ends, if that is not told by the time alone.
+    end: Option<LogEnd>,
+    /// What is to be known about the point.
+    note: Option<String>,
     own: bool,
     /// Something stands there that is restored over.
     over: bool,
@@ -176,10 +187,12 @@ impl Plan {
         if own {
             no_place_in_the_log(site, state, params)?;
         }
-        let snapshot = match (&params.log_target, &params.which) {
-            (Some(target), Which::Latest) => crate::wal::target::base_for(site, state, target)?,
-            (_, which) => which::resolve(site, state, which)?,
+        let standby = own && is_standby(site, state);
+        let begin = match standby {
+            true => Begin::with(for_standby(site, state, &params.which)?),
+            false => begin(site, state, &params.which, &params.end)?,
         };
+        let snapshot = begin.snapshot;
         let mut lacking = Vec::new();
         let meta = match placing::meta(site, snapshot) {
             // What describes it may be what is damaged.
@@ -197,12 +210,7 @@ impl Plan {
                 return Err(Error::invalid(format!("{time} is in the future"))
                     .hinting("Leave `--at` out for the newest point."));
             }
-            Which::At(time) if engine.abilities().log => {
-                if engine.name() == "postgres" {
-                    crate::wal::target::require_time(site, state, time)?;
-                }
-                Some(time)
-            }
+            Which::At(time) if engine.abilities().log && !begin.whole => Some(time),
             _ => None,
         };
         if params.partial && params.target.is_none() {
@@ -265,6 +273,8 @@ impl Plan {
             destinations,
             purpose,
             until,
+            end: begin.end,
+            note: begin.note,
             own,
             over,
             put_aside,
@@ -291,6 +301,7 @@ impl Plan {
             source_time: self.meta.source_time,
             position: self.meta.position,
             until: self.until,
+            timeline: self.end.as_ref().and_then(|end| end.timeline),
             targets,
             put_aside: self.put_aside.into_iter().flatten().collect(),
             files,
@@ -349,12 +360,15 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     if let Some(doubt) = which::doubt(&state, plan.snapshot) {
         operation.report().warn(&doubt);
     }
+    if let Some(note) = &plan.note {
+        operation.report().warn(note);
+    }
     let starts = starts_here(site, params, &plan)?;
     if starts {
         engine.equipped()?;
     }
     if plan.over {
-        let done = over::perform(site, operation, params, &plan, starts)?;
+        let done = over::perform(site, operation, &plan, starts)?;
         if starts {
             start(site, operation)?;
         }
@@ -381,8 +395,8 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     // No server would run on a part of its files.
     if plan.lacking.is_empty() {
         placing::prepare(site, operation, &plan.meta, &plan.destinations, &plan.purpose)?;
-        if let Some(target) = &params.log_target {
-            placing::aim(site, operation, &plan.destinations, target)?;
+        if let Some(end) = &plan.end {
+            placing::aim(site, operation, &plan.destinations, end)?;
         }
     }
     if was_running {
@@ -576,6 +590,10 @@ pub(crate) fn is_left_down(entries: &[Entry]) -> bool {
         && entries.done("start").is_none()
 }
 
+fn is_standby(site: &ServiceSite, state: &ServiceState) -> bool {
+    state.members.get(site.member()).map(|member| member.role) == Some(Role::Standby)
+}
+
 fn own_purpose(
     site: &ServiceSite,
     state: &ServiceState,
@@ -605,16 +623,18 @@ fn no_place_in_the_log(
     state: &ServiceState,
     params: &Params,
 ) -> Result<(), Error> {
-    let role = state.members.get(site.member()).map(|member| member.role);
-    if role != Some(Role::Standby) {
+    if !is_standby(site, state) {
         return Ok(());
     }
-    let place = match (&params.log_target, &params.which) {
+    let place = match (&params.end.target, &params.which) {
         (Some(target), _) => crate::wal::target::shown(target),
         (None, Which::At(time)) if site.engine()?.abilities().log || sqlite::has_log(site)? => {
             time.to_string()
         }
-        _ => return Ok(()),
+        _ => match params.end.timeline {
+            Some(timeline) => format!("the end of timeline {timeline}"),
+            None => return Ok(()),
+        },
     };
     let (me, name) = (site.member(), site.name());
     let error = Error::refused(format!(

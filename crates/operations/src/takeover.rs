@@ -9,8 +9,7 @@
 //! | `raise` | **point of no return**: new generation, new primary, old one broken | (only forward) |
 //! | `promote` | the copy accepts writes | |
 //! | `start` | the service runs | |
-//! | `hooks` | the service and its clients know | |
-//! | `log` | the vault has what only this standby had received, or it is known what it lacks | |
+//! | `settle` | the service and its clients know; the vault has what only this standby had received, or it is known what it lacks | |
 //! | `finish` | the takeover is history | |
 
 use crate::journal::{Entry, Kind, Outcome, Steps};
@@ -199,12 +198,9 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
             let serving = started.done.then(|| began.elapsed().saturating_sub(waited));
             let variables = takeover_variables(site, operation.id(), &from);
             let mut checklist = vec![started.clone()];
-            let more = operation.forward("hooks", (), |_| Ok(follow_up(site, &cx, &variables)))?;
+            let more = operation
+                .forward("settle", (), |_| Ok(settle(site, &cx, &variables, branch.as_ref())))?;
             checklist.extend(more);
-            if let Some(branch) = branch {
-                let more = operation.forward("log", (), |_| Ok(hand_over(site, &branch)))?;
-                checklist.extend(more);
-            }
             Ok((serving, checklist, promotion_seconds))
         })?
     };
@@ -514,9 +510,32 @@ fn follow_up(
     items
 }
 
+/// Neither waits for the other: not clients for a vault, nor the log that nobody else has for a hook,
+/// which may take an hour.
+fn settle(
+    site: &ServiceSite,
+    cx: &engines::Context<'_>,
+    variables: &hooks::Variables,
+    began: Option<&Position>,
+) -> Vec<Item> {
+    std::thread::scope(|scope| {
+        let log = began.map(|began| scope.spawn(move || hand_over(site, began)));
+        let mut items = follow_up(site, cx, variables);
+        items.extend(log.and_then(|log| log.join().unwrap_or_else(|_| Some(cut_off()))));
+        items
+    })
+}
+
+const LOG: &str = "the vault has the log up to the promotion";
+
+fn cut_off() -> Item {
+    let detail = "that was cut off; run `mainstay backup` for a new base".to_owned();
+    Item { what: LOG.to_owned(), done: false, detail }
+}
+
 /// What the old primary had not shipped, this standby may have received.
 fn hand_over(site: &ServiceSite, began: &Position) -> Option<Item> {
-    let what = "the vault has the log up to the promotion".to_owned();
+    let what = LOG.to_owned();
     let (done, detail) = match crate::wal::hand_over(site, Some(began)) {
         Ok(None) => return None,
         Ok(Some(HandedOver { segments, gap: None })) => {
@@ -594,8 +613,7 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
                 let all = || -> Result<Vec<Item>, Error> {
                     let began = promote(site, cx)?;
                     let mut items = vec![start(site, cx)];
-                    items.extend(follow_up(site, cx, &variables));
-                    items.extend(began.and_then(|began| hand_over(site, &began)));
+                    items.extend(settle(site, cx, &variables, began.as_ref()));
                     Ok(items)
                 };
                 let items = crate::wal::while_kept(site, cx.progress, all).map_err(|e| {

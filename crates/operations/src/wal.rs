@@ -8,6 +8,7 @@ mod receive;
 mod ship;
 pub mod sqlite;
 pub(crate) mod target;
+mod timelines;
 mod until;
 
 pub(crate) use branch::{HandedOver, hand_over, while_kept};

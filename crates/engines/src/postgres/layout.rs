@@ -26,7 +26,7 @@ const EMPTIED: [&str; 9] = [
 ];
 
 /// Files that belong to this server alone, by name.
-const LEFT_OUT: [&str; 20] = [
+const LEFT_OUT: [&str; 21] = [
     "postmaster.pid",
     "postmaster.opts",
     "postgresql.auto.conf.tmp",
@@ -45,6 +45,7 @@ const LEFT_OUT: [&str; 20] = [
     "recovery.signal",
     super::STARTUP_LOG,
     super::STARTUP_LOG_OLD,
+    super::server::PROMOTING,
     super::over::MARK,
     super::over::MEANWHILE,
     // Captured last, and verified.

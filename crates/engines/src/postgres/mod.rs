@@ -39,13 +39,13 @@ pub use receive::{Log, Slot, Source, Waiting};
 #[cfg(any(test, feature = "doubles"))]
 pub use record::made;
 pub use record::{Cut, Record, Records, What};
-pub use server::{ancestors, left_at};
+pub use server::{ancestors, follows, left_at};
 pub use wal::check_file as check_wal_file;
 
 use crate::control::Control;
 use crate::files::{chunk_size, plain_path};
 use crate::{
-    Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, LogTarget, Overwriting,
+    Abilities, CaptureSink, Captured, Context, Engine, Error, Inspection, LogEnd, Overwriting,
     Password, Promoted, Proof, Purpose, Refresh, Rehearsal, Rehearsed, Root, RootKind, Running,
     SnapshotMeta, Staged, Verdict,
 };
@@ -220,8 +220,8 @@ impl Engine for Postgres {
         prepare::prepare(self, cx, meta, data_of(staged)?, purpose)
     }
 
-    fn aim(&self, staged: &[Staged], target: &LogTarget) -> Result<(), Error> {
-        prepare::aim(&data_of(staged)?.staged, target)
+    fn aim(&self, staged: &[Staged], end: &LogEnd) -> Result<(), Error> {
+        prepare::aim(&data_of(staged)?.staged, end)
     }
 
     fn rewind(&self, cx: &Context<'_>, meta: &SnapshotMeta) -> Result<bool, Error> {

@@ -9,7 +9,7 @@ use super::lsn::{Lsn, Segments};
 use super::pg_control::{PgControl, State};
 use super::programs::{Owner, data_version};
 use super::{Postgres, conf, go_on, over, place, preload};
-use crate::{Context, Error, LogPlace, LogTarget, Purpose, SnapshotMeta, Staged};
+use crate::{Context, Error, LogEnd, LogPlace, Purpose, SnapshotMeta, Staged};
 use jiff::Timestamp;
 use model::Class;
 use std::fs;
@@ -133,8 +133,8 @@ pub(super) fn configure(
     files.sync()
 }
 
-/// Lets the replay of a prepared copy end at this place.
-pub(super) fn aim(dir: &Path, target: &LogTarget) -> Result<(), Error> {
+/// Lets the replay of a prepared copy end so.
+pub(super) fn aim(dir: &Path, end: &LogEnd) -> Result<(), Error> {
     // It would be promoted there, beside the primary.
     if dir.join("standby.signal").exists() {
         let what = format!("{} is a standby, which stops nowhere in the log", dir.display());
@@ -142,17 +142,23 @@ pub(super) fn aim(dir: &Path, target: &LogTarget) -> Result<(), Error> {
     }
     let files = Files::open(dir, Owner::of(dir)?)?;
     let auto = files.read("postgresql.auto.conf")?.unwrap_or_default();
-    let (name, value) = match &target.place {
-        LogPlace::Name(name) => ("recovery_target_name", name.clone()),
-        LogPlace::Lsn(lsn) => ("recovery_target_lsn", Lsn(*lsn).to_string()),
-        LogPlace::Xid(xid) => ("recovery_target_xid", xid.to_string()),
-    };
-    let inclusive = if target.exclusive { "off" } else { "on" };
-    let settings = [
-        ("recovery_target_time", String::new()),
-        ("recovery_target_inclusive", inclusive.to_owned()),
-        (name, value),
-    ];
+    let mut settings = Settings::new();
+    if let Some(timeline) = end.timeline {
+        settings.push(("recovery_target_timeline", timeline.to_string()));
+    }
+    if let Some(target) = &end.target {
+        let (name, value) = match &target.place {
+            LogPlace::Name(name) => ("recovery_target_name", name.clone()),
+            LogPlace::Lsn(lsn) => ("recovery_target_lsn", Lsn(*lsn).to_string()),
+            LogPlace::Xid(xid) => ("recovery_target_xid", xid.to_string()),
+        };
+        let inclusive = if target.exclusive { "off" } else { "on" };
+        settings.extend([
+            ("recovery_target_time", String::new()),
+            ("recovery_target_inclusive", inclusive.to_owned()),
+            (name, value),
+        ]);
+    }
     files
         .write("postgresql.auto.conf", &conf::with_block(&auto, "where replay ends", &settings))?;
     files.sync()

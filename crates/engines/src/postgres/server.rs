@@ -4,7 +4,9 @@
 //! holds whoever started it. Readiness is read there, too: the server writes its state into it.
 
 use super::connect::Session;
+use super::files::Files;
 use super::lsn::Lsn;
+use super::programs::Owner;
 use super::{Postgres, STARTUP_LOG, STARTUP_LOG_OLD, collation, facts, go_on, pg_control};
 use crate::{Context, Error, Promoted, Running};
 use model::{Class, Classify, Position};
@@ -337,6 +339,16 @@ pub(super) fn stop(engine: &Postgres, cx: &Context<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// In the data directory of a standby that is promoted.
+pub(super) const PROMOTING: &str = "mainstay_promoting";
+
+/// Whether a server in this directory only follows: what it does not get now, it asks for again. One that
+/// is told that something went wrong would end, and with it whoever reads there. One that is to stop
+/// somewhere in its log, or about to be promoted, takes no answer for the end of that.
+pub fn follows(data_dir: &Path) -> bool {
+    data_dir.join("standby.signal").exists() && !data_dir.join(PROMOTING).exists()
+}
+
 pub(super) fn promote(engine: &Postgres, cx: &Context<'_>) -> Result<Promoted, Error> {
     // One that is down can be promoted as well, once it is up.
     if running(engine, cx)? == Running::No {
@@ -345,8 +357,14 @@ pub(super) fn promote(engine: &Postgres, cx: &Context<'_>) -> Result<Promoted, E
     let mut session = engine.address.connect()?;
     if in_recovery(&mut session)? {
         cx.progress.phase("promoting");
+        // Without it, as on a full disk, an outage meanwhile may be taken for the end of the log.
+        let files = Files::open(&engine.data_dir, Owner::of(&engine.data_dir)?)?;
+        if let Err(error) = files.write(PROMOTING, "") {
+            cx.progress.note(&error.to_string());
+        }
         ask_to_promote(engine, cx, &mut session)?;
         await_promotion(cx, &mut session)?;
+        let _ = files.remove(PROMOTING);
     }
     let row = session.row(
         "tell its position",

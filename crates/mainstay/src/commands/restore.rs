@@ -4,7 +4,7 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::ui::words::count;
 use crate::units;
 use engines::postgres::Lsn;
-use engines::{LogPlace, LogTarget, Part};
+use engines::{LogEnd, LogPlace, LogTarget, Part};
 use jiff::Timestamp;
 use model::{Position, ServiceName};
 use operations::ServiceSite;
@@ -58,6 +58,12 @@ pub(crate) struct RestoreArgs {
     /// Leave out what happened at the very place that --target-lsn or --target-xid names.
     #[arg(long)]
     target_exclusive: bool,
+
+    /// Replay along this timeline of PostgreSQL's log, and not along the newest that leads on from the
+    /// point, or, with --at, the one that the service was on then.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(conflicts_with = "database")]
+    target_timeline: Option<u32>,
 
     /// Put aside what stands at the service's own place.
     #[arg(long, conflicts_with = "target")]
@@ -132,7 +138,10 @@ pub(crate) fn run(app: &App, args: &RestoreArgs) -> Outcome {
     };
     let params = Params {
         which: args.point.which(),
-        log_target: args.place.target(args.target_exclusive),
+        end: LogEnd {
+            target: args.place.target(args.target_exclusive),
+            timeline: args.target_timeline,
+        },
         target,
         as_name: as_name.clone(),
         replace: args.replace,

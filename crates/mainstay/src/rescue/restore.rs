@@ -98,7 +98,7 @@ fn by_engine(
         delta: false,
         no_start: true,
         dry_run: false,
-        log_target: None,
+        end: Default::default(),
         partial: false,
         no_lock,
     };

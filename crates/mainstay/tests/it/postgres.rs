@@ -12,6 +12,7 @@ mod drilling;
 mod faults;
 mod freshness;
 mod gaps;
+mod gone_back;
 mod handing_over;
 mod incremental;
 mod killed_takeovers;

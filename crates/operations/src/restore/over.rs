@@ -9,7 +9,7 @@
 //! | `complete` | the copy may be taken for whole, the record is written | (only forward) |
 //! | `start` | the service runs | |
 
-use super::{Params, Plan};
+use super::Plan;
 use crate::operation::Operation;
 use crate::placing::{self, Placing};
 use crate::recover::Left;
@@ -41,7 +41,6 @@ struct Completing {
 pub(super) fn perform(
     site: &ServiceSite,
     operation: &mut Operation,
-    params: &Params,
     plan: &Plan,
     starts: bool,
 ) -> Result<Overwritten, Error> {
@@ -87,8 +86,8 @@ pub(super) fn perform(
     })?;
     let (files, bytes, fetched_bytes, removed) = done;
     placing::prepare(site, operation, &plan.meta, &plan.destinations, &plan.purpose)?;
-    if let Some(target) = &params.log_target {
-        placing::aim(site, operation, &plan.destinations, target)?;
+    if let Some(end) = &plan.end {
+        placing::aim(site, operation, &plan.destinations, end)?;
     }
     let completing = Completing {
         copy: destination.clone(),

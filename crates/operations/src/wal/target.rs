@@ -1,133 +1,247 @@
 //! Where in the log a restore is to end, and the base that it begins with: the newest that was
-//! consistent before that place.
+//! consistent before that place, and from which the log leads there.
 //!
 //! What the log says is read off its records, so that a place that is not there is refused before
 //! anything is restored, with what is there instead.
 
-use crate::{Error, ServiceSite};
-use engines::postgres::{Lsn, Records, Segments, WalFile, What};
-use engines::{LogPlace, LogTarget};
+use super::timelines::{Timelines, Way, place_of};
+use crate::{Error, ServiceSite, Which, which};
+use engines::postgres::{Lsn, What};
+use engines::{LogEnd, LogPlace, LogTarget};
 use jiff::Timestamp;
-use model::{Position, RecoveryPoint, ServiceState, SnapshotId};
-use repository::log::LogStore;
-use std::collections::{BTreeMap, BTreeSet};
+use model::{Class, Classify, RecoveryPoint, ServiceState, SnapshotId};
 
-/// So much of the next segment is looked at for the end of a record.
-const OVERLAP: usize = 1 << 20;
 /// Marks that are named if the one that was asked for is not there.
 const NAMED: usize = 10;
 
-/// The log of a service on the way to its newest timeline.
-struct Path {
-    log: LogStore,
-    segments: Segments,
-    /// The timeline of each segment, by where it begins.
-    starts: BTreeMap<u64, u32>,
+/// What a copy begins with, and how its replay ends.
+pub(crate) struct Begin {
+    pub(crate) snapshot: SnapshotId,
+    /// None if it ends where the newest timeline does.
+    pub(crate) end: Option<LogEnd>,
+    /// Replay does not stop at the time that was asked for, but at the end of the log of that time.
+    pub(crate) whole: bool,
+    /// What is to be known about it.
+    pub(crate) note: Option<String>,
 }
 
-impl Path {
-    /// None if the vault has nothing of a log.
-    fn look(site: &ServiceSite) -> Result<Option<Path>, Error> {
-        let log = LogStore::new(site.repository()?);
-        let whole = log.list()?.into_iter().map(|(name, _)| name);
-        let parts = log.list_parts()?.into_iter().map(|(name, _)| name);
-        let names: BTreeSet<String> = whole
-            .chain(parts)
-            .filter(|name| matches!(WalFile::parse(name), Some(WalFile::Segment { .. })))
-            .collect();
-        // How long segments are, the first bytes of any of them say.
-        let Some(newest) = names.last() else { return Ok(None) };
-        let bytes = content(&log, newest)?;
-        let cut = engines::postgres::Cut::of(&bytes);
-        let Some(segments) = cut.and_then(|cut| Segments::of(cut.segment)) else { return Ok(None) };
-        let mut timelines: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
-        for name in &names {
-            if let Some(WalFile::Segment { timeline, place }) = WalFile::parse(name)
-                && let Some(start) = segments.start_of(place)
-            {
-                timelines.entry(timeline).or_default().insert(start.0);
-            }
-        }
-        let (mut starts, mut end) = (BTreeMap::new(), u64::MAX);
-        for (timeline, own) in timelines.iter().rev() {
-            for start in own.range(..end) {
-                starts.insert(*start, *timeline);
-            }
-            end = own.first().map_or(end, |first| end.min(*first));
-        }
-        Ok(Some(Path { log, segments, starts }))
+impl Begin {
+    pub(crate) fn with(snapshot: SnapshotId) -> Begin {
+        Begin { snapshot, end: None, whole: false, note: None }
     }
+}
 
-    /// Goes through the records from the newest segment back, down to the one that holds `least`,
-    /// until `stop` finds what it looks for. Within a segment, in the order of the log.
-    fn search<T>(
-        &self,
-        least: u64,
-        mut stop: impl FnMut(&engines::postgres::Record) -> Option<T>,
-    ) -> Result<(Option<T>, Option<Lsn>), Error> {
-        let mut next: Option<(u64, Vec<u8>)> = None;
-        let mut end = None;
-        for (start, timeline) in self.starts.iter().rev() {
-            if start.saturating_add(self.segments.size()) <= least {
-                break;
+/// What a copy of the service begins with.
+pub(crate) fn begin(
+    site: &ServiceSite,
+    state: &ServiceState,
+    which: &Which,
+    end: &LogEnd,
+) -> Result<Begin, Error> {
+    match along(site, state, which, end) {
+        // Only what is asked of the log needs it: the point may be all that is left.
+        Err(error) if error.class() == Class::Corrupt && asks_nothing(which, end) => {
+            let note = format!("where the log leads is not known: {}", error.chain());
+            let snapshot = which::resolve(site, state, which)?;
+            Ok(Begin { note: Some(note), ..Begin::with(snapshot) })
+        }
+        other => other,
+    }
+}
+
+fn asks_nothing(which: &Which, end: &LogEnd) -> bool {
+    *end == LogEnd::default() && !matches!(which, Which::At(_))
+}
+
+fn along(
+    site: &ServiceSite,
+    state: &ServiceState,
+    which: &Which,
+    end: &LogEnd,
+) -> Result<Begin, Error> {
+    let engine = site.engine()?;
+    let follows = engine.abilities().log && engine.name() == "postgres";
+    let timelines = if follows { Timelines::look(site, state)? } else { None };
+    let Some(timelines) = timelines else {
+        let snapshot = match &end.target {
+            Some(target) if *which == Which::Latest => {
+                let error =
+                    Error::invalid(format!("{} is not there: the vault has no log", shown(target)));
+                return Err(error.hinting("Restore a point, by `--snapshot` or `--at`."));
             }
-            let name = self.segments.name(*timeline, self.segments.number(Lsn(*start)));
-            let mut bytes = content(&self.log, &name)?;
-            let own = bytes.get(..bytes.len().min(OVERLAP)).unwrap_or_default().to_vec();
-            if let Some((_, after)) =
-                next.take().filter(|(at, _)| *at == *start + bytes.len() as u64)
-            {
-                bytes.extend(after);
-            }
-            next = Some((*start, own));
-            let mut found = None;
-            if let Some(mut records) = Records::new(&bytes, Lsn(*start)) {
-                // The last of several, as one that came later is what is meant.
-                for record in records.by_ref() {
-                    found = stop(&record).or(found);
+            _ => which::resolve(site, state, which)?,
+        };
+        if let Some(timeline) = end.timeline {
+            return Err(Error::invalid(format!(
+                "timeline {timeline} is not there: the vault has no log of {}",
+                site.name()
+            )));
+        }
+        let end = Some(end.clone()).filter(|end| end.target.is_some());
+        return Ok(Begin { end, ..Begin::with(snapshot) });
+    };
+    let newest = timelines.newest()?;
+    let named = end.timeline.map(|timeline| timelines.named(site, timeline)).transpose()?;
+    let mut begin = match (which, &end.target) {
+        (Which::Latest, Some(target)) => {
+            let way = named.unwrap_or_else(|| newest.clone());
+            let snapshot = base_for(site, state, target, &timelines, &way)?;
+            return Ok(ending(Begin::with(snapshot), end, &way, &newest));
+        }
+        (Which::Latest, None) => of_newest(site, state, &timelines, named, &newest)?,
+        (Which::At(time), _) => of_time(site, state, *time, &timelines, named)?,
+        (Which::Named(_), _) => {
+            let snapshot = which::resolve(site, state, which)?;
+            let place = state.point(snapshot).and_then(place_of);
+            let way = match (named, place) {
+                (Some(way), Some(place)) if !way.leads_from(place) => {
+                    return Err(leads_not(site, state, &way, snapshot));
                 }
-                end.get_or_insert(records.end());
-            }
-            if found.is_some() {
-                return Ok((found, end));
-            }
+                (Some(way), _) => way,
+                (None, Some(place)) => timelines.from(place)?,
+                (None, None) => newest.clone(),
+            };
+            (Begin::with(snapshot), way)
         }
-        Ok((None, end))
+    };
+    begin.0 = ending(begin.0, end, &begin.1, &newest);
+    Ok(begin.0)
+}
+
+/// The newest timeline is where a server goes that is told nothing.
+fn ending(begin: Begin, asked: &LogEnd, way: &Way, newest: &Way) -> Begin {
+    let timeline = Some(way.timeline()).filter(|_| way != newest);
+    let end = LogEnd { target: asked.target.clone(), timeline };
+    Begin { end: Some(end).filter(|end| *end != LogEnd::default()), ..begin }
+}
+
+/// Begins with the newest point from which the log leads on.
+fn of_newest(
+    site: &ServiceSite,
+    state: &ServiceState,
+    timelines: &Timelines,
+    named: Option<Way>,
+    newest: &Way,
+) -> Result<(Begin, Way), Error> {
+    let head = which::resolve(site, state, &Which::Latest)?;
+    let way = named.clone().unwrap_or_else(|| newest.clone());
+    if state.point(head).is_none_or(|head| way.serves(head)) {
+        return Ok((Begin::with(head), way));
+    }
+    let whole = state.points.iter().rev().filter(|point| !point.incomplete);
+    let mut on_it = whole.filter(|point| place_of(point).is_some() && way.serves(point));
+    match (on_it.next(), named) {
+        (Some(point), _) => {
+            let behind = state.point(head).map(|head| head.name().to_string()).unwrap_or_default();
+            let note = format!(
+                "the log does not lead on from {behind}: the service went back behind it, along \
+                 timeline {}; this begins with {}",
+                way.timeline(),
+                point.name()
+            );
+            let begin = Begin { note: Some(note), ..Begin::with(point.snapshot) };
+            Ok((begin, way))
+        }
+        (None, Some(way)) => Err(leads_not(site, state, &way, head)),
+        (None, None) => {
+            let place = state.point(head).and_then(place_of);
+            let way = place.map_or_else(|| Ok(newest.clone()), |place| timelines.from(place))?;
+            let note = format!(
+                "no point leads to timeline {}, along which the service goes on now: this ends with \
+                 timeline {}",
+                newest.timeline(),
+                way.timeline()
+            );
+            Ok((Begin { note: Some(note), ..Begin::with(head) }, way))
+        }
     }
 }
 
-fn content(log: &LogStore, name: &str) -> Result<Vec<u8>, Error> {
-    match log.fetch(name)? {
-        Some(bytes) => Ok(bytes),
-        None => Ok(log.beginning(name)?.map(|begun| begun.bytes).unwrap_or_default()),
+fn of_time(
+    site: &ServiceSite,
+    state: &ServiceState,
+    time: Timestamp,
+    timelines: &Timelines,
+    named: Option<Way>,
+) -> Result<(Begin, Way), Error> {
+    // Of a point that is not there that is what is said.
+    which::resolve(site, state, &Which::At(time))?;
+    let (way, whole) = match named {
+        Some(way) => (way, false),
+        None => timelines.at(time)?,
+    };
+    let before = state.points.iter().filter(|p| !p.incomplete && p.source_time <= time);
+    let base = before.filter(|point| way.serves(point)).max_by_key(|point| point.source_time);
+    let Some(base) = base else {
+        return Err(Error::invalid(format!(
+            "no recovery point of {} at or before {time} leads along timeline {}",
+            site.name(),
+            way.timeline()
+        ))
+        .hinting("`--snapshot` takes a point for itself; list them with `mainstay snapshots`."));
+    };
+    if !whole {
+        require_time(site, state, time, (timelines, &way))?;
+    }
+    Ok((Begin { whole, ..Begin::with(base.snapshot) }, way))
+}
+
+/// A point that was named, and a timeline to which nothing leads from it.
+fn leads_not(site: &ServiceSite, state: &ServiceState, way: &Way, point: SnapshotId) -> Error {
+    let name = state.point(point).map_or_else(|| point.short(), |point| point.name().to_string());
+    let serves = |p: &&RecoveryPoint| !p.incomplete && place_of(p).is_some() && way.serves(p);
+    let error = Error::invalid(format!(
+        "the log of {} does not lead from {name} to timeline {}",
+        site.name(),
+        way.timeline()
+    ));
+    match state.points.iter().rev().find(serves) {
+        Some(other) => {
+            error.hinting(format!("The newest point from which it does is {}.", other.name()))
+        }
+        None => error.hinting("From no point it does: run `mainstay backup` on the primary."),
     }
 }
 
-/// The whole points that have a position, and where each is consistent.
-fn bases(state: &ServiceState) -> impl Iterator<Item = (u64, &RecoveryPoint)> {
-    state.points.iter().filter(|point| !point.incomplete).filter_map(|point| {
-        match &point.position {
-            Some(Position::Lsn { lsn, .. }) => Some((*lsn, point)),
-            _ => None,
+/// A standby can only go on along the newest timeline.
+pub(crate) fn for_standby(
+    site: &ServiceSite,
+    state: &ServiceState,
+    which: &Which,
+) -> Result<SnapshotId, Error> {
+    let begin = begin(site, state, which, &LogEnd::default())?;
+    let elsewhere = begin.end.as_ref().and_then(|end| end.timeline);
+    match (elsewhere, Timelines::look(site, state)?) {
+        (Some(_), Some(timelines)) => {
+            Err(leads_not(site, state, &timelines.newest()?, begin.snapshot))
         }
-    })
+        _ => Ok(begin.snapshot),
+    }
+}
+
+/// The whole points that have a position on a way, and where each is consistent.
+fn bases<'a>(
+    state: &'a ServiceState,
+    way: &'a Way,
+) -> impl Iterator<Item = (u64, &'a RecoveryPoint)> {
+    let whole = state.points.iter().filter(|point| !point.incomplete && way.serves(point));
+    whole.filter_map(|point| place_of(point).map(|(_, lsn)| (lsn, point)))
 }
 
 /// The base from which this place is reached.
-pub(crate) fn base_for(
+fn base_for(
     site: &ServiceSite,
     state: &ServiceState,
     target: &LogTarget,
+    timelines: &Timelines,
+    way: &Way,
 ) -> Result<SnapshotId, Error> {
     let shown = shown(target);
-    let Some(oldest) = bases(state).map(|(lsn, _)| lsn).min() else {
+    let Some(oldest) = bases(state, way).map(|(lsn, _)| lsn).min() else {
         return Err(Error::invalid(format!("{} has no base to begin with", site.name()))
             .hinting("Run `mainstay backup` on its primary first."));
     };
-    let Some(path) = Path::look(site)? else {
-        return Err(Error::invalid(format!("{shown} is not there: the vault has no log"))
-            .hinting("Restore a point, by `--snapshot` or `--at`."));
-    };
+    let path = timelines.path(way)?;
     let mut marks = Vec::new();
     let mut last: Option<Timestamp> = None;
     let (at, end) = path.search(oldest, |record| {
@@ -166,7 +280,7 @@ pub(crate) fn base_for(
         ))
         .hinting(format!("Name a place between these.{marks}")));
     };
-    let base = bases(state).filter(|(lsn, _)| *lsn <= at).max_by_key(|(lsn, _)| *lsn);
+    let base = bases(state, way).filter(|(lsn, _)| *lsn <= at).max_by_key(|(lsn, _)| *lsn);
     base.map(|(_, point)| point.snapshot).ok_or_else(|| {
         Error::invalid(format!(
             "{shown} lies before the oldest base of {}, which is consistent from {} on",
@@ -178,13 +292,14 @@ pub(crate) fn base_for(
 
 /// Refuses a time that the log does not reach: a server would find that out only when it has replayed
 /// everything, and end.
-pub(crate) fn require_time(
+fn require_time(
     site: &ServiceSite,
     state: &ServiceState,
     time: Timestamp,
+    (timelines, way): (&Timelines, &Way),
 ) -> Result<(), Error> {
-    let Some(oldest) = bases(state).map(|(lsn, _)| lsn).min() else { return Ok(()) };
-    let Some(path) = Path::look(site)? else { return Ok(()) };
+    let Some(oldest) = bases(state, way).map(|(lsn, _)| lsn).min() else { return Ok(()) };
+    let path = timelines.path(way)?;
     let mut newest: Option<Timestamp> = None;
     let (beyond, end) = path.search(oldest, |record| match &record.what {
         What::Ended { at, .. } | What::Mark { at, .. } => {

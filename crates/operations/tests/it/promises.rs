@@ -224,7 +224,7 @@ fn what_somebody_puts_in_the_place_of_a_restore_meanwhile_survives() {
         replace: false,
         no_start: false,
         dry_run: false,
-        log_target: None,
+        end: Default::default(),
         partial: false,
         no_lock: false,
     };

@@ -1,7 +1,7 @@
 //! What only the standby that takes over had received of the log, and what bars nobody when it cannot be
 //! promoted.
 
-use super::receiving::{is_stored, receiver, restored, wait_for};
+use super::receiving::{is_stored, objects, receiver, restored, wait_for};
 use super::*;
 use crate::world::signal;
 
@@ -54,6 +54,29 @@ fn what_only_the_new_primary_had_received_comes_into_the_vault() {
     assert_eq!(copy.newest(), wanted);
     let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name <> 'mainstay_shop'";
     assert_eq!(b.server.sql(slots), "0");
+}
+
+/// However long a hook takes.
+#[test]
+fn what_nobody_else_has_waits_for_no_hook() {
+    let (stage, _, end) = ahead();
+    let b = &stage.b;
+    let routed = stage.dir.path().join("routed");
+    let hook = format!("route = 'until [ -e {} ]; do sleep 0.05; done'\n", routed.display());
+    let config = fs::read_to_string(&b.config).unwrap();
+    fs::write(&b.config, config + &hook).unwrap();
+    std::thread::scope(|scope| {
+        let taking_over = scope.spawn(|| b.run(&["takeover", "shop", "--yes"]));
+        let stored = || objects(&stage, "log").iter().any(|key| key.contains(&format!("/{end}@")));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !stored() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let (in_time, waits) = (stored(), !taking_over.is_finished());
+        fs::write(&routed, "").unwrap();
+        assert!(in_time && waits);
+        taking_over.join().unwrap().code(0);
+    });
 }
 
 /// What it has not kept is a gap that everybody knows of, and a base is due.

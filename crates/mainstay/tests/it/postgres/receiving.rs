@@ -38,7 +38,7 @@ pub(super) fn is_stored(host: &Host) {
     wait_for("the log is stored", || stored(host).is_some_and(|until| until >= now));
 }
 
-fn objects(stage: &Stage, dir: &str) -> Vec<String> {
+pub(super) fn objects(stage: &Stage, dir: &str) -> Vec<String> {
     let root = stage.dir.path().join("vault/shop/mainstay").join(dir);
     let mut found = Vec::new();
     for shard in fs::read_dir(root).into_iter().flatten().flatten() {

@@ -1,5 +1,6 @@
 //! Takeover by a standby that does not replay what the vault has for it.
 
+use super::receiving::wait_for;
 use super::*;
 
 /// The primary is gone, and what it archived last lies in the vault, more than a segment of it. Returns
@@ -66,4 +67,30 @@ fn a_standby_whose_replay_is_paused_takes_over_only_if_somebody_says_so() {
     b.run(&["takeover", "shop", "--yes", "--override", "replay-stands-still=I paused it"]).code(0);
     assert_eq!(b.newest(), held, "a promotion ends the pause, and asks for no more of the log");
     b.write();
+}
+
+/// An outage of the vault ends no standby: somebody reads there. It asks again, and goes on where it was.
+#[test]
+fn a_standby_outlives_an_outage_of_its_vault() {
+    let stage = Stage::new();
+    let (a, b) = (&stage.a, &stage.b);
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    b.run(&["refresh", "shop"]).code(0);
+    let began = b.server.sql("SELECT pg_postmaster_start_time()");
+    let (vault, away) = (stage.dir.path().join("vault"), stage.dir.path().join("away"));
+    fs::rename(&vault, &away).unwrap();
+    let log = b.server.data().join("mainstay_startup.log");
+    let asked = || fs::read_to_string(&log).unwrap().matches("no repository").count();
+    let before = asked();
+    wait_for("it has asked in vain, and again", || asked() >= before + 4);
+    assert_eq!(b.server.sql("SELECT pg_postmaster_start_time()"), began);
+    fs::rename(&away, &vault).unwrap();
+    let wanted = a.write();
+    a.archived();
+    b.server.eventually(&format!("SELECT max(n) = {wanted} FROM orders"));
+    assert_eq!(b.server.sql("SELECT pg_postmaster_start_time()"), began);
+    // Once it is promoted, no answer is not the end of its log.
+    b.run(&["takeover", "shop", "--yes", "--override", "primary-not-fenced=test"]).code(0);
+    assert!(!b.server.data().join("mainstay_promoting").exists());
 }
