@@ -119,10 +119,16 @@ pub(crate) fn plan(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Fa
 
 /// Does what is due, and tells what came of it.
 pub(crate) fn one(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Failure> {
-    let Some(due) = look(service, Timestamp::now())? else {
-        return Ok((Exit::DONE, json!({ "upkeep": "nothing" })));
-    };
+    let due = look(service, Timestamp::now())?;
     let mut teller = Teller::load(app, service);
+    let Some(due) = due else {
+        // Another host is the primary, and sees to that.
+        for event in [FAILED, OVERDUE, LOCK_FAILED] {
+            teller.tell(event, None);
+        }
+        let exit = if teller.finish() { Exit::NOT_WELL } else { Exit::DONE };
+        return Ok((exit, json!({ "upkeep": "nothing" })));
+    };
     let locked = match due.locks {
         true => done(app, service, &mut teller, LOCK_FAILED, renew(service))?,
         false => Ok((Exit::DONE, Value::Null)),

@@ -9,7 +9,7 @@
 //! | `raise` | **point of no return**: new generation, new primary, old one broken | (only forward) |
 //! | `promote` | the copy accepts writes | |
 //! | `start` | the service runs | |
-//! | `settle` | the service and its clients know; the vault has what only this standby had received, or it is known what it lacks | |
+//! | `hooks` | the service and its clients know; the vault has what only this standby had received, or it is known what it lacks | |
 //! | `finish` | the takeover is history | |
 
 use crate::journal::{Entry, Kind, Outcome, Steps};
@@ -199,7 +199,7 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
             let variables = takeover_variables(site, operation.id(), &from);
             let mut checklist = vec![started.clone()];
             let more = operation
-                .forward("settle", (), |_| Ok(settle(site, &cx, &variables, branch.as_ref())))?;
+                .forward("hooks", (), |_| Ok(settle(site, &cx, &variables, branch.as_ref())))?;
             checklist.extend(more);
             Ok((serving, checklist, promotion_seconds))
         })?

@@ -107,6 +107,12 @@ fn retention_that_fails_is_told_and_takes_nothing() {
     // Neither tried again at once nor told again.
     world.run("a", &["run-due"]).code(0);
     assert_eq!(fs::read_to_string(world.path("alerts")).unwrap(), text);
+    // Once another host is the primary this one has nothing to fail at.
+    fs::rename(world.path("aside"), world.path("vault/docs/snapshots").join(&head)).unwrap();
+    world.run("b", &["takeover", "docs", "--yes", "--override", "primary-not-fenced=test"]).code(0);
+    world.run("a", &["run-due"]);
+    let text = fs::read_to_string(world.path("alerts")).unwrap();
+    assert!(alerts(&text).iter().any(|event| event == "retention-failed-over"), "{text}");
 }
 
 /// Who uses the history goes before what removes from it; that it never ends is told.
