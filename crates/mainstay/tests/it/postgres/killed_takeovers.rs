@@ -414,7 +414,7 @@ fn play(
     let mut pair = Pair { stage: &stage, old: &stage.a, new: &stage.b, generation: 1 };
     let lines = play(&mut pair, Round { number: 0, lines: None });
     let most = lines.takeover.len().max(lines.rejoin.len());
-    assert!(most >= 18, "{:?} {:?}", lines.takeover, lines.rejoin);
+    assert!(most >= 16, "{:?} {:?}", lines.takeover, lines.rejoin);
     for number in (part..most).step_by(2) {
         play(&mut pair, Round { number, lines: Some(&lines) });
     }
