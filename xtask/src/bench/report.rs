@@ -62,13 +62,14 @@ fn section(bench: &Bench, set: Set, about: &str) -> Section {
         .collect();
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let rounds = match bench.rounds {
-        1 => "Each step was done once.".to_owned(),
-        n => format!("Medians of {n} rounds."),
+        1 if set == Set::Refresh => String::new(),
+        1 => " Each step was done once.".to_owned(),
+        n => format!(" Medians of {n} rounds."),
     };
     // Writing to a String cannot fail.
     let _ = writeln!(
         page,
-        "{}, {} ({processors} processors): {}. {cache} {rounds}\n",
+        "{}, {} ({processors} processors): {}. {cache}{rounds}\n",
         jiff::Zoned::now().date(),
         processor(),
         versions.join(", "),

@@ -38,6 +38,8 @@ pub(super) struct Filler<'a> {
     pub(super) cloned_files: AtomicU64,
     pub(super) patched_files: AtomicU64,
     pub(super) open: AtomicUsize,
+    /// Bytes of older files that were asked for before they are needed.
+    pub(super) ahead: AtomicU64,
 }
 
 /// Where a blob goes: a file of the batch, and the offset in it.
@@ -64,6 +66,7 @@ impl<'a> Filler<'a> {
             cloned_files: AtomicU64::new(0),
             patched_files: AtomicU64::new(0),
             open: AtomicUsize::new(0),
+            ahead: AtomicU64::new(0),
         }
     }
 

@@ -7,10 +7,11 @@ use super::site::Handles;
 use super::{Link, Links, Reuse, site};
 use crate::reader::{SnapshotReader, blob_length};
 use crate::{BlobId, Error, Node, NodeKind, Repository, disk};
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{Advice, AtFlags, Mode, OFlags};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -93,6 +94,9 @@ impl OldFile {
         Some(OldFile { name, node: old.clone(), alone, same })
     }
 }
+
+/// So much is read ahead of all files together: the memory is not to lose it before it is looked at.
+const MOST_AHEAD: u64 = 128 << 20;
 
 /// What could not be taken from the copy: blobs, and where they go.
 pub(super) type Missing = Vec<(BlobId, u64)>;
@@ -214,7 +218,32 @@ impl Filler<'_> {
         if written > 0 {
             self.wrote(job, dir, written)?;
         }
+        if keeps && !missing.is_empty() {
+            self.read_ahead(&*self.file(job, dir)?, job, &missing)?;
+        }
         Ok(Some(missing).filter(|missing| !missing.is_empty()))
+    }
+
+    /// What is fetched is compared with what is there. That is read while the repository is, and what lies
+    /// around it is not: a file that is changed in a few places was read several times over for each of
+    /// them. It is only advice.
+    fn read_ahead(&self, file: &OwnedFd, job: &Job, missing: &Missing) -> Result<(), Error> {
+        let mut bytes = 0;
+        for (id, _) in missing {
+            bytes += self.length(id)?;
+        }
+        if bytes > job.node.size / 2 {
+            return Ok(());
+        }
+        let _ = rustix::fs::fadvise(file, 0, None, Advice::Random);
+        for (id, at) in missing {
+            let length = self.length(id)?;
+            if self.ahead.fetch_add(length, Ordering::Relaxed) > MOST_AHEAD {
+                break;
+            }
+            let _ = rustix::fs::fadvise(file, *at, NonZeroU64::new(length), Advice::WillNeed);
+        }
+        Ok(())
     }
 
     /// Whether the older file has all of the blobs where they go.
