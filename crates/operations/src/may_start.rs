@@ -40,26 +40,38 @@ impl Answer {
     }
 }
 
-/// Asks the gate.
-pub fn ask(site: &ServiceSite) -> Result<Answer, Error> {
+/// Whether this host alone knows that it must not be started: what is here is half changed, or somebody
+/// took it offline.
+pub(crate) fn is_shut(site: &ServiceSite) -> Result<bool, Error> {
     let record = MemberRecord::load(site)?;
+    Ok(record.offline.is_some() || half_changed(site, &record).is_some())
+}
+
+fn half_changed(site: &ServiceSite, record: &MemberRecord) -> Option<String> {
     if let Some(operation) = &record.applying {
-        return Ok(Answer::no(format!(
+        return Some(format!(
             "the copy is half changed by {operation}; any mainstay operation on it finishes that"
-        )));
+        ));
     }
     if let Some(snapshot) = &record.overwriting {
-        return Ok(Answer::no(format!(
+        return Some(format!(
             "the copy is half restored to {}; give `mainstay restore {} --delta` again",
             snapshot.short(),
             site.name()
-        )));
+        ));
     }
-    if let Some(snapshot) = &record.unloaded {
-        return Ok(Answer::no(format!(
-            "the copy of {} is in place, but its engine refused to load it; restore or refresh again",
-            snapshot.short()
-        )));
+    let snapshot = record.unloaded.as_ref()?;
+    Some(format!(
+        "the copy of {} is in place, but its engine refused to load it; restore or refresh again",
+        snapshot.short()
+    ))
+}
+
+/// Asks the gate.
+pub fn ask(site: &ServiceSite) -> Result<Answer, Error> {
+    let record = MemberRecord::load(site)?;
+    if let Some(why) = half_changed(site, &record) {
+        return Ok(Answer::no(why));
     }
     let follows = site.engine()?.refresh() == Refresh::Follow;
     // Whatever starts the service waits for this.

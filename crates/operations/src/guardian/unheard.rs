@@ -102,7 +102,11 @@ impl Unheard {
                 Ok(for_good && heard(ward))
             }
             Some(Heard::Serves) if self.stopped => {
-                look(site, ward.run, |cx| engine.start(cx))?;
+                // Since it was stopped, somebody may have taken it offline, or died half way through a
+                // restore.
+                if !may_start::is_shut(site)? {
+                    look(site, ward.run, |cx| engine.start(cx))?;
+                }
                 ward.alarm.must_not(None);
                 Ok(heard(ward))
             }
@@ -129,4 +133,28 @@ fn was_started(ward: &Ward<'_>) -> Result<bool, Error> {
     let resumed = entries.done("resume").is_some() || quiesce::is_known(ward.dir);
     let stops = ward.site.spec().quiesce == Quiesce::Stop;
     Ok(entries.done("start").is_some() || (stops && entries.begun(STEP).is_some() && resumed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemberRecord;
+    use crate::guardian::Alarm;
+    use crate::operation::Run;
+    use crate::rig::Rig;
+    use jiff::Timestamp;
+    use model::OperationId;
+
+    #[test]
+    fn what_was_taken_offline_since_it_was_stopped_is_not_started() {
+        let rig = Rig::new();
+        let (id, run) = (OperationId::new("one").expect("an id"), Run::default());
+        let (site, dir, alarm) = (&rig.site, rig.dir.path(), Alarm::of(&rig.site));
+        let ward = Ward { site, id: &id, dir, run: &run, alarm: &alarm };
+        let mut unheard = Unheard { stopped: true, ..Unheard::new() };
+        unheard.ask(&ward, false).expect_err("there is nothing here that could be started");
+        let offline = |record: &mut MemberRecord| record.offline = Some(Timestamp::now());
+        MemberRecord::change(site, offline).expect("its record");
+        assert!(unheard.ask(&ward, false).expect("nothing is started"));
+    }
 }
