@@ -273,10 +273,11 @@ fn rehearse(
         // What is above may be passed through, by who knows the name: a server that is not run by
         // this user has to.
         let above = scratch.dir.parent().unwrap_or(&scratch.dir);
-        let made = DirBuilder::new().recursive(true).mode(PASSED_THROUGH).create(above);
-        // Nobody has put a directory there for us.
-        made.and_then(|()| DirBuilder::new().mode(0o700).create(&scratch.dir))
-            .map_err(|e| Error::io("make", &scratch.dir, e))
+        let failed = |e| Error::io("make", &scratch.dir, e);
+        DirBuilder::new().recursive(true).mode(PASSED_THROUGH).create(above).map_err(failed)?;
+        // Nobody has put a directory there for us, nor one above it that was not there before.
+        place::of(site)?;
+        DirBuilder::new().mode(0o700).create(&scratch.dir).map_err(failed)
     })?;
     let staging = placing::stage(site, operation, plan.snapshot, &plan.destinations, None)?;
     // Not part of what a recovery takes.
