@@ -8,7 +8,7 @@ use crate::ui::color::Color;
 use crate::ui::out::Out;
 use crate::{units, worker};
 use clap::{CommandFactory, FromArgMatches, Parser};
-use engines::postgres::follows;
+use engines::postgres::asks_again;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -94,13 +94,13 @@ pub(crate) fn bug() -> u8 {
 
 /// The exit code of a failure. To PostgreSQL up to 125 is an answer (the log ends here), so a fetch
 /// that fails in whatever way, wrong words included, says more than that. Not to a standby, which would
-/// end, and for which no answer is the end.
+/// end, and for which no answer is not the end.
 fn failed_as(words: &[OsString], code: u8) -> u8 {
     let fetches = words.windows(2).any(|pair| pair[0] == "wal" && pair[1] == "fetch");
     match code {
         0 => 0,
         // A server calls this in its data directory.
-        _ if fetches && follows(Path::new(".")) => Exit::NOT_WELL.0,
+        _ if fetches && asks_again(Path::new(".")) => Exit::NOT_WELL.0,
         _ if fetches => COULD_NOT_ASK.0,
         code => code,
     }

@@ -39,7 +39,7 @@ pub use receive::{Log, Slot, Source, Waiting};
 #[cfg(any(test, feature = "doubles"))]
 pub use record::made;
 pub use record::{Cut, Record, Records, What};
-pub use server::{ancestors, follows, left_at};
+pub use server::{ancestors, asks_again, left_at};
 pub use wal::check_file as check_wal_file;
 
 use crate::control::Control;

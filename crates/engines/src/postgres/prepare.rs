@@ -8,7 +8,7 @@ use super::files::{self, Files};
 use super::lsn::{Lsn, Segments};
 use super::pg_control::{PgControl, State};
 use super::programs::{Owner, data_version};
-use super::{Postgres, conf, go_on, over, place, preload};
+use super::{Postgres, conf, go_on, over, place, preload, server};
 use crate::{Context, Error, LogEnd, LogPlace, Purpose, SnapshotMeta, Staged};
 use jiff::Timestamp;
 use model::Class;
@@ -123,7 +123,8 @@ pub(super) fn configure(
         }
     };
     files.write("postgresql.auto.conf", &conf::with_block(&auto, comment, &settings))?;
-    for name in ["standby.signal", "recovery.signal"] {
+    // A promotion that was cut off in what is kept here is over.
+    for name in ["standby.signal", "recovery.signal", server::PROMOTING] {
         if name != signal {
             files.remove(name)?;
         }

@@ -339,14 +339,22 @@ pub(super) fn stop(engine: &Postgres, cx: &Context<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// In the data directory of a standby that is promoted.
+/// In the data directory of a standby that is promoted: by us, and until the server has heard of it, by
+/// whomever.
 pub(super) const PROMOTING: &str = "mainstay_promoting";
+const PROMOTE: &str = "promote";
 
-/// Whether a server in this directory only follows: what it does not get now, it asks for again. One that
-/// is told that something went wrong would end, and with it whoever reads there. One that is to stop
-/// somewhere in its log, or about to be promoted, takes no answer for the end of that.
-pub fn follows(data_dir: &Path) -> bool {
-    data_dir.join("standby.signal").exists() && !data_dir.join(PROMOTING).exists()
+/// Whether no answer is not the end of the log for a server in this directory. One that only follows asks
+/// again for what it does not get now; told that something went wrong it would end, and with it whoever
+/// reads there. One that is to stop somewhere in its log, or about to be promoted, takes no answer for the
+/// end of that. One that has neither file any more is past it: it asks how its timeline came about, which it
+/// knows, and if it ended over that it would come up without a timeline of its own.
+pub fn asks_again(data_dir: &Path) -> bool {
+    let has = |name: &str| data_dir.join(name).exists();
+    match (has("standby.signal"), has("recovery.signal")) {
+        (true, _) => !has(PROMOTING) && !has(PROMOTE),
+        (false, recovers) => !recovers && has("PG_VERSION"),
+    }
 }
 
 pub(super) fn promote(engine: &Postgres, cx: &Context<'_>) -> Result<Promoted, Error> {

@@ -94,3 +94,54 @@ fn a_standby_outlives_an_outage_of_its_vault() {
     b.run(&["takeover", "shop", "--yes", "--override", "primary-not-fenced=test"]).code(0);
     assert!(!b.server.data().join("mainstay_promoting").exists());
 }
+
+/// Nor is it for one that somebody promotes by hand: what it cannot ask for may be there.
+#[test]
+fn a_standby_that_is_promoted_by_hand_takes_no_answer_for_no_end() {
+    let stage = Stage::new();
+    let (a, b) = (&stage.a, &stage.b);
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    b.run(&["refresh", "shop"]).code(0);
+    b.server.stop("fast");
+    let newest = a.write();
+    a.archived();
+    let (vault, away) = (stage.dir.path().join("vault"), stage.dir.path().join("away"));
+    fs::rename(&vault, &away).unwrap();
+    b.server.start();
+    b.server.sql("SELECT pg_promote(false)");
+    wait_for("it ends", || !b.server.runs());
+    assert!(b.server.data().join("standby.signal").exists(), "its log was taken to end there");
+    fs::rename(&away, &vault).unwrap();
+    b.server.start();
+    b.server.eventually(&format!("SELECT max(n) = {newest} FROM orders"));
+    assert_eq!(b.server.sql("SELECT pg_is_in_recovery()"), "t");
+}
+
+/// What comes after its log it knows by itself. If it ended over that, it would come up again as a primary
+/// on the timeline that others have, too.
+#[test]
+fn a_vault_that_goes_away_behind_the_end_of_the_log_is_in_no_promotions_way() {
+    let stage = Stage::new();
+    let (a, b) = (&stage.a, &stage.b);
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    b.run(&["refresh", "shop"]).code(0);
+    let here = stage.dir.path().display();
+    let script = stage.dir.path().join("fetch");
+    let program = b.program.display();
+    let text = format!(
+        "case $1 in *1.history) mv {here}/vault {here}/away;; esac\n\
+         exec {program} --config {} wal fetch shop \"$1\" \"$2\"\n",
+        b.config.display()
+    );
+    fs::write(&script, text).unwrap();
+    give(&script);
+    let command = format!("ALTER SYSTEM SET restore_command = 'sh {} %f \"%p\"'", script.display());
+    b.server.sql(&command);
+    b.server.sql("SELECT pg_reload_conf()");
+    b.server.sql("SELECT pg_promote(false)");
+    wait_for("the vault is away", || stage.dir.path().join("away").exists());
+    b.server.eventually("SELECT NOT pg_is_in_recovery()");
+    assert!(b.server.sql("SELECT pg_walfile_name(pg_current_wal_lsn())").starts_with("00000002"));
+}
