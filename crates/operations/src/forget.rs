@@ -13,6 +13,7 @@ use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, PATIENCE, Run};
 use crate::recover::Left;
 use crate::room::Room;
+use crate::wal::target::base_of_now;
 use crate::{Error, ServiceSite, Which, prune, which};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -210,6 +211,9 @@ fn judge(site: &ServiceSite, state: &ServiceState, params: &Params) -> Result<Pl
     }
 }
 
+/// Of a service that went back behind its newest point.
+const LEADS_ON: &str = "from no newer one the log leads to what the service writes now";
+
 fn by_policy(site: &ServiceSite, state: &ServiceState, params: &Params) -> Result<Plan, Error> {
     let Some(keep) = params.keep.as_ref().or(site.spec().keep.as_ref()) else {
         return Err(Error::invalid(format!(
@@ -228,7 +232,10 @@ fn by_policy(site: &ServiceSite, state: &ServiceState, params: &Params) -> Resul
         Some(text) => duration::parse(text).map_err(|e| Error::invalid(e.to_string()))?,
         None => retention::HELD_FOR,
     };
-    let needed = retention::needed(state, held_for, now);
+    let mut needed = retention::needed(state, held_for, now);
+    if let Some(base) = base_of_now(site, state)? {
+        needed.insert(base, LEADS_ON.to_owned());
+    }
     let decided = retention::plan(&state.points, Some(&policy), &needed, &zone, now);
     let keep = decided.keep.into_iter().map(|kept| {
         let reasons = kept.reasons.iter().map(ToString::to_string).collect();
@@ -241,10 +248,15 @@ fn by_policy(site: &ServiceSite, state: &ServiceState, params: &Params) -> Resul
 fn by_name(site: &ServiceSite, state: &ServiceState, params: &Params) -> Result<Plan, Error> {
     let mut going: BTreeMap<SnapshotId, Judged> = BTreeMap::new();
     let proven = retention::newest_proven(&state.points).map(|point| point.snapshot);
+    let base = base_of_now(site, state)?;
     for name in &params.points {
         let id = which::resolve(site, state, &Which::of(name))?;
         if let Some(why) = state.needed(id) {
             return Err(Error::refused(format!("{name} cannot be forgotten: {why}")));
+        }
+        if base == Some(id) {
+            return Err(Error::refused(format!("{name} cannot be forgotten: {LEADS_ON}"))
+                .hinting(format!("Run `mainstay backup {}` on the primary first.", site.name())));
         }
         if proven == Some(id) {
             return Err(Error::refused(format!(

@@ -283,6 +283,7 @@ fn go_along(
 ) -> Result<Done, Error> {
     operation.report().phase("opening the vault");
     let (point, from) = choose(site, operation, params, false)?;
+    let point = not_given_up(site, operation, params, point)?;
     let mut done =
         Done { operation: Some(operation.id().clone()), ..Done::to(&point, from, began) };
     let followed = follow(site, operation, &point, Cancel::Stops, &mut done);
@@ -323,6 +324,26 @@ fn go_along(
         point.name()
     ));
     build(site, operation, params, Some(&stuck), began)
+}
+
+/// The newest point that a standby gets to: not one that the primary gave up when it went back.
+fn not_given_up(
+    site: &ServiceSite,
+    operation: &Operation,
+    params: &Params,
+    point: RecoveryPoint,
+) -> Result<RecoveryPoint, Error> {
+    let goal = point.position.as_ref().filter(|_| params.which == Which::Latest);
+    if !matches!(goal, Some(Position::Lsn { .. })) {
+        return Ok(point);
+    }
+    let engine = site.engine()?;
+    let seen = operation.with_context(site, |cx| engine.inspect(cx));
+    let at = seen.ok().and_then(|seen| seen.position);
+    match !reached(at.as_ref(), goal) && standing::was_given_up(site, at.as_ref(), goal)? {
+        true => target(site, &site.load_state()?.state, &params.which, true),
+        false => Ok(point),
+    }
 }
 
 /// A copy that was put aside for one that was built anew unasked.

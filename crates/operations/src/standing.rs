@@ -167,6 +167,24 @@ pub(crate) fn gone_past(
     Ok(left.filter(|left| *lsn > left.0))
 }
 
+/// Whether the primary gave up, when it began the timeline that a standby at this position is on, what lies
+/// at this goal: the standby never gets there, and is not meant to.
+pub(crate) fn was_given_up(
+    site: &ServiceSite,
+    at: Option<&Position>,
+    goal: Option<&Position>,
+) -> Result<bool, Error> {
+    let (Some(Position::Lsn { timeline: on, .. }), Some(Position::Lsn { timeline, lsn })) =
+        (at, goal)
+    else {
+        return Ok(false);
+    };
+    let history = if on > timeline { history(site, *on)? } else { None };
+    let is_on_the_way =
+        |history: &[u8]| left_at(history, *timeline).is_some_and(|left| *lsn <= left.0);
+    Ok(history.is_some_and(|history| !is_on_the_way(&history)))
+}
+
 /// How a timeline came about, if the vault knows.
 fn history(site: &ServiceSite, timeline: u32) -> Result<Option<Vec<u8>>, Error> {
     Ok(LogStore::new(site.repository()?).fetch(&format!("{timeline:08X}.history"))?)

@@ -46,6 +46,9 @@ const STILL: Duration = Duration::from_millis(600);
 /// After so long the standby has asked for the next segment several times.
 const STUCK: Duration = Duration::from_secs(30);
 
+/// How often it is looked whether it does.
+const LOOK_STILL: Duration = Duration::from_millis(100);
+
 /// How often the vault is asked whether it has more for a standby that stands still.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a vault that hangs is waited for when more than may waits for it, and when that is not the
@@ -292,14 +295,16 @@ pub(crate) fn catch_up(
     }
     let state = site.load_state()?.state;
     let stopped = state.primary.as_ref().and_then(|p| state.members.get(p)?.stopped.as_ref());
-    let goal = stopped
+    let last = stopped
         .filter(|stopped| stopped.generation == state.generation)
-        .and_then(|stopped| stopped.last_position.clone())
-        .or_else(|| state.head_point().and_then(|point| point.position.clone()));
+        .and_then(|stopped| stopped.last_position.clone());
+    let is_last = last.is_some();
+    let goal = last.or_else(|| state.head_point().and_then(|point| point.position.clone()));
     let stored = Stored::look(site)?;
     let mut still = Still::default();
-    // What the vault has for it there, as it was seen last.
-    let mut looked: Option<(After, Instant)> = None;
+    // What the vault has for it there, as it was seen last, and where that left the timeline it is on, if
+    // it went on past that.
+    let mut looked: Option<((After, Option<Lsn>), Instant)> = None;
     loop {
         operation.check_cancel()?;
         let seen = operation.with_context(site, |cx| engine.inspect(cx))?;
@@ -308,26 +313,41 @@ pub(crate) fn catch_up(
         if still.is_zero() {
             looked = None;
         }
-        let reached = refresh::reached(position, goal.as_ref());
+        // A point that the primary gave up when it went back is nobody's goal.
+        let reached = refresh::reached(position, goal.as_ref())
+            || (!is_last && standing::was_given_up(site, position, goal.as_ref())?);
         if reached {
-            let after = match looked {
-                Some((after, at)) if at.elapsed() < LOOK => after,
+            let (after, left) = match looked {
+                Some((seen, at)) if at.elapsed() < LOOK => seen,
                 _ => {
-                    let after = stored.after(site, position)?;
-                    looked = Some((after, Instant::now()));
-                    after
+                    let seen = (stored.after(site, position)?, stored.left(site, position)?);
+                    looked = Some((seen, Instant::now()));
+                    seen
                 }
             };
+            if let Some(left) = left {
+                let what = format!(
+                    "the standby of {} went on past {left}, where the newest timeline left the one that it \
+                     is on: it has nothing of what was written since",
+                    site.name()
+                );
+                if still < STILL {
+                    std::thread::sleep(LOOK_STILL);
+                    continue;
+                }
+                if as_it_is {
+                    operation.report().warn(&what);
+                    return Ok(());
+                }
+                return Err(Error::new(Class::Unavailable, what).hinting(LEFT));
+            }
             match after {
                 After::Nothing => return Ok(()),
                 After::Unknown if still >= STILL => return Ok(()),
-                // No waiting gets it further: it stands at a gap, or on a timeline that was left.
-                After::Segments | After::Records
-                    if still >= STUCK && stored.is_of_no_use(site, position, after)? =>
-                {
+                // No waiting gets it further.
+                After::Segments if still >= STUCK && lacks_next(site, position)? => {
                     operation.report().warn(
-                        "the vault has more of the log than the standby can use: it ends at a \
-                         gap, or on a timeline that was left",
+                        "the vault has more of the log than the standby can use: it ends at a gap",
                     );
                     return Ok(());
                 }
@@ -362,9 +382,14 @@ pub(crate) fn catch_up(
                  builds it anew from the newest point.",
             ));
         }
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(LOOK_STILL);
     }
 }
+
+/// What to do about one that is not where the primary was.
+const LEFT: &str = "\
+    `mainstay refresh --reseed` puts its copy aside and builds it anew, along what the primary wrote last; \
+    or say with `--override replay-stands-still=REASON` that what it has is wanted instead.";
 
 /// What is wrong with a standby that stands still is in its server's log.
 const STANDS_STILL: &str = "\
@@ -474,19 +499,11 @@ impl Stored {
         Ok(records_after(&bytes, start, Lsn(*lsn)))
     }
 
-    /// Whether nothing of that can ever be replayed from this position on.
-    fn is_of_no_use(
-        &self,
-        site: &ServiceSite,
-        position: Option<&Position>,
-        after: After,
-    ) -> Result<bool, Error> {
-        if after == After::Segments && lacks_next(site, position)? {
-            return Ok(true);
-        }
+    /// Where the way to the newest timeline left the one that this position is on, if it is past that.
+    fn left(&self, site: &ServiceSite, position: Option<&Position>) -> Result<Option<Lsn>, Error> {
         let newest = self.timelines.values().max();
         let newest = newest.map(|timeline| Position::Lsn { timeline: *timeline, lsn: 0 });
-        Ok(standing::gone_past(site, position, newest.as_ref())?.is_some())
+        standing::gone_past(site, position, newest.as_ref())
     }
 
     /// Whether a standby at this position is in, or beyond, the last segment that it can get to

@@ -2,8 +2,9 @@
 //! where somebody left a mark.
 //!
 //! Formats: `XLogRecord` of PostgreSQL's `src/include/access/xlogrecord.h`, `XLogPageHeaderData` of
-//! `xlog_internal.h`, `xl_xact_commit` of `xact.h` and `xl_restore_point` of `xlog_internal.h`, the
-//! same in all versions that are supported here.
+//! `xlog_internal.h`, `xl_xact_commit` of `xact.h`, `xl_restore_point` and `xl_end_of_recovery` of
+//! `xlog_internal.h`, and as far as it is read `CheckPoint` of `catalog/pg_control.h`, the same in all
+//! versions that are supported here.
 
 use super::lsn::Lsn;
 use jiff::Timestamp;
@@ -23,6 +24,8 @@ const RM_XACT: u8 = 1;
 const RM_STANDBY: u8 = 8;
 /// PostgreSQL's epoch, in microseconds of ours.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
+/// Where in a checkpoint its time is, in whole seconds.
+const CHECKPOINT_TIME: std::ops::Range<usize> = 64..72;
 
 /// A whole record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +58,10 @@ pub enum What {
         at: Timestamp,
     },
     /// What a server writes by itself, also when nobody uses it: a checkpoint, which transactions run.
-    Upkeep,
+    Upkeep {
+        /// A time that it was written soon after, or at most a second before, if it says one.
+        at: Option<Timestamp>,
+    },
     /// Anything else.
     Other,
 }
@@ -377,7 +383,13 @@ fn meaning(manager: u8, info: u8, xid: u32, body: &[u8]) -> Option<What> {
             let name = data?.get(8..72)?.split(|byte| *byte == 0).next()?;
             Some(What::Mark { name: String::from_utf8_lossy(name).into_owned(), at: time()? })
         }
-        (RM_XLOG | RM_STANDBY, ..) => Some(What::Upkeep),
+        (RM_XLOG, _, 0x00 | 0x10) => {
+            let seconds = data.and_then(|data| data.get(CHECKPOINT_TIME)?.try_into().ok());
+            let after = seconds.and_then(|seconds| i64::from_le_bytes(seconds).checked_add(1));
+            Some(What::Upkeep { at: after.and_then(|after| Timestamp::from_second(after).ok()) })
+        }
+        (RM_XLOG, _, 0x90) => Some(What::Upkeep { at: time() }),
+        (RM_XLOG | RM_STANDBY, ..) => Some(What::Upkeep { at: None }),
         _ => None,
     }
 }

@@ -128,9 +128,7 @@ fn of_newest(
     if state.point(head).is_none_or(|head| way.serves(head)) {
         return Ok((Begin::with(head), way));
     }
-    let whole = state.points.iter().rev().filter(|point| !point.incomplete);
-    let mut on_it = whole.filter(|point| place_of(point).is_some() && way.serves(point));
-    match (on_it.next(), named) {
+    match (newest_on(state, &way), named) {
         (Some(point), _) => {
             let behind = state.point(head).map(|head| head.name().to_string()).unwrap_or_default();
             let note = format!(
@@ -189,18 +187,36 @@ fn of_time(
 /// A point that was named, and a timeline to which nothing leads from it.
 fn leads_not(site: &ServiceSite, state: &ServiceState, way: &Way, point: SnapshotId) -> Error {
     let name = state.point(point).map_or_else(|| point.short(), |point| point.name().to_string());
-    let serves = |p: &&RecoveryPoint| !p.incomplete && place_of(p).is_some() && way.serves(p);
     let error = Error::invalid(format!(
         "the log of {} does not lead from {name} to timeline {}",
         site.name(),
         way.timeline()
     ));
-    match state.points.iter().rev().find(serves) {
+    match newest_on(state, way) {
         Some(other) => {
             error.hinting(format!("The newest point from which it does is {}.", other.name()))
         }
         None => error.hinting("From no point it does: run `mainstay backup` on the primary."),
     }
+}
+
+/// The newest whole point that lies on a way.
+fn newest_on<'a>(state: &'a ServiceState, way: &Way) -> Option<&'a RecoveryPoint> {
+    let serves = |p: &&RecoveryPoint| !p.incomplete && place_of(p).is_some() && way.serves(p);
+    state.points.iter().rev().find(serves)
+}
+
+/// The point that a recovery to what the service writes now begins with, where that is not the newest.
+pub(crate) fn base_of_now(
+    site: &ServiceSite,
+    state: &ServiceState,
+) -> Result<Option<SnapshotId>, Error> {
+    let (Some(head), Some(timelines)) = (state.head_point(), Timelines::look(site, state)?) else {
+        return Ok(None);
+    };
+    let newest = timelines.newest()?;
+    let base = newest_on(state, &newest).filter(|_| !newest.serves(head));
+    Ok(base.map(|point| point.snapshot))
 }
 
 /// A standby can only go on along the newest timeline.
@@ -250,7 +266,7 @@ fn base_for(
             What::Mark { name, .. } if marks.len() < NAMED => {
                 marks.push((record.start.0, name.clone()));
             }
-            What::Mark { .. } | What::Upkeep | What::Other => {}
+            What::Mark { .. } | What::Upkeep { .. } | What::Other => {}
         }
         match (&target.place, &record.what) {
             (LogPlace::Name(wanted), What::Mark { name, .. }) if wanted == name => {
@@ -307,7 +323,7 @@ fn require_time(
             // Any segment with a commit in it tells: those before it are older.
             Some(*at > time)
         }
-        What::Upkeep | What::Other => None,
+        What::Upkeep { .. } | What::Other => None,
     })?;
     if beyond.is_none() || newest.is_some_and(|newest| newest > time) {
         return Ok(());

@@ -142,8 +142,8 @@ impl Timelines {
         self.way(place.0)
     }
 
-    /// The way to what the service was at a time, and whether that is all of it: the newest timeline to
-    /// which somebody had written by then. Where that is on the way to the newest of all, that.
+    /// The way to what the service was at a time, and whether that is all of it: the newest timeline that
+    /// had begun by then. Where that is on the way to the newest of all, that.
     pub(crate) fn at(&self, time: Timestamp) -> Result<(Way, bool), Error> {
         let newest = self.newest()?;
         let mut ways = Vec::new();
@@ -153,14 +153,15 @@ impl Timelines {
         let oldest = ways.len().saturating_sub(1);
         for (number, way) in ways.into_iter().enumerate() {
             let timeline = way.timeline();
-            let begun = || self.first_commit(timeline, way.begins());
+            // Its server says so first, though nobody writes to it.
+            let begun = || self.first(timeline, way.begins(), said);
             if number < oldest && begun()?.is_none_or(|first| first > time) {
                 continue;
             }
             let left = newest.leaves(timeline);
             let goes_on_beyond = match left {
                 Some(u64::MAX) => false,
-                Some(left) => self.first_commit(timeline, left)?.is_some_and(|at| at <= time),
+                Some(left) => self.first(timeline, left, committed)?.is_some_and(|at| at <= time),
                 None => true,
             };
             if !goes_on_beyond {
@@ -219,8 +220,13 @@ impl Timelines {
         Ok(Way::of(timeline, history.as_deref()))
     }
 
-    /// When somebody first committed on a timeline from this place on.
-    fn first_commit(&self, timeline: u32, from: u64) -> Result<Option<Timestamp>, Error> {
+    /// The first time that is told on a timeline from this place on.
+    fn first(
+        &self,
+        timeline: u32,
+        from: u64,
+        told: fn(&What) -> Option<Timestamp>,
+    ) -> Result<Option<Timestamp>, Error> {
         let path = self.path_of(timeline)?;
         let first = path.segments.start(path.segments.number(Lsn(from))).0;
         for (start, _) in path.starts.range(first..) {
@@ -232,7 +238,7 @@ impl Timelines {
             }
             let records = Records::new(&bytes, Lsn(*start)).into_iter().flatten();
             let mut later = records.filter(|record| record.start.0 >= from);
-            if let Some(at) = later.find_map(|record| committed(&record.what)) {
+            if let Some(at) = later.find_map(|record| told(&record.what)) {
                 return Ok(Some(at));
             }
         }
@@ -243,7 +249,15 @@ impl Timelines {
 fn committed(what: &What) -> Option<Timestamp> {
     match what {
         What::Ended { at, .. } => Some(*at),
-        What::Mark { .. } | What::Upkeep | What::Other => None,
+        What::Mark { .. } | What::Upkeep { .. } | What::Other => None,
+    }
+}
+
+fn said(what: &What) -> Option<Timestamp> {
+    match what {
+        What::Ended { at, .. } | What::Mark { at, .. } => Some(*at),
+        What::Upkeep { at } => *at,
+        What::Other => None,
     }
 }
 

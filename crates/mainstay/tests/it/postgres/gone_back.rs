@@ -33,6 +33,13 @@ fn a_copy_begins_where_the_log_leads_on_and_what_was_left_stays_within_reach() {
     a.run(&["restore", "shop", "--replace", "--at", &then.to_string()]).code(0);
     a.server.eventually("SELECT NOT pg_is_in_recovery()");
     assert_eq!(a.newest(), 2);
+    // Nobody writes for a while, and still it is where it went back to.
+    a.server.eventually(
+        "SELECT clock_timestamp() > checkpoint_time + interval '1 second' \
+         FROM pg_control_checkpoint()",
+    );
+    let quiet = Timestamp::now();
+    std::thread::sleep(Duration::from_millis(30));
     a.write();
     a.archived();
 
@@ -43,12 +50,13 @@ fn a_copy_begins_where_the_log_leads_on_and_what_was_left_stays_within_reach() {
     assert!(newest.get("timeline").is_none());
     let warning = newest["warnings"][0].as_str().unwrap();
     assert!(warning.contains("does not lead on from") && warning.contains(&left[..8]), "{warning}");
-    let (then, later, end) = (then.to_string(), later.to_string(), end.to_string());
-    let places: [(&[&str], u64); 7] = [
+    let [then, later, end, quiet] = [then, later, end, quiet].map(|time| time.to_string());
+    let places: [(&[&str], u64); 8] = [
         (&[], 3),
         (&["--at", &then], 2),
         (&["--at", &later], 4),
         (&["--at", &end], 5),
+        (&["--at", &quiet], 2),
         (&["--snapshot", &left], 5),
         (&["--snapshot", &first, "--target-timeline", "1"], 5),
         (&["--snapshot", &first], 3),
@@ -66,6 +74,10 @@ fn a_copy_begins_where_the_log_leads_on_and_what_was_left_stays_within_reach() {
         .complains("newest point from which it does");
     refused(&["--target-timeline", "7"]).complains("no timeline 7");
 
+    // Without the first, nothing would lead to what the primary writes now.
+    a.run(&["forget", "shop", "--keep-last", "1"]).code(0);
+    a.run(&["forget", "shop", &first]).code(1).complains("writes now");
+
     // Each of them can be drilled, and a standby that is built anew gets to where the primary is.
     for which in [&first, &left] {
         a.run(&["drill", "shop", "--snapshot", which]).code(0);
@@ -76,4 +88,39 @@ fn a_copy_begins_where_the_log_leads_on_and_what_was_left_stays_within_reach() {
     let wanted = a.write();
     a.archived();
     b.server.eventually(&format!("SELECT max(n) = {wanted} FROM orders"));
+}
+
+/// What it holds is what the primary gave up: whoever took over with that would lose what was written since.
+#[test]
+fn a_standby_on_what_the_primary_gave_up_takes_over_only_if_somebody_says_so() {
+    let stage = Stage::new();
+    let (a, b) = (&stage.a, &stage.b);
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    b.run(&["refresh", "shop"]).code(0);
+    let then = written(a);
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    let left = a.write();
+    a.archived();
+    b.server.eventually(&format!("SELECT max(n) = {left} FROM orders"));
+    a.run(&["restore", "shop", "--replace", "--at", &then.to_string()]).code(0);
+    a.server.eventually("SELECT NOT pg_is_in_recovery()");
+    assert_eq!(a.newest(), 2);
+    let newest = a.write();
+    a.archived();
+    a.server.kill();
+    stage.dead(true);
+
+    let said = b.run(&["takeover", "shop", "--yes"]);
+    assert_ne!(said.code, 0, "{said:#?}");
+    said.complains("--override replay-stands-still").complains("--reseed");
+    assert_eq!(b.server.sql("SELECT pg_is_in_recovery()"), "t");
+
+    // Built anew it is where the primary was, though the newest point is none of that.
+    b.run(&["refresh", "shop", "--reseed"]).code(0);
+    b.server.eventually(&format!("SELECT max(n) = {newest} FROM orders"));
+    b.run(&["refresh", "shop"]).code(0);
+    b.run(&["takeover", "shop", "--yes"]).code(0);
+    assert_eq!(b.newest(), newest);
 }

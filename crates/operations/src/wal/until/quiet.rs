@@ -76,7 +76,8 @@ fn nothing_since(data_dir: &Path, log: &Log, led: &Led) -> bool {
 fn is_upkeep(bytes: &[u8], start: Lsn) -> bool {
     let Some(mut records) = Records::new(bytes, start) else { return false };
     // One that began in the segment before is not whole there.
-    if records.end() != start || !records.by_ref().all(|record| record.what == What::Upkeep) {
+    let is_upkeep = |what: &What| matches!(what, What::Upkeep { .. });
+    if records.end() != start || !records.by_ref().all(|record| is_upkeep(&record.what)) {
         return false;
     }
     let end = records.end().0.checked_next_multiple_of(8);
