@@ -5,7 +5,7 @@
 //! anything is restored, with what is there instead.
 
 use super::timelines::{Timelines, Way, place_of};
-use crate::{Error, ServiceSite, Which, which};
+use crate::{Error, ServiceSite, Which, placing, which};
 use engines::postgres::{Lsn, What};
 use engines::{LogEnd, LogPlace, LogTarget};
 use jiff::Timestamp;
@@ -84,7 +84,10 @@ fn along(
     let named = end.timeline.map(|timeline| timelines.named(site, timeline)).transpose()?;
     let mut begin = match (which, &end.target) {
         (Which::Latest, Some(target)) => {
-            let way = named.unwrap_or_else(|| newest.clone());
+            let way = match named {
+                Some(way) => way,
+                None => of_newest(site, state, &timelines, None, &newest)?.1,
+            };
             let snapshot = base_for(site, state, target, &timelines, &way)?;
             return Ok(ending(Begin::with(snapshot), end, &way, &newest));
         }
@@ -128,7 +131,12 @@ fn of_newest(
     if state.point(head).is_none_or(|head| way.serves(head)) {
         return Ok((Begin::with(head), way));
     }
-    match (newest_on(state, &way), named) {
+    // A cluster that goes on in the place of another, as after an upgrade, has a log of its own.
+    let other = match newest_on(state, &way) {
+        Some(point) if named.is_none() && !is_of_one(site, head, point.snapshot)? => None,
+        other => other,
+    };
+    match (other, named) {
         (Some(point), _) => {
             let behind = state.point(head).map(|head| head.name().to_string()).unwrap_or_default();
             let note = format!(
@@ -145,8 +153,7 @@ fn of_newest(
             let place = state.point(head).and_then(place_of);
             let way = place.map_or_else(|| Ok(newest.clone()), |place| timelines.from(place))?;
             let note = format!(
-                "no point leads to timeline {}, along which the service goes on now: this ends with \
-                 timeline {}",
+                "no point leads to timeline {} of the log in the vault: this ends with timeline {}",
                 newest.timeline(),
                 way.timeline()
             );
@@ -163,13 +170,26 @@ fn of_time(
     named: Option<Way>,
 ) -> Result<(Begin, Way), Error> {
     // Of a point that is not there that is what is said.
-    which::resolve(site, state, &Which::At(time))?;
-    let (way, whole) = match named {
+    let nearest = which::resolve(site, state, &Which::At(time))?;
+    let is_asked = named.is_some();
+    let (mut way, mut whole) = match named {
         Some(way) => (way, false),
         None => timelines.at(time)?,
     };
-    let before = state.points.iter().filter(|p| !p.incomplete && p.source_time <= time);
-    let base = before.filter(|point| way.serves(point)).max_by_key(|point| point.source_time);
+    let base_on = |way: &Way| {
+        let before = state.points.iter().filter(|p| !p.incomplete && p.source_time <= time);
+        before.filter(|point| way.serves(point)).max_by_key(|point| point.source_time)
+    };
+    let mut base = base_on(&way);
+    if let Some(other) = base
+        && !is_asked
+        && other.snapshot != nearest
+        && !is_of_one(site, nearest, other.snapshot)?
+        && let Some(place) = state.point(nearest).and_then(place_of)
+    {
+        (way, whole) = (timelines.from(place)?, false);
+        base = base_on(&way);
+    }
     let Some(base) = base else {
         return Err(Error::invalid(format!(
             "no recovery point of {} at or before {time} leads along timeline {}",
@@ -184,6 +204,16 @@ fn of_time(
     Ok((Begin { whole, ..Begin::with(base.snapshot) }, way))
 }
 
+/// Whether two points are of one database cluster, as far as they say.
+fn is_of_one(site: &ServiceSite, one: SnapshotId, other: SnapshotId) -> Result<bool, Error> {
+    let cluster = |point| -> Result<Option<String>, Error> {
+        let meta = placing::meta(site, point)?;
+        Ok(meta.detail.get("system-identifier").and_then(|id| Some(id.as_str()?.to_owned())))
+    };
+    let (one, other) = (cluster(one)?, cluster(other)?);
+    Ok(one.is_none() || other.is_none() || one == other)
+}
+
 /// A point that was named, and a timeline to which nothing leads from it.
 fn leads_not(site: &ServiceSite, state: &ServiceState, way: &Way, point: SnapshotId) -> Error {
     let name = state.point(point).map_or_else(|| point.short(), |point| point.name().to_string());
@@ -192,7 +222,8 @@ fn leads_not(site: &ServiceSite, state: &ServiceState, way: &Way, point: Snapsho
         site.name(),
         way.timeline()
     ));
-    match newest_on(state, way) {
+    let other = newest_on(state, way);
+    match other.filter(|other| is_of_one(site, point, other.snapshot).unwrap_or(false)) {
         Some(other) => {
             error.hinting(format!("The newest point from which it does is {}.", other.name()))
         }

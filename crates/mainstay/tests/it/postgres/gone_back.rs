@@ -124,3 +124,46 @@ fn a_standby_on_what_the_primary_gave_up_takes_over_only_if_somebody_says_so() {
     b.run(&["takeover", "shop", "--yes"]).code(0);
     assert_eq!(b.newest(), newest);
 }
+
+/// A cluster that goes on in the place of another, as after an upgrade, begins on timeline 1 again. What the
+/// vault has of later timelines is the other's, and so are the points that lead there.
+#[test]
+fn a_cluster_that_took_anothers_place_is_not_taken_for_one_that_went_back() {
+    let stage = Stage::new();
+    let a = &stage.a;
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    a.run(&["restore", "shop", "--replace"]).code(0);
+    a.server.eventually("SELECT NOT pg_is_in_recovery()");
+    a.write();
+    a.archived();
+    a.run(&["backup", "shop"]).code(0);
+    a.server.stop("fast");
+
+    let settings = format!(
+        "archive_mode = on\narchive_command = '{} --config {} wal push shop %p'\n\
+         unix_socket_directories = '{}'\n",
+        a.program.display(),
+        a.config.display(),
+        a.server.socket_dir().display()
+    );
+    let made = PgServer::create(&stage.dir.path().join("made"), "");
+    let mut beyond = made.program("pg_resetwal");
+    beyond.args(["-l", "000000010000000000000050", "-D"]).arg(made.data());
+    run(&mut beyond).code(0);
+    fs::remove_dir_all(a.server.data()).unwrap();
+    fs::rename(made.data(), a.server.data()).unwrap();
+    a.server.configure(&settings);
+    a.server.start();
+    a.server.sql("CREATE TABLE orders (n bigint PRIMARY KEY, pad text)");
+    a.write();
+    a.run(&["backup", "shop", "--allow-another"]).code(0);
+    for _ in 0..2 {
+        a.write();
+    }
+    let then = written(a).to_string();
+    let wanted = a.write();
+    a.archived();
+    assert_eq!(restored(&stage, a, "newest", &[]).newest(), wanted);
+    assert_eq!(restored(&stage, a, "then", &["--at", &then]).newest(), wanted - 1);
+}
