@@ -108,7 +108,37 @@ fn along(
         }
     };
     begin.0 = ending(begin.0, end, &begin.1, &newest);
+    if end.target.is_none() && !matches!(which, Which::At(_)) {
+        not_astray(site, state, &timelines, &begin.1, &mut begin.0)?;
+    }
     Ok(begin.0)
+}
+
+/// Ends a recovery where the service left a timeline, as long as the vault has nothing of the next: it would
+/// go on along what was given up.
+fn not_astray(
+    site: &ServiceSite,
+    state: &ServiceState,
+    timelines: &Timelines,
+    way: &Way,
+    begin: &mut Begin,
+) -> Result<(), Error> {
+    let place = state.point(begin.snapshot).and_then(place_of);
+    let (timeline, lsn) = match timelines.astray(way, place) {
+        Ok(Some(left)) => left,
+        Ok(None) => return Ok(()),
+        // A server stumbles over that itself, if it gets there.
+        Err(error) if error.class() == Class::Corrupt => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let target = LogTarget { place: LogPlace::Lsn(lsn), exclusive: true };
+    begin.end = Some(LogEnd { target: Some(target), timeline: Some(timeline) });
+    begin.note = Some(format!(
+        "the vault has nothing yet of what {} wrote since it left timeline {timeline} at {}: this ends there",
+        site.name(),
+        Lsn(lsn)
+    ));
+    Ok(())
 }
 
 /// The newest timeline is where a server goes that is told nothing.
@@ -257,6 +287,16 @@ pub(crate) fn for_standby(
     which: &Which,
 ) -> Result<SnapshotId, Error> {
     let begin = begin(site, state, which, &LogEnd::default())?;
+    if let (Some(_), Some(note)) =
+        (begin.end.as_ref().and_then(|end| end.target.as_ref()), &begin.note)
+    {
+        let what = format!("a standby cannot begin now: {note}");
+        return Err(Error::new(Class::Unavailable, what).hinting(format!(
+            "Run this again when the primary of {} has archived the segment that it writes to; \
+             `SELECT pg_switch_wal()` there lets it do so at once.",
+            site.name()
+        )));
+    }
     let elsewhere = begin.end.as_ref().and_then(|end| end.timeline);
     match (elsewhere, Timelines::look(site, state)?) {
         (Some(_), Some(timelines)) => {

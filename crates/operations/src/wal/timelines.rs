@@ -6,7 +6,7 @@
 //! refuses to start.
 
 use crate::{Error, ServiceSite};
-use engines::postgres::{Cut, Lsn, Records, Segments, WalFile, What, ancestors};
+use engines::postgres::{Cut, Lsn, Record, Records, Segments, WalFile, What, ancestors};
 use jiff::Timestamp;
 use model::{Class, Position, RecoveryPoint, ServiceState};
 use repository::log::LogStore;
@@ -175,6 +175,31 @@ impl Timelines {
         Ok((newest, false))
     }
 
+    /// Where a recovery from this place to the end of a way would go astray: the vault has nothing yet of a
+    /// timeline where that begins, and has more of the one before it, which a server takes instead. That one,
+    /// and where it was left.
+    pub(crate) fn astray(
+        &self,
+        way: &Way,
+        from: Option<(u32, u64)>,
+    ) -> Result<Option<(u32, u64)>, Error> {
+        let begun = from.map_or(0, |(timeline, _)| timeline);
+        let pairs = || way.legs.iter().zip(way.legs.iter().skip(1));
+        if pairs().next().is_none() {
+            return Ok(None);
+        }
+        let path = self.path(way)?;
+        for (before, next) in pairs().filter(|(before, _)| before.timeline >= begun) {
+            let start = path.segments.start(path.segments.number(Lsn(next.from))).0;
+            if path.starts.get(&start) == Some(&before.timeline)
+                && self.find(before.timeline, next.from, |_| Some(()))?.is_some()
+            {
+                return Ok(Some((before.timeline, next.from)));
+            }
+        }
+        Ok(None)
+    }
+
     /// The log along a way.
     pub(crate) fn path(&self, way: &Way) -> Result<Path<'_>, Error> {
         let segments = self.segments()?;
@@ -227,6 +252,16 @@ impl Timelines {
         from: u64,
         told: fn(&What) -> Option<Timestamp>,
     ) -> Result<Option<Timestamp>, Error> {
+        self.find(timeline, from, |record| told(&record.what))
+    }
+
+    /// What is looked for in the records of a timeline, from this place on.
+    fn find<T>(
+        &self,
+        timeline: u32,
+        from: u64,
+        wanted: impl Fn(&Record) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
         let path = self.path_of(timeline)?;
         let first = path.segments.start(path.segments.number(Lsn(from))).0;
         for (start, _) in path.starts.range(first..) {
@@ -238,8 +273,8 @@ impl Timelines {
             }
             let records = Records::new(&bytes, Lsn(*start)).into_iter().flatten();
             let mut later = records.filter(|record| record.start.0 >= from);
-            if let Some(at) = later.find_map(|record| told(&record.what)) {
-                return Ok(Some(at));
+            if let Some(found) = later.find_map(|record| wanted(&record)) {
+                return Ok(Some(found));
             }
         }
         Ok(None)
@@ -280,7 +315,7 @@ impl Path<'_> {
     pub(crate) fn search<T>(
         &self,
         least: u64,
-        mut stop: impl FnMut(&engines::postgres::Record) -> Option<T>,
+        mut stop: impl FnMut(&Record) -> Option<T>,
     ) -> Result<(Option<T>, Option<Lsn>), Error> {
         let mut next: Option<(u64, Vec<u8>)> = None;
         let mut end = None;

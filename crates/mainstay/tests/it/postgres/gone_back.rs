@@ -1,6 +1,6 @@
 //! A primary that went back to a time before its newest point, and went on along a timeline of its own.
 
-use super::receiving::restored;
+use super::receiving::{objects, restored, wait_for};
 use super::*;
 use jiff::Timestamp;
 
@@ -166,4 +166,37 @@ fn a_cluster_that_took_anothers_place_is_not_taken_for_one_that_went_back() {
     a.archived();
     assert_eq!(restored(&stage, a, "newest", &[]).newest(), wanted);
     assert_eq!(restored(&stage, a, "then", &["--at", &then]).newest(), wanted - 1);
+}
+
+/// The vault knows that the primary went back, and has nothing yet of what it wrote since: that is no reason to
+/// go on along what it gave up.
+#[test]
+fn a_copy_ends_where_the_primary_went_back_to_until_there_is_more() {
+    let stage = Stage::new();
+    let a = &stage.a;
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    let then = written(a);
+    for _ in 0..2 {
+        a.write();
+        a.archived();
+    }
+    a.run(&["restore", "shop", "--replace", "--at", &then.to_string()]).code(0);
+    a.server.eventually("SELECT NOT pg_is_in_recovery()");
+    wait_for("its history is in the vault", || {
+        objects(&stage, "log").iter().any(|key| key.contains("00000002.history"))
+    });
+    let copy = restored(&stage, a, "copy", &[]);
+    assert_eq!(copy.newest(), 2);
+    a.run(&["drill", "shop"]).code(0);
+    // A standby cannot stop there.
+    let b = &stage.b;
+    let said = b.run(&["refresh", "shop"]);
+    assert_ne!(said.code, 0, "{said:#?}");
+    said.complains("nothing yet of what").complains("pg_switch_wal");
+    let newest = a.write();
+    a.archived();
+    b.run(&["refresh", "shop"]).code(0);
+    b.server.eventually(&format!("SELECT max(n) = {newest} FROM orders"));
+    assert_eq!(b.newest(), 3);
 }
