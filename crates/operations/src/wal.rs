@@ -501,9 +501,31 @@ impl Stored {
 
     /// Where the way to the newest timeline left the one that this position is on, if it is past that.
     fn left(&self, site: &ServiceSite, position: Option<&Position>) -> Result<Option<Lsn>, Error> {
-        let newest = self.timelines.values().max();
-        let newest = newest.map(|timeline| Position::Lsn { timeline: *timeline, lsn: 0 });
-        standing::gone_past(site, position, newest.as_ref())
+        let Some(Position::Lsn { timeline: on, .. }) = position else { return Ok(None) };
+        // The last segment of each.
+        let last: BTreeMap<u32, u64> = self.timelines.iter().map(|(at, of)| (*of, *at)).collect();
+        for (timeline, start) in last.into_iter().rev().take_while(|(timeline, _)| timeline > on) {
+            if self.is_of_this(site, timeline, start)? {
+                let newest = Position::Lsn { timeline, lsn: 0 };
+                return standing::gone_past(site, position, Some(&newest));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a segment is of the database cluster that is here, as far as it says: one that goes on in the
+    /// place of another, as after an upgrade, begins on timeline 1 again.
+    fn is_of_this(&self, site: &ServiceSite, timeline: u32, start: u64) -> Result<bool, Error> {
+        let own = data_dir(site)?.as_deref().and_then(engines::postgres::system_of);
+        let (Some(segments), Some(own)) = (self.segments, own) else { return Ok(true) };
+        let log = LogStore::new(site.repository()?);
+        let name = segments.name(timeline, segments.number(Lsn(start)));
+        let bytes = match log.fetch(&name)? {
+            Some(bytes) => Some(bytes),
+            None => log.beginning(&name)?.map(|begun| begun.bytes),
+        };
+        let system = bytes.as_deref().and_then(|bytes| bytes.get(24..32)?.try_into().ok());
+        Ok(system.is_none_or(|system| u64::from_le_bytes(system) == own))
     }
 
     /// Whether a standby at this position is in, or beyond, the last segment that it can get to

@@ -276,8 +276,10 @@ pub(crate) fn base_of_now(
         return Ok(None);
     };
     let newest = timelines.newest()?;
-    let base = newest_on(state, &newest).filter(|_| !newest.serves(head));
-    Ok(base.map(|point| point.snapshot))
+    match newest_on(state, &newest).filter(|_| !newest.serves(head)) {
+        Some(base) if is_of_one(site, head.snapshot, base.snapshot)? => Ok(Some(base.snapshot)),
+        _ => Ok(None),
+    }
 }
 
 /// A standby can only go on along the newest timeline.
