@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use model::{Class, Position, RecoveryPoint, ServiceState};
 use repository::log::LogStore;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 /// So much of the next segment is looked at for the end of a record.
 const OVERLAP: usize = 1 << 20;
@@ -20,6 +21,8 @@ pub(crate) struct Timelines {
     log: LogStore,
     /// The segments that it has, if only in part.
     places: BTreeMap<u32, BTreeSet<u64>>,
+    /// Those of which there is anything.
+    known: BTreeSet<u32>,
     newest: u32,
     /// What says how long segments are.
     last: Option<String>,
@@ -95,23 +98,25 @@ impl Timelines {
         let log = LogStore::new(site.repository()?);
         let whole = log.list()?.into_iter().map(|(name, _)| name);
         let parts = log.list_parts()?.into_iter().map(|(name, _)| name);
-        let mut found = Timelines { log, places: BTreeMap::new(), newest: 0, last: None };
+        let (places, known) = (BTreeMap::new(), BTreeSet::new());
+        let mut found = Timelines { log, places, known, newest: 0, last: None };
         for name in whole.chain(parts) {
             match WalFile::parse(&name) {
                 Some(WalFile::Segment { timeline, place }) => {
-                    found.newest = found.newest.max(timeline);
+                    found.known.insert(timeline);
                     found.places.entry(timeline).or_default().insert(place);
                     found.last = found.last.max(Some(name));
                 }
-                Some(WalFile::History { timeline }) => found.newest = found.newest.max(timeline),
+                Some(WalFile::History { timeline }) => drop(found.known.insert(timeline)),
                 _ => {}
             }
         }
-        if found.newest == 0 {
+        if found.known.is_empty() {
             return Ok(None);
         }
         let points = state.points.iter().filter_map(place_of).map(|(timeline, _)| timeline);
-        found.newest = points.max().map_or(found.newest, |newest| newest.max(found.newest));
+        found.known.extend(points);
+        found.newest = found.known.last().copied().unwrap_or_default();
         Ok(Some(found))
     }
 
@@ -133,8 +138,8 @@ impl Timelines {
 
     /// The way to the newest that is reached from a place.
     pub(crate) fn from(&self, place: (u32, u64)) -> Result<Way, Error> {
-        for timeline in (place.0 + 1..=self.newest).rev() {
-            let way = self.way(timeline)?;
+        for timeline in self.known.range((Bound::Excluded(place.0), Bound::Unbounded)).rev() {
+            let way = self.way(*timeline)?;
             if way.leads_from(place) {
                 return Ok(way);
             }
