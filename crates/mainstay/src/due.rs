@@ -41,12 +41,13 @@ pub(crate) struct Observed {
     pub(crate) standbys: Vec<(MemberName, Timestamp, Option<Timestamp>)>,
     /// Since when this host is what it is.
     pub(crate) since: Timestamp,
-    /// What of the log is missing, so that a base is due whatever the schedule says.
+    /// What of the log is missing, or why it leads on from no point, so that a base is due whatever the
+    /// schedule says.
     pub(crate) gap: Option<String>,
 }
 
 impl Observed {
-    /// No recovery gets over what is missing of the log.
+    /// No recovery gets to what is written now.
     fn needs_base(&self) -> bool {
         self.role == Role::Primary && self.gap.is_some()
     }

@@ -10,12 +10,14 @@ pub mod sqlite;
 pub(crate) mod target;
 mod timelines;
 mod until;
+mod went_back;
 
 pub(crate) use branch::{HandedOver, hand_over, while_kept};
 pub use gap::{Gap, open as open_gap};
 pub use receive::{Done as Received, Params as Receive, cap, is_running, run as receive, spare};
 pub(crate) use until::LAST as LAST_MARKS;
 pub use until::{Until, note_pushed, note_quiet, reaches};
+pub use went_back::went_back;
 
 use crate::asking::{Asking, Patience};
 use crate::operation::Operation;

@@ -292,6 +292,9 @@ pub(crate) fn observe_age(app: &App, service: &ServiceSite) -> Result<Observed, 
         holds,
         standbys: status::standbys(service, &state),
         since: me.since,
-        gap: operations::wal::open_gap(service, &state)?.map(|gap| gap.told()),
+        gap: match wal::open_gap(service, &state)? {
+            Some(gap) => Some(gap.told()),
+            None => wal::went_back(service, &state)?.filter(|_| me.role == Role::Primary),
+        },
     })
 }

@@ -119,7 +119,7 @@ fn what_is_archived_is_known_on_every_host() {
 }
 
 /// A primary went back to a time before its newest point: from that no recovery leads to what it writes
-/// now, whatever is stored of it, until there is a point on its new way.
+/// now, whatever is stored of it, until there is a point on its new way: one is due.
 #[test]
 fn from_a_point_that_a_primary_went_back_behind_nothing_leads_on() {
     let stage = Stage::new();
@@ -142,8 +142,15 @@ fn from_a_point_that_a_primary_went_back_behind_nothing_leads_on() {
     let wrote = written(a);
     a.archived();
     std::thread::sleep(Duration::from_millis(1100));
+    let said = a.run(&["run-due", "--dry-run"]).code(0);
+    said.says("a backup is due").says("went back behind");
+    // One that fails is tried again later.
+    let config = fs::read_to_string(&a.config).unwrap();
+    fs::write(&a.config, format!("{config}before-backup = 'false'\n")).unwrap();
     assert!(!kept(wrote), "{}", loss(b));
+    fs::write(&a.config, config).unwrap();
     a.run(&["backup", "shop"]).code(0);
+    assert!(!a.run(&["run-due", "--dry-run"]).code(0).out.contains("a backup is due"));
     let wrote = written(a);
     a.archived();
     wait_for("the new way is known", || kept(wrote));

@@ -1,0 +1,38 @@
+//! Whether the primary went back behind its newest point, as a restore in its place to an earlier time does.
+//! From that point no recovery leads to what it writes now: a new base is due, whatever a schedule says.
+
+use super::data_dir;
+use super::timelines::place_of;
+use crate::{Error, ServiceSite};
+use engines::postgres::{WalFile, left_at};
+use model::ServiceState;
+
+/// One sentence if it did, by what the server says of its own timelines. Of a server whose files cannot be
+/// read nothing is said.
+pub fn went_back(site: &ServiceSite, state: &ServiceState) -> Result<Option<String>, Error> {
+    let (Some(_), Some(head)) = (site.log_server()?, state.head_point()) else { return Ok(None) };
+    let (Some((on, lsn)), Some(data_dir)) = (place_of(head), data_dir(site)?) else {
+        return Ok(None);
+    };
+    let wal = data_dir.join("pg_wal");
+    let Ok(entries) = std::fs::read_dir(&wal) else { return Ok(None) };
+    let histories = entries.flatten().filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        match WalFile::parse(&name) {
+            Some(WalFile::History { timeline }) => Some((timeline, name)),
+            _ => None,
+        }
+    });
+    let Some((timeline, name)) = histories.max().filter(|(timeline, _)| *timeline > on) else {
+        return Ok(None);
+    };
+    let Ok(history) = std::fs::read(wal.join(name)) else { return Ok(None) };
+    let leads = left_at(&history, on).is_some_and(|left| lsn <= left.0);
+    Ok((!leads).then(|| {
+        format!(
+            "the server went back behind {}, and goes on along timeline {timeline}: no recovery leads \
+             from there to what it writes now",
+            head.name()
+        )
+    }))
+}
