@@ -32,6 +32,10 @@ struct Memory {
     /// What it hung at last, so that everything else was left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hung: Option<String>,
+    /// What failed to be told by it, and would not come up again by itself for long: a run that failed is
+    /// tried again later, and may go well then.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    unsent: BTreeMap<String, String>,
 }
 
 /// Something that somebody may have to be told.
@@ -42,6 +46,8 @@ struct News {
     event: String,
     /// It has happened, and is told once; of anything else there are reminders, and an end.
     once: bool,
+    /// It is not found again by itself: what failed to be told is tried again.
+    kept: bool,
     wrong: Option<String>,
 }
 
@@ -66,6 +72,8 @@ pub(crate) struct Teller<'a> {
     hung: BTreeMap<Way, String>,
     late: Vec<(Way, News)>,
     hangs: BTreeSet<Way>,
+    /// What this one was asked to tell.
+    said: BTreeSet<String>,
     unsent: bool,
 }
 
@@ -77,13 +85,20 @@ impl<'a> Teller<'a> {
         let hung = read(&file, &ways).into_iter();
         let hung = hung.filter_map(|(way, memory)| Some((way, memory.hung?))).collect();
         let (late, hangs) = (Vec::new(), BTreeSet::new());
-        Teller { app, service, file, ways, hung, late, hangs, unsent: false }
+        let said = BTreeSet::new();
+        Teller { app, service, file, ways, hung, late, hangs, said, unsent: false }
     }
 
     /// Tells that it is wrong, and how, or that it is well, if somebody must hear that now.
     pub(crate) fn tell(&mut self, event: &str, wrong: Option<String>) {
         let event = event.to_owned();
-        self.say(&News { about: event.clone(), event, once: false, wrong });
+        self.say(&News { about: event.clone(), event, once: false, kept: false, wrong });
+    }
+
+    /// Tells that a run failed.
+    pub(crate) fn failed(&mut self, event: &str, why: String) {
+        let (event, wrong) = (event.to_owned(), Some(why));
+        self.say(&News { about: event.clone(), event, once: false, kept: true, wrong });
     }
 
     /// Tells things that have happened, each by a name of its own, once. What was told of others of the
@@ -92,7 +107,7 @@ impl<'a> Teller<'a> {
         let named = |name: &str| format!("{event}:{name}");
         for (name, message) in happened {
             let (about, event, wrong) = (named(name), event.to_owned(), Some(message.clone()));
-            self.say(&News { about, event, once: true, wrong });
+            self.say(&News { about, event, once: true, kept: false, wrong });
         }
         let forget = |memories: &mut Memories| {
             let is_kept = |about: &str| happened.iter().any(|(name, _)| named(name) == about);
@@ -115,10 +130,19 @@ impl<'a> Teller<'a> {
         for (way, news) in std::mem::take(&mut self.late) {
             self.say_by(way, &news);
         }
+        for (way, memory) in self.memories() {
+            for (event, message) in memory.unsent {
+                if self.ways.contains(&way) && !self.said.contains(&event) {
+                    let (about, wrong) = (event.clone(), Some(message));
+                    self.say_by(way, &News { about, event, once: false, kept: true, wrong });
+                }
+            }
+        }
         self.unsent
     }
 
     fn say(&mut self, news: &News) {
+        self.said.insert(news.about.clone());
         for way in self.ways.clone() {
             if self.hung.get(&way) == Some(&news.about) {
                 self.late.retain(|(late, old)| (*late, &old.about) != (way, &news.about));
@@ -136,7 +160,9 @@ impl<'a> Teller<'a> {
             None => news.tell(&Told::default(), now),
         };
         // Mostly there is nothing to tell, and then nobody is waited for.
-        if due(&self.memories()) == Tell::Nothing {
+        let memories = self.memories();
+        let is_unsent = memories.get(&way).is_some_and(|m| m.unsent.contains_key(&news.about));
+        if due(&memories) == Tell::Nothing && !is_unsent {
             return;
         }
         if self.hangs.contains(&way) {
@@ -151,23 +177,33 @@ impl<'a> Teller<'a> {
             (Tell::Recovered, _) => {
                 (format!("{}-over", news.event), format!("{} is over", news.event))
             }
-            _ => return,
+            // It was well again before anybody could be told that it was not, or somebody else has told it.
+            _ => {
+                if let Some(memory) = memories.get_mut(&way) {
+                    memory.unsent.remove(&news.about);
+                }
+                self.remember(&memories);
+                return;
+            }
         };
         let memory = memories.entry(way).or_default();
         let began = Instant::now();
         match self.send(way, event, &message, now) {
             Ok(()) => {
                 memory.told.remember(&news.about, tell, now);
+                memory.unsent.remove(&news.about);
                 memory.hung = None;
             }
             Err(failure) => {
                 self.unsent = true;
                 self.app.out.warn(failure.one_line());
-                if began.elapsed() < HANGS {
-                    return;
+                if tell == Tell::Wrong && news.kept {
+                    memory.unsent.insert(news.about.clone(), message);
                 }
-                self.hangs.insert(way);
-                memory.hung = Some(news.about.clone());
+                if began.elapsed() >= HANGS {
+                    self.hangs.insert(way);
+                    memory.hung = Some(news.about.clone());
+                }
             }
         }
         self.remember(&memories);
@@ -225,7 +261,7 @@ fn parse(text: &[u8], ways: &[Way]) -> Memories {
     serde_json::from_slice(text).unwrap_or_else(|_| {
         // Before the ways were told apart, what was told was told by all.
         let told: Told = serde_json::from_slice(text).unwrap_or_default();
-        ways.iter().map(|way| (*way, Memory { told: told.clone(), hung: None })).collect()
+        ways.iter().map(|way| (*way, Memory { told: told.clone(), ..Memory::default() })).collect()
     })
 }
 

@@ -254,9 +254,10 @@ impl Plan {
             }
             if !params.replace {
                 let what = format!("{} is not empty", destination.target.display());
-                return Err(Error::refused(what).hinting(
-                    "Add `--replace` to put what is there aside, or choose another place with `--target`.",
-                ));
+                return Err(Error::refused(what).hinting(match own {
+                    true => "Add `--replace` to put what is there aside, or choose another place with `--target`.",
+                    false => "Empty it, or choose another place.",
+                }));
             }
             put_aside.push(Some(aside(&destination.target, "replaced")?));
         }

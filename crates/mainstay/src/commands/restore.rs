@@ -56,7 +56,7 @@ pub(crate) struct RestoreArgs {
     tables: Vec<String>,
 
     /// Leave out what happened at the very place that --target-lsn or --target-xid names.
-    #[arg(long)]
+    #[arg(long, requires = "place")]
     target_exclusive: bool,
 
     /// Replay along this timeline of PostgreSQL's log, and not along the newest that leads on from the

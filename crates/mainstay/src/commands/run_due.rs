@@ -195,7 +195,7 @@ pub(crate) fn missed(
             Ok(Ok((Exit::DONE, Value::Null)))
         }
         _ => {
-            teller.tell(event, Some(failure.one_line()));
+            teller.failed(event, failure.one_line());
             Ok(Err(failure))
         }
     }

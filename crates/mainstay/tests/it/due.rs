@@ -448,3 +448,27 @@ fn a_way_that_hangs_starves_no_other_and_gets_what_it_missed() {
         assert_eq!(told(file, "stuck", "unreachable-over"), 1);
     }
 }
+
+/// What went wrong once is not found again by the next run: an alert of it that could not be sent waits.
+#[test]
+fn a_failed_run_is_told_once_somebody_can_be_told() {
+    let rig = Rig::new();
+    let (mute, file) = (rig.write("mute", ""), rig.path("alerts"));
+    let command = format!(
+        "[alerts]\ncommand = \"test ! -e {} && cat >> {} && echo >> {}\"\n",
+        mute.display(),
+        file.display(),
+        file.display()
+    );
+    two(&rig, &command, "[service.stuck.hooks]\nbefore-backup = \"false\"\n", "");
+    rig.run(&["init"]).code(0);
+    rig.run(&["run-due"]).code(1).complains("an alert could not be sent");
+    // Nothing is due now, and that it failed is known.
+    rig.run(&["run-due"]).code(1).complains("an alert could not be sent");
+    assert_eq!(told(&file, "stuck", "backup-failed"), 0);
+    fs::remove_file(&mute).unwrap();
+    for _ in 0..2 {
+        rig.run(&["run-due"]).code(0);
+        assert_eq!(told(&file, "stuck", "backup-failed"), 1);
+    }
+}

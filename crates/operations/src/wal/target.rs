@@ -161,6 +161,7 @@ fn of_newest(
     if state.point(head).is_none_or(|head| way.serves(head)) {
         return Ok((Begin::with(head), way));
     }
+    let is_asked = named.is_some();
     // A cluster that goes on in the place of another, as after an upgrade, has a log of its own.
     let other = match newest_on(state, &way) {
         Some(point) if named.is_none() && !is_of_one(site, head, point.snapshot)? => None,
@@ -175,7 +176,8 @@ fn of_newest(
                 way.timeline(),
                 point.name()
             );
-            let begin = Begin { note: Some(note), ..Begin::with(point.snapshot) };
+            let note = Some(note).filter(|_| !is_asked);
+            let begin = Begin { note, ..Begin::with(point.snapshot) };
             Ok((begin, way))
         }
         (None, Some(way)) => Err(leads_not(site, state, &way, head)),
