@@ -543,7 +543,11 @@ impl<'a> Receiver<'a> {
             return Err(Error::new(Class::Unavailable, "the server is a standby still"));
         }
         self.freshness(&log, seen, (now, before));
-        if let (Some(goal), Some(from)) = (&self.goal, seen.gone) {
+        // Of a server whose files were exchanged, as by a restore, nothing is missing by that: where its log
+        // goes on is found out first.
+        let exchanged =
+            self.compare || self.goal.as_ref().is_some_and(|goal| goal.timeline != log.timeline);
+        if let (Some(goal), Some(from), false) = (&self.goal, seen.gone, exchanged) {
             let why = "the server does not have it any more";
             self.miss(goal.timeline, from, why);
             self.goal = None;

@@ -700,3 +700,27 @@ fn what_stands_in_the_way_of_receiving_is_told() {
     let mut theirs = theirs;
     assert!(theirs.wait().unwrap().success());
 }
+
+/// While a primary is restored in its place its receiver finds files that are gone. What the vault has of
+/// them is all that there was.
+#[test]
+fn a_restore_beside_its_receiver_is_no_gap() {
+    let stage = Stage::new();
+    let a = &stage.a;
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    let _receive = receiver(a);
+    for _ in 0..4 {
+        let wanted = a.write();
+        is_stored(a);
+        a.run(&["offline", "shop"]).code(0);
+        a.run(&["restore", "shop", "--delta"]).code(0);
+        a.run(&["online", "shop"]).code(0);
+        a.server.eventually("SELECT NOT pg_is_in_recovery()");
+        assert_eq!(a.newest(), wanted);
+        a.write();
+        is_stored(a);
+        let status = a.run(&["status", "shop", "--json"]).code(0).json();
+        assert!(status["services"][0]["log-gap"].is_null(), "{status}");
+    }
+}
