@@ -371,7 +371,7 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     if plan.over {
         let done = over::perform(site, operation, &plan, starts)?;
         if starts {
-            start(site, operation)?;
+            start(site, operation, &[])?;
         }
         let changed = Changed { fetched_bytes: done.fetched_bytes, removed: done.removed };
         let (id, seconds) = (operation.id().clone(), began.elapsed().as_secs_f64());
@@ -430,7 +430,7 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     }
     placing::place(site, operation, &placing)?;
     if starts {
-        start(site, operation)?;
+        start(site, operation, &plan.put_aside)?;
     }
     let seconds = began.elapsed().as_secs_f64();
     let done = plan.done(Some(operation.id().clone()), files, bytes, starts, seconds);
@@ -507,7 +507,11 @@ fn starts_here(site: &ServiceSite, params: &Params, plan: &Plan) -> Result<bool,
 
 /// Starts the service, unless somebody took over meanwhile. Whoever cancels now comes too late: the
 /// content is in place, and a service that is left stopped would be neither the old one nor the new.
-fn start(site: &ServiceSite, operation: &mut Operation) -> Result<(), Error> {
+fn start(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    put_aside: &[Option<PathBuf>],
+) -> Result<(), Error> {
     let _held = operation.hold();
     if let Some(why) = quiesce::barred(site, operation.dir()) {
         return Err(Error::refused(format!(
@@ -516,7 +520,21 @@ fn start(site: &ServiceSite, operation: &mut Operation) -> Result<(), Error> {
         )));
     }
     let engine = site.engine()?;
-    operation.forward("start", (), |operation| operation.with_context(site, |cx| engine.start(cx)))
+    let started = operation
+        .forward("start", (), |operation| operation.with_context(site, |cx| engine.start(cx)));
+    started.map_err(|error| {
+        let aside: Vec<_> =
+            put_aside.iter().flatten().map(|old| old.display().to_string()).collect();
+        let aside = match aside.is_empty() {
+            true => String::new(),
+            false => format!(", and what stood there is at {}", aside.join(", ")),
+        };
+        let name = site.name();
+        let what = format!("the content of {name} is in place{aside}; but it does not start");
+        let hint = error.hint().map(|hint| format!("{hint} ")).unwrap_or_default();
+        let hint = format!("{hint}Once it can, run `mainstay online {name}`.");
+        Error::new(error.class(), what).because(error).hinting(hint)
+    })
 }
 
 /// A restored primary is started; a standby only if it is of the kind that runs.

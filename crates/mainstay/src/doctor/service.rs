@@ -114,6 +114,10 @@ fn the_engine(
         }
         Err(error) => chain.broke("engine", error)?,
     }
+    // Nobody wants to learn that by a takeover.
+    if let Err(error) = engine.equipped() {
+        chain.broke("engine", error)?;
+    }
     for doubt in seen.doubts {
         chain.warn("engine", doubt.found, doubt.advice)?;
     }
@@ -194,6 +198,10 @@ fn the_log(
     if let Some(gap) = chain.need("log", operations::wal::open_gap(service, state))?.flatten() {
         let advice = format!("Run `mainstay backup {}`: no recovery gets over it.", service.name());
         chain.fail("log", gap.told(), advice)?;
+    } else if let Some(why) =
+        chain.need("log", operations::wal::went_back(service, state))?.flatten()
+    {
+        chain.fail("log", why, format!("Run `mainstay backup {}`.", service.name()))?;
     }
     the_slot(chain, service)
 }

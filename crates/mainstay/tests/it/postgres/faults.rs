@@ -123,7 +123,9 @@ fn a_port_that_is_taken_is_told_and_loses_nothing() {
     let theirs = format!("-cunix_socket_directories={}", a.server.socket_dir().display());
     squatter.start_with(&[&theirs]);
     let said = a.run(&["restore", "shop", "--replace"]).code(1);
-    said.complains("Another server has its port");
+    said.complains("the content of shop is in place, and what stood there is at ")
+        .complains("Another server has its port")
+        .complains("mainstay online shop");
     // A drill has a port of its own, or rather none.
     a.run(&["drill", "shop"]).code(0);
     squatter.stop("fast");

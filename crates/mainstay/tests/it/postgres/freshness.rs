@@ -144,6 +144,7 @@ fn from_a_point_that_a_primary_went_back_behind_nothing_leads_on() {
     std::thread::sleep(Duration::from_millis(1100));
     let said = a.run(&["run-due", "--dry-run"]).code(0);
     said.says("a backup is due").says("went back behind");
+    a.run(&["doctor", "shop"]).code(1).says("went back behind");
     // One that fails is tried again later.
     let config = fs::read_to_string(&a.config).unwrap();
     fs::write(&a.config, format!("{config}before-backup = 'false'\n")).unwrap();

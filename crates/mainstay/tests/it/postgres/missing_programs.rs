@@ -55,6 +55,7 @@ fn without_pg_ctl_nothing_is_begun_that_counts_on_it() {
     a.run(&["backup", "shop"]).code(0);
     let home = || fs::read_dir(b.home()).unwrap().count();
     let before = home();
+    a.run_with(&programs, &["doctor", "shop"]).code(1).says("there is no `pg_ctl`");
     refused(b, &["refresh", "shop"]);
     assert!(!b.server.data().join("PG_VERSION").exists());
     assert_eq!(home(), before);
