@@ -107,8 +107,11 @@ impl Local {
         if self.durable().contains(dir) {
             return Ok(());
         }
-        let below_root = dir != self.root && dir.starts_with(&self.root);
-        if !below_root && dir.is_dir() {
+        // Never in the place of a root that was there: its disk is not mounted any more.
+        if dir == self.root && self.root_exists()? {
+            return Ok(());
+        }
+        if !dir.starts_with(&self.root) && dir.is_dir() {
             return Ok(());
         }
         let Some(parent) = dir.parent() else { return Ok(()) };
@@ -116,7 +119,10 @@ impl Local {
         match fs::create_dir(dir) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(Error::io(dir.display(), "make this directory", e)),
+            Err(e) => {
+                self.root_exists()?;
+                return Err(Error::io(dir.display(), "make this directory", e));
+            }
         }
         sync_dir(parent)?;
         self.durable().insert(dir.to_owned());
@@ -498,5 +504,30 @@ impl Storage for Local {
         }
         parts.sort_unstable();
         Ok(parts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is about to be written when a vault goes away makes none in its place.
+    #[test]
+    fn no_directory_is_made_in_the_place_of_a_root_that_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("vault");
+        let local = Local::open(&root).unwrap();
+        // The first one makes it.
+        local.make_dir(&root.join("data/00")).unwrap();
+        assert!(local.root_exists().unwrap());
+        fs::rename(&root, dir.path().join("away")).unwrap();
+        for known in [true, false] {
+            if !known {
+                local.durable().clear();
+            }
+            let error = local.make_dir(&root.join("data/01")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            assert!(!root.exists());
+        }
     }
 }
