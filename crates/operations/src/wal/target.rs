@@ -301,13 +301,12 @@ pub(crate) fn for_standby(
             site.name()
         )));
     }
-    let elsewhere = begin.end.as_ref().and_then(|end| end.timeline);
-    match (elsewhere, Timelines::look(site, state)?) {
-        (Some(_), Some(timelines)) => {
-            Err(leads_not(site, state, &timelines.newest()?, begin.snapshot))
-        }
-        _ => Ok(begin.snapshot),
+    if begin.end.is_some_and(|end| end.timeline.is_some())
+        && let Some(timelines) = Timelines::look(site, state)?
+    {
+        return Err(leads_not(site, state, &timelines.newest()?, begin.snapshot));
     }
+    Ok(begin.snapshot)
 }
 
 /// The whole points that have a position on a way, and where each is consistent.

@@ -43,8 +43,17 @@ struct Leg {
 }
 
 impl Way {
+    /// By the history that the vault has of a timeline.
+    pub(super) fn look(log: &LogStore, timeline: u32) -> Result<Way, Error> {
+        let history = match timeline {
+            ..=1 => None,
+            _ => log.fetch(&format!("{timeline:08X}.history"))?,
+        };
+        Ok(Way::of(timeline, history.as_deref()))
+    }
+
     /// By the history of a timeline. Without one nothing is known to lead to it.
-    fn of(timeline: u32, history: Option<&[u8]>) -> Way {
+    pub(super) fn of(timeline: u32, history: Option<&[u8]>) -> Way {
         let (mut legs, mut from) = (Vec::new(), 0);
         for (before, left) in history.map(ancestors).unwrap_or_default() {
             legs.push(Leg { timeline: before, from, to: left.0 });
@@ -243,11 +252,7 @@ impl Timelines {
     }
 
     fn way(&self, timeline: u32) -> Result<Way, Error> {
-        let history = match timeline {
-            ..=1 => None,
-            _ => self.log.fetch(&format!("{timeline:08X}.history"))?,
-        };
-        Ok(Way::of(timeline, history.as_deref()))
+        Way::look(&self.log, timeline)
     }
 
     /// The first time that is told on a timeline from this place on.

@@ -10,11 +10,12 @@ mod quiet;
 
 pub use quiet::note_quiet;
 
+use super::timelines::Way;
 use super::{allowed_in, gap, is_running, of_history, sqlite, waiting};
 use crate::asking::{Asking, Patience};
 use crate::{Error, ServiceSite};
 use engines::Inspection;
-use engines::postgres::{Lsn, Records, Segments, WalFile, left_at};
+use engines::postgres::{Lsn, Records, Segments, WalFile};
 use jiff::Timestamp;
 use model::schedule::is_ahead;
 use model::{
@@ -374,8 +375,7 @@ fn is_on_the_way(site: &ServiceSite, (on, lsn): (u32, u64), timeline: u32) -> Re
     if on >= timeline {
         return Ok(on == timeline);
     }
-    let history = LogStore::new(site.repository()?).fetch(&format!("{timeline:08X}.history"))?;
-    Ok(history.and_then(|history| left_at(&history, on)).is_some_and(|left| lsn <= left.0))
+    Ok(Way::look(&LogStore::new(site.repository()?), timeline)?.leads_from((on, lsn)))
 }
 
 /// Whether every segment is in the vault that lies on the way from one place to another on this timeline.

@@ -2,9 +2,9 @@
 //! From that point no recovery leads to what it writes now: a new base is due, whatever a schedule says.
 
 use super::data_dir;
-use super::timelines::place_of;
+use super::timelines::{Way, place_of};
 use crate::{Error, ServiceSite};
-use engines::postgres::{WalFile, left_at};
+use engines::postgres::WalFile;
 use model::ServiceState;
 
 /// One sentence if it did, by what the server says of its own timelines. Of a server whose files cannot be
@@ -27,7 +27,7 @@ pub fn went_back(site: &ServiceSite, state: &ServiceState) -> Result<Option<Stri
         return Ok(None);
     };
     let Ok(history) = std::fs::read(wal.join(name)) else { return Ok(None) };
-    let leads = left_at(&history, on).is_some_and(|left| lsn <= left.0);
+    let leads = Way::of(timeline, Some(&history)).leads_from((on, lsn));
     Ok((!leads).then(|| {
         format!(
             "the server went back behind {}, and goes on along timeline {timeline}: no recovery leads \

@@ -157,8 +157,8 @@ fn from_a_point_that_a_primary_went_back_behind_nothing_leads_on() {
     wait_for("the new way is known", || kept(wrote));
 }
 
-/// Writes, and says when that was done.
-fn written(host: &Host) -> Timestamp {
+/// Writes, and says when that was done; what comes next is at another time.
+pub(super) fn written(host: &Host) -> Timestamp {
     host.write();
     let wrote = Timestamp::now();
     // The time of a file is that of the kernel's last tick, a few milliseconds ago.

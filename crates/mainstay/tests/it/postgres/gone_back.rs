@@ -1,16 +1,9 @@
 //! A primary that went back to a time before its newest point, and went on along a timeline of its own.
 
+use super::freshness::written;
 use super::receiving::{objects, restored, wait_for};
 use super::*;
 use jiff::Timestamp;
-
-/// Writes, and says when that was done; what comes next is at another time.
-fn written(host: &Host) -> Timestamp {
-    host.write();
-    let time = Timestamp::now();
-    std::thread::sleep(Duration::from_millis(30));
-    time
-}
 
 /// What it left stays within reach, each moment as it was then; and whoever begins anew begins where the
 /// log leads on to what the primary writes now.
