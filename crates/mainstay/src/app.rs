@@ -1,7 +1,7 @@
 //! What every command is given: the global options, the way to the terminal, and the way to stop.
 
 use crate::cli::Globals;
-use crate::config::{self, Loaded};
+use crate::config::{self, Loaded, mistakes};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::signals;
 use crate::ui::out::Out;
@@ -18,6 +18,31 @@ pub(crate) struct App {
     pub(crate) out: Out,
     cancel: CancelToken,
     watched: OnceLock<()>,
+}
+
+/// The services that a command is about.
+pub(crate) struct Chosen {
+    pub(crate) names: Vec<ServiceName>,
+    /// Nobody named them: they are all that there are.
+    all: bool,
+}
+
+impl Chosen {
+    /// All of this host.
+    pub(crate) fn all(site: &Site) -> Chosen {
+        Chosen { names: site.services(), all: true }
+    }
+
+    /// These, each once or as often as it has a turn. Warns of mistakes in the sections of others.
+    pub(crate) fn named(app: &App, site: &Site, names: Vec<ServiceName>) -> Chosen {
+        mistakes::warn(app, site, &names);
+        Chosen { names, all: false }
+    }
+
+    /// These turns of services that `run-due` has told of.
+    pub(crate) fn turns(names: Vec<ServiceName>, all: bool) -> Chosen {
+        Chosen { names, all }
+    }
 }
 
 impl App {
@@ -51,24 +76,39 @@ impl App {
         config::place::choose(self.globals.config.as_deref())
     }
 
-    /// Reads and judges the configuration.
+    /// Reads and judges the configuration. Any mistake is an error.
     pub(crate) fn load_config(&self) -> Result<Loaded, Failure> {
         config::load(&self.config_file()?)
     }
 
-    /// This host.
-    pub(crate) fn site(&self) -> Result<Site, Failure> {
-        let loaded = self.load_config()?;
-        let program =
-            std::env::current_exe().map_err(|e| Failure::io("find", "this program", &e))?;
-        let site = Site::new(loaded.config, loaded.file).with_program(program);
-        // Not `self.cancel()`: whether signals are caught is for the command to say.
-        Ok(site.with_cancel(self.cancel.clone()))
+    /// The same, without the sections that have a mistake.
+    pub(crate) fn load_sound(&self) -> Result<Loaded, Failure> {
+        config::load_sound(&self.config_file()?)
     }
 
-    /// One service on this host.
+    /// This host, as far as its configuration is sound: a mistake in one section is no reason to leave the
+    /// service of another unprotected, or down.
+    pub(crate) fn site(&self) -> Result<Site, Failure> {
+        self.at_work(self.load_sound()?)
+    }
+
+    /// This host, if there is no mistake in its configuration: for what makes things by it.
+    pub(crate) fn whole_site(&self) -> Result<Site, Failure> {
+        self.at_work(self.load_config()?)
+    }
+
+    fn at_work(&self, loaded: Loaded) -> Result<Site, Failure> {
+        let program =
+            std::env::current_exe().map_err(|e| Failure::io("find", "this program", &e))?;
+        // Not `self.cancel()`: whether signals are caught is for the command to say.
+        Ok(loaded.site().with_program(program).with_cancel(self.cancel.clone()))
+    }
+
+    /// One service on this host. Warns of mistakes in the sections of others.
     pub(crate) fn service(&self, name: &ServiceName) -> Result<ServiceSite, Failure> {
-        Ok(self.site()?.service(name)?)
+        let site = self.site()?;
+        mistakes::warn(self, &site, std::slice::from_ref(name));
+        Ok(site.service(name)?)
     }
 
     /// Where long work reports.
@@ -91,13 +131,13 @@ impl App {
     /// others from their turn; the worst outcome is the outcome of all.
     pub(crate) fn each(
         &self,
-        names: &[ServiceName],
+        chosen: &Chosen,
         what: impl Fn(&ServiceSite) -> Result<(Exit, Value), Failure>,
     ) -> Outcome {
         let site = self.site()?;
         let mut worst = Exit::DONE;
         let mut results = Vec::new();
-        for name in names {
+        for name in &chosen.names {
             let done = site.service(name).map_err(Failure::from).and_then(|service| what(&service));
             let exit = match done {
                 Ok((exit, mut value)) => {
@@ -120,6 +160,9 @@ impl App {
             if self.cancel.is_cancelled() {
                 break;
             }
+        }
+        if chosen.all {
+            worst = worst.max(mistakes::elsewhere(self, &site));
         }
         if self.out.json {
             self.out.document(&json!({ "services": results }))?;

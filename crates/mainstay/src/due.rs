@@ -243,6 +243,11 @@ impl Told {
         self.0.contains_key(about)
     }
 
+    /// What was told that begins with this.
+    pub(crate) fn known<'t>(&'t self, prefix: &'t str) -> impl Iterator<Item = &'t String> {
+        self.0.keys().filter(move |about| about.starts_with(prefix))
+    }
+
     /// Forgets what begins with this and is not to be kept.
     pub(crate) fn keep(&mut self, prefix: &str, keep: impl Fn(&str) -> bool) {
         self.0.retain(|about, _| !about.starts_with(prefix) || keep(about));

@@ -285,6 +285,6 @@ pub(crate) fn site(app: &App, plan: &[Step]) -> Result<Site, Failure> {
     let mut loaded = app.load_config()?;
     loaded.config.service.retain(|name, _| plan.iter().any(|step| step.name == *name));
     let program = std::env::current_exe().map_err(|e| Failure::io("find", "this program", &e))?;
-    let site = Site::new(loaded.config, loaded.file).with_program(program);
+    let site = loaded.site().with_program(program);
     Ok(site.with_cancel(app.cancel().clone()))
 }

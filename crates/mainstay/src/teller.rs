@@ -5,8 +5,9 @@ use crate::due::{Tell, Told};
 use crate::failure::Failure;
 use crate::files::{self, Existing};
 use jiff::Timestamp;
-use operations::ServiceSite;
+use model::ServiceName;
 use operations::alert::{self, Alert, Way};
+use operations::{ServiceSite, Site};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,7 +66,9 @@ impl News {
 /// Sends alerts, and remembers which.
 pub(crate) struct Teller<'a> {
     app: &'a App,
-    service: &'a ServiceSite,
+    site: &'a Site,
+    /// What it is about; none if it is the host.
+    service: Option<&'a ServiceName>,
     file: PathBuf,
     ways: Vec<Way>,
     /// What a way hung at when something was told last: what was left out then comes before it.
@@ -80,13 +83,27 @@ pub(crate) struct Teller<'a> {
 impl<'a> Teller<'a> {
     /// What was told before is looked up each time: while a long run goes on, others tell things.
     pub(crate) fn load(app: &'a App, service: &'a ServiceSite) -> Teller<'a> {
-        let file = service.dir().join("alerts.json");
-        let ways = alert::ways(service.site());
+        Teller::of(app, service.site(), Some(service.name()), &service.dir())
+    }
+
+    /// Of what is no single service's.
+    pub(crate) fn of_host(app: &'a App, site: &'a Site) -> Teller<'a> {
+        Teller::of(app, site, None, &site.config().host.state_dir)
+    }
+
+    fn of(
+        app: &'a App,
+        site: &'a Site,
+        service: Option<&'a ServiceName>,
+        dir: &Path,
+    ) -> Teller<'a> {
+        let file = dir.join("alerts.json");
+        let ways = alert::ways(site);
         let hung = read(&file, &ways).into_iter();
         let hung = hung.filter_map(|(way, memory)| Some((way, memory.hung?))).collect();
         let (late, hangs) = (Vec::new(), BTreeSet::new());
         let said = BTreeSet::new();
-        Teller { app, service, file, ways, hung, late, hangs, said, unsent: false }
+        Teller { app, site, service, file, ways, hung, late, hangs, said, unsent: false }
     }
 
     /// Tells that it is wrong, and how, or that it is well, if somebody must hear that now.
@@ -99,6 +116,23 @@ impl<'a> Teller<'a> {
     pub(crate) fn failed(&mut self, event: &str, why: String) {
         let (event, wrong) = (event.to_owned(), Some(why));
         self.say(&News { about: event.clone(), event, once: false, kept: true, wrong });
+    }
+
+    /// Tells of several things of a kind, each by a name of its own, that they are wrong, and of all others
+    /// that they are over.
+    pub(crate) fn tell_each(&mut self, event: &str, wrong: &[(String, String)]) {
+        let named = |name: &str| format!("{event}:{name}");
+        let told: BTreeSet<String> = self
+            .memories()
+            .values()
+            .flat_map(|memory| memory.told.known(&named("")).cloned().collect::<Vec<_>>())
+            .filter(|about| !wrong.iter().any(|(name, _)| named(name) == *about))
+            .collect();
+        let over = told.into_iter().map(|about| (about, None));
+        let wrong = wrong.iter().map(|(name, why)| (named(name), Some(why.clone())));
+        for (about, wrong) in wrong.chain(over) {
+            self.say(&News { about, event: event.to_owned(), once: false, kept: false, wrong });
+        }
     }
 
     /// Tells things that have happened, each by a name of its own, once. What was told of others of the
@@ -175,7 +209,7 @@ impl<'a> Teller<'a> {
         let (event, message) = match (tell, &news.wrong) {
             (Tell::Wrong, Some(message)) => (news.event.clone(), message.clone()),
             (Tell::Recovered, _) => {
-                (format!("{}-over", news.event), format!("{} is over", news.event))
+                (format!("{}-over", news.event), format!("{} is over", news.about))
             }
             // It was well again before anybody could be told that it was not, or somebody else has told it.
             _ => {
@@ -211,13 +245,16 @@ impl<'a> Teller<'a> {
 
     fn send(&self, way: Way, event: String, message: &str, at: Timestamp) -> Result<(), Failure> {
         let alert = Alert {
-            host: self.service.member().clone(),
-            service: Some(self.service.name().clone()),
+            host: self.site.config().host.name.clone(),
+            service: self.service.cloned(),
             event,
-            message: format!("{}: {message}", self.service.name()),
+            message: match self.service {
+                Some(name) => format!("{name}: {message}"),
+                None => message.to_owned(),
+            },
             at,
         };
-        Ok(alert::send(self.service.site(), way, &alert)?)
+        Ok(alert::send(self.site, way, &alert)?)
     }
 
     fn memories(&self) -> Memories {

@@ -6,7 +6,7 @@
 
 mod places;
 
-use crate::app::App;
+use crate::app::{App, Chosen};
 use crate::commands::{run_due, scrub};
 use crate::copies;
 use crate::failure::{Exit, Failure, Outcome};
@@ -81,6 +81,7 @@ pub(crate) fn run(app: &App, name: &ServiceName) -> Outcome {
     let site = app.site()?;
     let turns = of(&site, name);
     let names = vec![name.clone(); turns.len().max(1)];
+    let names = Chosen::turns(names, false);
     let (number, place) = (Cell::new(0), RefCell::new(None));
     app.each(&names, |service| {
         let turn = turns.get(number.replace(number.get() + 1)).copied().unwrap_or(Turn::Run);

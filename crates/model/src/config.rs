@@ -9,14 +9,16 @@ mod drills;
 mod keys;
 mod read;
 mod rules;
+mod section;
 mod source;
 mod url;
 mod vault;
 
 pub use bucket::{Bucket, ObjectLock};
 pub use copies::SecondVault;
-pub use read::{Checked, ConfigError, Finding, read, schema};
+pub use read::{Checked, ConfigError, Finding, read, read_sound, schema};
 pub use rules::{CHUNK_BYTES, CHUNK_WORDS, ENGINES};
+pub use section::Section;
 pub use url::{lacks_password, without_password, without_path};
 pub use vault::{VaultUrl, vault_dir};
 

@@ -12,6 +12,7 @@ use crate::lock::MemberLock;
 use crate::operation::Run;
 use crate::secrets::{self, Source};
 use crate::{Error, ServiceSite, Site};
+use model::config::Section;
 use model::{Class, Classify, MemberName, Secret, ServiceName};
 use repository::{Kdf, KeyId, LockKind, Repository};
 use serde::Serialize;
@@ -100,6 +101,18 @@ fn one_source(site: &Site, services: &[ServiceSite]) -> Result<Source, Error> {
             ))
             .hinting("Change them one after the other."));
         }
+    }
+    // With what password a section was meant that has a mistake, nobody can say.
+    let misread = site.mistakes().iter().find(|finding| {
+        let concerns = |one: &Section| matches!(one, Section::Service(_) | Section::Unknown(_));
+        finding.sections.iter().any(concerns)
+    });
+    if let Some(finding) = misread {
+        let file = site.config_file().display();
+        let what = format!(
+            "whether another service shares the password cannot be said: {file}, {finding}"
+        );
+        return Err(Error::refused(what).hinting("Correct it, then run `mainstay config check`."));
     }
     let mut left_out = Vec::new();
     for (name, spec) in &site.config().service {

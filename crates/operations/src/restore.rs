@@ -675,7 +675,7 @@ fn name_is_free(site: &ServiceSite, name: &ServiceName) -> Result<(), Error> {
         Error::refused(format!("the name {name} is in use: {where_}"))
             .hinting("Choose a name that no service has.")
     };
-    if host.config().service.contains_key(name) {
+    if host.services().contains(name) {
         return Err(used(host.config_file().display().to_string()));
     }
     let vault = host.vault()?;

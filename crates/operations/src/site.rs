@@ -5,9 +5,10 @@ use crate::{Error, secrets};
 use coordination::{StateStore, Versioned, Witness};
 use engines::postgres::Postgres;
 use engines::{Engine, Password};
-use model::config::{Config, Service};
+use model::config::{Config, Finding, Section, Service};
 use model::{CancelToken, Class, Classify, MemberName, ServiceName};
 use repository::Repository;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use storage::probe::Proved;
@@ -21,6 +22,8 @@ pub struct Site(Arc<SiteInner>);
 struct SiteInner {
     config: Config,
     config_file: PathBuf,
+    /// What is wrong with sections that `config` does not have.
+    mistakes: Vec<Finding>,
     program: Option<PathBuf>,
     cancel: CancelToken,
     vault: OnceLock<Arc<dyn Storage>>,
@@ -32,10 +35,16 @@ impl Site {
         Site(Arc::new(SiteInner {
             config,
             config_file,
+            mistakes: Vec::new(),
             program: None,
             cancel: CancelToken::new(),
             vault: OnceLock::new(),
         }))
+    }
+
+    /// Names what is wrong with sections of the file that the configuration was read without.
+    pub fn with_mistakes(self, mistakes: Vec<Finding>) -> Site {
+        self.with(|site| site.mistakes = mistakes)
     }
 
     /// Names the `mainstay` program itself: guardians run it, and servers call it back.
@@ -61,10 +70,11 @@ impl Site {
 
     /// The same host, not opened yet, with something changed.
     fn with(self, change: impl FnOnce(&mut SiteInner)) -> Site {
-        let SiteInner { config, config_file, program, cancel, .. } = &*self.0;
+        let SiteInner { config, config_file, mistakes, program, cancel, .. } = &*self.0;
         let mut inner = SiteInner {
             config: config.clone(),
             config_file: config_file.clone(),
+            mistakes: mistakes.clone(),
             program: program.clone(),
             cancel: cancel.clone(),
             vault: OnceLock::new(),
@@ -94,9 +104,26 @@ impl Site {
         vec![program, "--config".to_owned(), self.config_file().display().to_string()]
     }
 
-    /// The names of all services of this host.
+    /// What is wrong with sections of the file that are left out of the configuration.
+    pub fn mistakes(&self) -> &[Finding] {
+        &self.0.mistakes
+    }
+
+    /// The names of all services of this host, also of those with a mistake in their section, which
+    /// cannot be opened: whoever does something for all has to say so.
     pub fn services(&self) -> Vec<ServiceName> {
-        self.config().service.keys().cloned().collect()
+        let broken = self.mistakes().iter().flat_map(|finding| &finding.sections);
+        let broken = broken.filter_map(Section::service);
+        let all: BTreeSet<ServiceName> =
+            self.config().service.keys().cloned().chain(broken).collect();
+        all.into_iter().collect()
+    }
+
+    /// What is wrong with the section of a service.
+    fn mistakes_of(&self, name: &ServiceName) -> Vec<String> {
+        let section = Section::Service(name.to_string());
+        let own = self.mistakes().iter().filter(|finding| finding.is_of(&section));
+        own.map(ToString::to_string).collect()
     }
 
     /// The whole vault.
@@ -111,6 +138,14 @@ impl Site {
     /// One service of this host.
     pub fn service(&self, name: &ServiceName) -> Result<ServiceSite, Error> {
         let Some(spec) = self.config().service.get(name) else {
+            let mistakes = self.mistakes_of(name);
+            if !mistakes.is_empty() {
+                let (file, wrong) = (self.config_file().display(), mistakes.join("; "));
+                let what = format!("[service.{name}] in {file} cannot be used: {wrong}");
+                return Err(
+                    Error::invalid(what).hinting("Correct it, then run `mainstay config check`.")
+                );
+            }
             let known: Vec<_> = self.config().service.keys().map(ServiceName::as_str).collect();
             let error =
                 Error::invalid(format!("no service {name} in {}", self.config_file().display()));

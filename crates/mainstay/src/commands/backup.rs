@@ -50,7 +50,7 @@ pub(crate) struct BackupArgs {
 }
 
 pub(crate) fn run(app: &App, args: &BackupArgs) -> Outcome {
-    let names = args.services.of(&app.site()?);
+    let names = args.services.of(app)?;
     let changed = match (&args.changed, &args.since) {
         (Some(file), Some(since)) => {
             Some(Changed { since: Which::of(since), ranges: read_ranges(file)? })

@@ -34,7 +34,7 @@ pub(crate) struct CheckArgs {
 }
 
 pub(crate) fn run(app: &App, args: &CheckArgs) -> Outcome {
-    let names = named_or_all(&app.site()?, &args.services)?;
+    let names = named_or_all(app, &app.site()?, &args.services)?;
     let read = match args.read_data_subset {
         Some(subset) => ReadData::Part(subset),
         None => ReadData::from(args.read_data),

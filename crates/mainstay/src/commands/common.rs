@@ -1,6 +1,7 @@
 //! Words that several commands share.
 
-use crate::app::App;
+use crate::app::{App, Chosen};
+use crate::config::mistakes;
 use crate::failure::Failure;
 use crate::units;
 use jiff::Timestamp;
@@ -23,9 +24,13 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    /// Their names.
-    pub(crate) fn of(&self, site: &Site) -> Vec<ServiceName> {
-        if self.all { site.services() } else { once(&self.names) }
+    /// Which they are.
+    pub(crate) fn of(&self, app: &App) -> Result<Chosen, Failure> {
+        let site = app.site()?;
+        Ok(match self.all {
+            true => Chosen::all(&site),
+            false => Chosen::named(app, &site, once(&self.names)),
+        })
     }
 
     /// Whether all were asked for.
@@ -115,13 +120,20 @@ impl std::str::FromStr for ServicePoint {
 
 /// The services that were named, or all.
 pub(crate) fn named_or_all(
+    app: &App,
     site: &Site,
     names: &[ServiceName],
-) -> Result<Vec<ServiceName>, Failure> {
-    for name in names {
+) -> Result<Chosen, Failure> {
+    // One with a mistake in its section is told when its turn comes.
+    let known = site.services();
+    for name in names.iter().filter(|name| !known.contains(name)) {
+        mistakes::warn(app, site, &[]);
         site.service(name)?;
     }
-    Ok(if names.is_empty() { site.services() } else { once(names) })
+    Ok(match names.is_empty() {
+        true => Chosen::all(site),
+        false => Chosen::named(app, site, once(names)),
+    })
 }
 
 /// Each name once, in the order given.

@@ -1,4 +1,3 @@
-use super::common::named_or_all;
 use crate::app::App;
 use crate::doctor::{Chain, Link, Verdict, host, service};
 use crate::failure::{Exit, Outcome};
@@ -18,17 +17,22 @@ pub(crate) struct DoctorArgs {
 }
 
 pub(crate) fn run(app: &App, args: &DoctorArgs) -> Outcome {
-    let loaded = app.load_config()?;
+    let loaded = app.load_sound()?;
     let site = Site::new(loaded.config.clone(), loaded.file.clone());
-    let names = named_or_all(&site, &args.services)?;
+    let site = site.with_mistakes(loaded.mistakes.clone());
+    for name in args.services.iter().filter(|name| !site.services().contains(name)) {
+        site.service(name)?;
+    }
+    let asked = if args.services.is_empty() { site.services() } else { args.services.clone() };
     let mut told = |link: &Link| match app.out.json {
         true => Ok(()),
         false if app.out.quiet() && link.verdict != Verdict::Fail => Ok(()),
         false => app.out.text(&show(app, link)),
     };
     let mut chain = Chain::new(&mut told);
-    host::examine(&mut chain, &loaded, &site)?;
-    for name in &names {
+    host::examine(&mut chain, &loaded, &site, &args.services)?;
+    // What is wrong with the sections of others was told with the configuration.
+    for name in asked.iter().filter(|name| loaded.config.service.contains_key(*name)) {
         service::examine(&mut chain, app, &site.service(name)?)?;
     }
     let broken = chain.broken();

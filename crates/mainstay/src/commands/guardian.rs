@@ -12,7 +12,8 @@ pub(crate) struct GuardianArgs {
 }
 
 pub(crate) fn run(app: &App, args: &GuardianArgs) -> Outcome {
-    let service = app.service(&args.service)?;
+    // Without a warning of other sections: whoever began this has told it.
+    let service = app.site()?.service(&args.service)?;
     // Not `app.run()`, whose token a signal sets: whoever ends a session or a unit asks everybody to end,
     // and this is what brings a service back after that. It ends by itself, or by SIGKILL.
     signals::ignore()?;

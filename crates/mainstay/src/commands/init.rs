@@ -76,7 +76,7 @@ pub(crate) fn run(app: &App, args: &InitArgs) -> Outcome {
         return Err(Failure::invalid(format!("there is a configuration: {}", file.display()))
             .hint("Add the service to it, then run `mainstay init`; `--print` shows a proposal."));
     }
-    let site = app.site()?;
+    let site = app.whole_site()?;
     let recovery = match (args.new_recovery_key, args.no_recovery_key) {
         (true, _) => Recovery::All,
         (_, true) => Recovery::None,

@@ -1,4 +1,5 @@
 use crate::app::App;
+use crate::config::mistakes;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::init::password;
 use crate::ui::ask;
@@ -252,6 +253,7 @@ fn remove(app: &App, args: &RemoveArgs) -> Outcome {
 
 fn passwd(app: &App, args: &PasswdArgs) -> Outcome {
     let site = app.site()?;
+    mistakes::warn(app, &site, &args.services);
     let services: Vec<ServiceName> = args.services.clone();
     let others = keys::other_members(&site, &services)?;
     if !others.is_empty() && !args.keep_old && !args.yes {

@@ -25,7 +25,7 @@ pub(crate) struct MigrateArgs {
 }
 
 pub(crate) fn run(app: &App, args: &MigrateArgs) -> Outcome {
-    let names = args.services.of(&app.site()?);
+    let names = args.services.of(app)?;
     app.each(&names, |service| {
         let done = migrate::run(service, args.dry_run, &app.run())?;
         let (name, from, to) = (service.name(), done.from, done.to);

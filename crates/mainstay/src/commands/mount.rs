@@ -1,4 +1,5 @@
 use crate::app::App;
+use crate::config::mistakes;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::mount::{Options, Session};
 use crate::units;
@@ -50,6 +51,7 @@ pub(crate) struct MountArgs {
 pub(crate) fn run(app: &App, args: &MountArgs) -> Outcome {
     let site = app.site()?;
     let names = if args.services.is_empty() { site.services() } else { args.services.clone() };
+    mistakes::warn(app, &site, &names);
     let shelf = Services::new(&site, &names, !args.no_lock, app.run());
     let result = shown(app, args, &names, &shelf);
     shelf.close();

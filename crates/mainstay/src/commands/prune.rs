@@ -61,7 +61,7 @@ impl Limits {
 }
 
 pub(crate) fn run(app: &App, args: &PruneArgs) -> Outcome {
-    let names = args.services.of(&app.site()?);
+    let names = args.services.of(app)?;
     app.each(&names, |service| {
         let options = args.limits.options();
         let pruned = match args.dry_run {

@@ -27,7 +27,7 @@ pub(crate) struct RecoverArgs {
 }
 
 pub(crate) fn run(app: &App, args: &RecoverArgs) -> Outcome {
-    app.each(&args.services.of(&app.site()?), |service| {
+    app.each(&args.services.of(app)?, |service| {
         if let Some(id) = &args.set_aside {
             let kept = recover::set_aside(service, id, &app.run())?;
             let (name, kept) = (service.name(), kept.display().to_string());

@@ -44,7 +44,7 @@ pub(crate) struct RefreshArgs {
 }
 
 pub(crate) fn run(app: &App, args: &RefreshArgs) -> Outcome {
-    let names = args.services.of(&app.site()?);
+    let names = args.services.of(app)?;
     app.each(&names, |service| {
         if args.services.all() && !is_standby(service)? {
             app.out

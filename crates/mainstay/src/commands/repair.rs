@@ -114,7 +114,7 @@ fn confirm(app: &App) -> Result<(), Failure> {
 }
 
 fn perform(app: &App, services: &Services, params: &Params) -> Outcome {
-    let names = services.of(&app.site()?);
+    let names = services.of(app)?;
     app.each(&names, |service| {
         let done = repair::run(service, params, &app.run())?;
         if !app.out.json {

@@ -1,5 +1,6 @@
 use super::{backup, drill, refresh, scrub};
-use crate::app::App;
+use crate::app::{App, Chosen};
+use crate::config::mistakes;
 use crate::copies;
 use crate::crew;
 use crate::due::{self, Action, Observed};
@@ -59,7 +60,14 @@ pub(crate) fn run(app: &App, args: &RunDueArgs) -> Outcome {
         let order = |name: &ServiceName, at: usize| {
             turns::of(&site, name).get(at).map_or(0, |t| *t as usize)
         };
-        return crew::run(app, &names, &["run-due"], args.attend, order);
+        let worst = mistakes::elsewhere(app, &site);
+        // Beside the others: telling may take its time, and nothing that is due waits for it.
+        return std::thread::scope(|scope| {
+            let telling = scope.spawn(|| mistakes::tell(app, &site));
+            let outcome = crew::run(app, &names, &["run-due"], args.attend, order)?;
+            let told = telling.join().unwrap_or(Exit::NOT_WELL);
+            Ok(outcome.max(worst).max(told))
+        });
     }
     let mut all: Vec<(Turn, &ServiceName)> = names
         .iter()
@@ -67,6 +75,10 @@ pub(crate) fn run(app: &App, args: &RunDueArgs) -> Outcome {
         .collect();
     all.sort();
     let names: Vec<ServiceName> = all.iter().map(|(_, name)| (*name).clone()).collect();
+    // One whose section has a mistake has no turns, but is told.
+    let untold = site.services().into_iter().filter(|name| !names.contains(name));
+    let names: Vec<ServiceName> = names.iter().cloned().chain(untold).collect();
+    let names = Chosen::turns(names, true);
     let turn = Cell::new(0);
     app.each(&names, |service| {
         let turn = turn.replace(turn.get() + 1);

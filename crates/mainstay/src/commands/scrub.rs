@@ -45,7 +45,7 @@ pub(crate) struct ScrubArgs {
 }
 
 pub(crate) fn run(app: &App, args: &ScrubArgs) -> Outcome {
-    let names = args.services.of(&app.site()?);
+    let names = args.services.of(app)?;
     app.each(&names, |service| {
         if args.services.all() && !can_be_scrubbed(service)? {
             app.out.say(format_args!("{}: no standby that is scrubbed", service.name()))?;

@@ -56,8 +56,8 @@ struct Line {
 }
 
 pub(crate) fn run(app: &App, args: &SnapshotsArgs) -> Outcome {
-    let names = named_or_all(&app.site()?, &args.services)?;
-    let several = names.len() > 1;
+    let names = named_or_all(app, &app.site()?, &args.services)?;
+    let several = names.names.len() > 1;
     app.each(&names, |service| {
         let lines = lines(service)?;
         if !app.out.json {

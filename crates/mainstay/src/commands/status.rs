@@ -22,7 +22,7 @@ pub(crate) struct StatusArgs {
 
 pub(crate) fn run(app: &App, args: &StatusArgs) -> Outcome {
     let site = app.site()?;
-    let names = named_or_all(&site, &args.services)?;
+    let names = named_or_all(app, &site, &args.services)?;
     let now = Timestamp::now();
     let rows = std::cell::RefCell::new(Vec::new());
     let outcome = app.each(&names, |service| {
@@ -44,7 +44,7 @@ pub(crate) fn run(app: &App, args: &StatusArgs) -> Outcome {
         ];
         let titles = titles.map(|title| (title, Column::Left));
         app.out.text(&table(&titles, rows, &app.out.paint))?;
-    } else if names.is_empty() {
+    } else if names.names.is_empty() {
         app.out.say("no service is configured on this host")?;
     }
     Ok(outcome)

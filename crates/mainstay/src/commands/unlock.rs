@@ -35,7 +35,7 @@ pub(crate) struct UnlockArgs {
 }
 
 pub(crate) fn run(app: &App, args: &UnlockArgs) -> Outcome {
-    let names = named_or_all(&app.site()?, &args.services)?;
+    let names = named_or_all(app, &app.site()?, &args.services)?;
     app.each(&names, |service| one(app, args, service))
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct AcceptArgs {
 }
 
 pub(crate) fn run(app: &App, args: &AcceptArgs) -> Outcome {
-    let names = args.services.of(&app.site()?);
+    let names = args.services.of(app)?;
     app.each(&names, |service| one(app, args, service))
 }
 

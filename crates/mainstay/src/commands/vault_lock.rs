@@ -25,7 +25,7 @@ pub(crate) struct LockArgs {
 
 pub(crate) fn run(app: &App, args: &LockArgs) -> Outcome {
     let site = app.site()?;
-    let names = named_or_all(&site, &args.services)?;
+    let names = named_or_all(app, &site, &args.services)?;
     if site.config().vault.s3.as_ref().is_none_or(|s3| s3.object_lock.is_none()) {
         return Err(Failure::invalid("nothing in this vault is locked").hint(
             "Set `object-lock` in [vault.s3] of a vault in a bucket that was made with locks.",

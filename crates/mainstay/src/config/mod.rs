@@ -1,9 +1,11 @@
 //! The configuration file: found and read. What is judged about it is in `model::config`.
 
+pub(crate) mod mistakes;
 pub(crate) mod place;
 
 use crate::failure::Failure;
 use model::config::{Checked, Config, ConfigError, Finding};
+use operations::Site;
 use std::path::{Path, PathBuf};
 
 /// A configuration that may be used.
@@ -13,17 +15,40 @@ pub(crate) struct Loaded {
     pub(crate) file: PathBuf,
     /// What is allowed but probably not meant.
     pub(crate) warnings: Vec<Finding>,
+    /// What is wrong with sections that are left out.
+    pub(crate) mistakes: Vec<Finding>,
 }
 
-/// Reads and judges a configuration file.
+/// Reads and judges a configuration file. Any mistake is an error.
 pub(crate) fn load(file: &Path) -> Result<Loaded, Failure> {
-    let text = match std::fs::read_to_string(file) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(place::missing(file)),
-        Err(e) => return Err(Failure::io("read", file.display(), &e)),
-    };
-    let Checked { config, warnings } = parse(&text, file)?;
-    Ok(Loaded { config, file: file.to_owned(), warnings })
+    let checked = parse(&text(file)?, file)?;
+    Ok(loaded(checked, file))
+}
+
+/// Reads and judges a configuration file. Sections with a mistake are left out.
+pub(crate) fn load_sound(file: &Path) -> Result<Loaded, Failure> {
+    let checked = model::config::read_sound(&text(file)?, &file.display().to_string());
+    Ok(loaded(checked.map_err(wrong)?, file))
+}
+
+fn text(file: &Path) -> Result<String, Failure> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(text),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(place::missing(file)),
+        Err(e) => Err(Failure::io("read", file.display(), &e)),
+    }
+}
+
+fn loaded(checked: Checked, file: &Path) -> Loaded {
+    let Checked { config, warnings, mistakes } = checked;
+    Loaded { config, file: file.to_owned(), warnings, mistakes }
+}
+
+impl Loaded {
+    /// The host that it describes.
+    pub(crate) fn site(self) -> Site {
+        Site::new(self.config, self.file).with_mistakes(self.mistakes)
+    }
 }
 
 /// Judges the text of a configuration file.

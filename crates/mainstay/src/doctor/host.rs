@@ -6,7 +6,8 @@ use crate::failure::Failure;
 use crate::init::make::NO_LOCKS;
 use crate::ui::words::count;
 use crate::units;
-use model::config::{Config, vault_dir};
+use model::ServiceName;
+use model::config::{Config, Section, vault_dir};
 use operations::Site;
 use operations::secrets::{self, Source};
 use std::collections::BTreeSet;
@@ -21,15 +22,29 @@ const LITTLE_SPACE: u64 = 1 << 30;
 /// Less than this, and not even the state can be relied on to fit.
 const NO_SPACE: u64 = 64 << 20;
 
-/// Looks at the host's links.
-pub(crate) fn examine(chain: &mut Chain<'_>, loaded: &Loaded, site: &Site) -> Told {
-    configuration(chain, loaded)?;
+/// Looks at the host's links, for these services; for all without any.
+pub(crate) fn examine(
+    chain: &mut Chain<'_>,
+    loaded: &Loaded,
+    site: &Site,
+    asked: &[ServiceName],
+) -> Told {
+    configuration(chain, loaded, asked)?;
     state_dir(chain, &site.config().host.state_dir)?;
     passwords(chain, site.config())?;
     vault(chain, site)
 }
 
-fn configuration(chain: &mut Chain<'_>, loaded: &Loaded) -> Told {
+fn configuration(chain: &mut Chain<'_>, loaded: &Loaded, asked: &[ServiceName]) -> Told {
+    for mistake in &loaded.mistakes {
+        let own = |name: &ServiceName| mistake.is_of(&Section::Service(name.to_string()));
+        let advice =
+            "Correct it, then run `mainstay config check`. Nothing is done by this section.";
+        match asked.is_empty() || asked.iter().any(own) {
+            true => chain.fail("config", mistake.to_string(), advice)?,
+            false => chain.warn("config", mistake.to_string(), advice)?,
+        }
+    }
     for warning in &loaded.warnings {
         chain.warn("config", warning.to_string(), "Correct it, or leave it if it is meant so.")?;
     }

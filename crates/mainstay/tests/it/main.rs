@@ -33,6 +33,7 @@ mod mounting_as_user;
 mod newcomer;
 #[path = "../../../storage/tests/it/not_shown.rs"]
 mod not_shown;
+mod one_mistake;
 mod points;
 mod postgres;
 mod preempting;

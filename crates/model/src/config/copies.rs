@@ -46,7 +46,10 @@ pub(super) fn judge(judge: &mut Judge<'_>, config: &Config) {
             judge.wrong("schedule", e.to_string());
         }
         judge.duration("rpo", copy.rpo.as_deref());
-        for service in copy.services.iter().filter(|name| !config.service.contains_key(name)) {
+        for service in &copy.services {
+            if judge.is_service(config, service) {
+                continue;
+            }
             judge.wrong("services", format!("names {service}, which is no service of this host"));
         }
     }

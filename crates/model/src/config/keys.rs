@@ -1,12 +1,13 @@
 //! Keys that the schema does not know, with the key that was probably meant.
 
 use super::read::Finding;
+use super::section::Section;
 use super::source::Source;
 use serde_json::Value;
 use toml_edit::{Item, TableLike};
 
-/// All unknown keys of the document.
-pub(super) fn unknown(source: &Source) -> Vec<Finding> {
+/// All unknown keys of the document, and the path to each.
+pub(super) fn unknown(source: &Source) -> Vec<(Vec<String>, Finding)> {
     let schema = super::schema();
     let mut walk = Walk { source, root: &schema, path: Vec::new(), found: Vec::new() };
     walk.table(source.root(), &schema);
@@ -17,7 +18,7 @@ struct Walk<'a> {
     source: &'a Source,
     root: &'a Value,
     path: Vec<String>,
-    found: Vec<Finding>,
+    found: Vec<(Vec<String>, Finding)>,
 }
 
 impl<'a> Walk<'a> {
@@ -36,7 +37,11 @@ impl<'a> Walk<'a> {
                     let what = unknown_key(name, names.map(String::as_str));
                     let span = table.key(name).and_then(toml_edit::Key::span);
                     let line = span.map(|span| self.source.line_at(span.start));
-                    self.found.push(Finding { line, column: None, key: self.path.join("."), what });
+                    let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
+                    let sections = vec![Section::of(&path)];
+                    let key = path.join(".");
+                    let finding = Finding { line, column: None, key, what, sections };
+                    self.found.push((self.path.clone(), finding));
                 }
             }
             self.path.pop();

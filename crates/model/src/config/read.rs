@@ -1,19 +1,23 @@
 //! From the text of a configuration file to a configuration that may be used. Everything wrong with
 //! it is told at once, each with its line.
 
+use super::section::{self, Section};
 use super::source::{Source, place};
 use super::{Config, keys, rules};
 use crate::{Class, Classify};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// A configuration that may be used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checked {
-    /// The configuration.
+    /// The configuration, of the sections that are sound.
     pub config: Config,
     /// What is allowed but probably not meant.
     pub warnings: Vec<Finding>,
+    /// What is wrong with the sections that are left out.
+    pub mistakes: Vec<Finding>,
 }
 
 /// Something about the configuration, at a place in the file.
@@ -28,6 +32,16 @@ pub struct Finding {
     pub key: String,
     /// What is wrong.
     pub what: String,
+    /// Which sections cannot be used because of it; never empty.
+    #[serde(skip)]
+    pub sections: Vec<Section>,
+}
+
+impl Finding {
+    /// Whether it spoils this section.
+    pub fn is_of(&self, section: &Section) -> bool {
+        self.sections.contains(section)
+    }
 }
 
 impl fmt::Display for Finding {
@@ -87,32 +101,62 @@ impl Config {
     }
 }
 
-/// Reads and judges the text of a configuration file, and tells what is doubtful too.
+/// Reads and judges the text of a configuration file, and tells what is doubtful too. Any mistake is an
+/// error.
 pub fn read(text: &str, file: &str) -> Result<Checked, ConfigError> {
+    let checked = read_sound(text, file)?;
+    if checked.mistakes.is_empty() {
+        return Ok(checked);
+    }
+    Err(ConfigError { file: file.to_owned(), findings: checked.mistakes })
+}
+
+/// The same, but a section with a mistake is left out, and keeps nobody from using the others. Of
+/// `[alerts]` only the keys are left out that are wrong. A mistake in what all share is an error.
+pub fn read_sound(text: &str, file: &str) -> Result<Checked, ConfigError> {
     let wrong = |findings| ConfigError { file: file.to_owned(), findings };
-    let unreadable = |span: Option<std::ops::Range<usize>>, message: &str| {
+    let unreadable = |section, span: Option<std::ops::Range<usize>>, message: &str| {
         let place = span.map(|span| place(text, span.start));
-        let what = message.trim_end().replace('\n', "; ");
-        wrong(vec![Finding {
+        Finding {
             line: place.map(|(line, _)| line),
             column: place.map(|(_, column)| column),
             key: String::new(),
-            what,
-        }])
+            what: message.trim_end().replace('\n', "; "),
+            sections: vec![section],
+        }
     };
-    let source = Source::parse(text).map_err(|e| unreadable(e.span(), e.message()))?;
-    // Unknown keys come first: the misspelt key is the reason why another one is missing.
-    let unknown = keys::unknown(&source);
-    if !unknown.is_empty() {
-        return Err(wrong(unknown));
+    let source = Source::parse(text)
+        .map_err(|e| wrong(vec![unreadable(Section::Shared, e.span(), e.message())]))?;
+    let (paths, mut mistakes): (Vec<_>, Vec<_>) = keys::unknown(&source).into_iter().unzip();
+    if mistakes.iter().any(|finding| finding.is_of(&Section::Shared)) {
+        return Err(wrong(mistakes));
     }
-    let config: Config = toml::from_str(text).map_err(|e| unreadable(e.span(), e.message()))?;
+    // The misspelt key is the reason why another one is missing: of such a section nothing else is told.
+    // Nothing is ever missing of `[alerts]`, of which what is sound is used.
+    let misspelt: BTreeSet<Section> = mistakes
+        .iter()
+        .flat_map(|finding| finding.sections.clone())
+        .filter(|section| *section != Section::Alerts)
+        .collect();
+    let told = |finding: &Finding| finding.sections.iter().any(|one| !misspelt.contains(one));
+    let mut misshapen = Vec::new();
+    let whole = section::read(text, &paths, &mut misshapen);
+    let misshapen = misshapen.into_iter().chain(whole.as_ref().err().cloned());
+    let misshapen = misshapen.map(|one| unreadable(one.section, one.span, &one.what));
+    mistakes.extend(misshapen.filter(told));
+    let Ok(mut config) = whole else { return Err(wrong(mistakes)) };
     let verdict = rules::judge(&config, Some(&source));
-    if verdict.errors.is_empty() {
-        Ok(Checked { config, warnings: verdict.warnings })
-    } else {
-        Err(wrong(verdict.errors))
+    mistakes.extend(verdict.errors.into_iter().filter(told));
+    if mistakes.iter().any(|finding| finding.is_of(&Section::Shared)) {
+        return Err(wrong(mistakes));
     }
+    let is_sound = |section: Section| !mistakes.iter().any(|finding| finding.is_of(&section));
+    config.service.retain(|name, _| is_sound(Section::Service(name.to_string())));
+    config.copy.retain(|name, _| is_sound(Section::Copy(name.to_string())));
+    let alerts = mistakes.iter().filter_map(|finding| finding.key.strip_prefix("alerts."));
+    config.alerts = section::alerts_without(&config.alerts, alerts);
+    let warnings = verdict.warnings;
+    Ok(Checked { config, warnings, mistakes })
 }
 
 /// The JSON schema of the file, for editors.

@@ -2,6 +2,7 @@
 //! or whose text makes no sense.
 
 use super::read::Finding;
+use super::section::Section;
 use super::source::Source;
 use super::{
     Config, Quiesce, Service, Vault, VaultUrl, bucket, copies, drills, keys, vault_dir,
@@ -66,7 +67,14 @@ impl Judge<'_> {
         let mut path: Vec<&str> = self.place.iter().map(String::as_str).collect();
         path.extend(key.split('.').filter(|part| !part.is_empty()));
         let line = self.source.and_then(|source| source.line(&path));
-        Finding { line, column: None, key: path.join("."), what }
+        let sections = vec![Section::of(&path)];
+        Finding { line, column: None, key: path.join("."), what, sections }
+    }
+
+    /// Whether the host has this service, also if there is a mistake in its section.
+    pub(super) fn is_service(&self, config: &Config, name: &ServiceName) -> bool {
+        config.service.contains_key(name)
+            || self.source.is_some_and(|source| source.has(&["service", name.as_str()]))
     }
 
     pub(super) fn wrong(&mut self, key: &str, what: impl Into<String>) {
@@ -399,7 +407,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Two services with the same data: the restore of one would overwrite the other.
+    /// Two services with the same data: the restore of one would overwrite the other. Which of the two
+    /// sections is the wrong one nobody knows, so it is a mistake of both.
     fn overlap(
         &mut self,
         (_, service): (&ServiceName, &Service),
@@ -416,13 +425,13 @@ impl Judge<'_> {
                     (false, false) => continue,
                 };
                 let (root, theirs) = (root.display(), theirs.display());
-                self.wrong(
-                    key,
-                    format!(
-                        "{root} {how} {theirs} of service {other_name}: a restore of one would \
-                         overwrite the other; leave it out of one by `exclude`"
-                    ),
+                let what = format!(
+                    "{root} {how} {theirs} of service {other_name}: a restore of one would \
+                     overwrite the other; leave it out of one by `exclude`"
                 );
+                let mut finding = self.finding(key, what);
+                finding.sections.push(Section::Service(other_name.to_string()));
+                self.verdict.errors.push(finding);
             }
         }
     }

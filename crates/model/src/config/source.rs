@@ -32,6 +32,18 @@ impl Source {
         line
     }
 
+    /// Whether there is such a table.
+    pub(super) fn has(&self, path: &[&str]) -> bool {
+        let mut table: &dyn TableLike = self.root();
+        path.iter().all(|name| match table.get(name).and_then(Item::as_table_like) {
+            Some(inner) => {
+                table = inner;
+                true
+            }
+            None => false,
+        })
+    }
+
     pub(super) fn line_at(&self, offset: usize) -> usize {
         place(self.document.raw(), offset).0
     }

@@ -1,6 +1,8 @@
 //! What a configuration file may say, and what is said about a wrong one.
 
-use mainstay_model::config::{Config, lacks_password, read, schema, without_password};
+use mainstay_model::config::{
+    Config, Finding, lacks_password, read, read_sound, schema, without_password,
+};
 use mainstay_model::{Class, Classify};
 use proptest::prelude::*;
 
@@ -506,4 +508,112 @@ fn what_is_said_about_drills_makes_sense() {
         format!("{BASE}[service.a]\nengine = \"files\"\npath = \"/srv/a\"\nrto = \"1m\"\n");
     let warned = read(&unmeasured, "m.toml").unwrap().warnings;
     assert!(warned.len() == 1 && warned[0].to_string().contains("drill-schedule"), "{warned:?}");
+}
+
+/// What is left of a configuration that has mistakes, and what is told of them.
+fn sound(text: &str) -> (Config, Vec<(String, String)>) {
+    let checked = read_sound(&format!("{BASE}{text}"), "m.toml").unwrap();
+    let told = |finding: &Finding| {
+        let sections: Vec<String> = finding.sections.iter().map(ToString::to_string).collect();
+        (sections.join(" "), finding.what.clone())
+    };
+    (checked.config, checked.mistakes.iter().map(told).collect())
+}
+
+fn names(config: &Config) -> Vec<&str> {
+    config.service.keys().map(|name| name.as_str()).collect()
+}
+
+const SOUND: &str = "[service.a]\nengine = \"files\"\npath = \"/srv/a\"\n";
+
+#[test]
+fn a_mistake_in_a_section_leaves_the_others_as_they_are() {
+    for (section, lines, what) in [
+        // Of every kind: an unknown key, a wrong type, something missing, a rule, a name that is none.
+        (
+            "[service.b]",
+            "engine = \"files\"\npath = \"/srv/b\"\nkepp = { last = 3 }",
+            "did you mean",
+        ),
+        (
+            "[service.b]",
+            "engine = \"files\"\npath = \"/srv/b\"\nhooks.fenze = \"x\"",
+            "did you mean",
+        ),
+        ("[service.b]", "engine = \"files\"\npath = 3", "invalid type: integer `3`"),
+        ("[service.b]", "path = \"/srv/b\"", "missing field `engine`"),
+        (
+            "[service.b]",
+            "engine = \"files\"\npath = \"/srv/b\"\nrpo = \"soon\"",
+            "is not a duration",
+        ),
+        ("[service.\"b c\"]", "engine = \"files\"\npath = \"/srv/b\"", "is not valid"),
+        ("[copy.far]", "vault = { url = \"/srv/vault\" }", "is the vault itself"),
+        ("[copy.far]", "vault = { url = \"/srv/far\" }\nrppo = \"2h\"", "did you mean `rpo`?"),
+        (
+            "[copy.far]",
+            "vault = { url = \"/srv/far\" }\nservices = [\"x\"]",
+            "no service of this host",
+        ),
+        ("[alerts]", "comand = \"x\"", "did you mean `command`?"),
+        ("[sevice.b]", "engine = \"files\"\npath = \"/srv/b\"", "did you mean `service`?"),
+    ] {
+        let (config, told) = sound(&format!("{section}\n{lines}\n{SOUND}"));
+        assert_eq!((names(&config), config.copy.len()), (vec!["a"], 0), "{section} {lines}");
+        assert_eq!(told.len(), 1, "{section} {lines}: {told:?}");
+        let expected = section.replace('"', "").replace("[sevice.b]", "[sevice]");
+        assert_eq!(told[0].0, expected, "{lines}");
+        assert!(told[0].1.contains(what), "{told:?}");
+        // Whoever wants all of it to be right hears the same.
+        assert_eq!(findings(&format!("{BASE}{section}\n{lines}\n{SOUND}")).len(), 1);
+    }
+    assert_eq!(sound(SOUND).1, []);
+}
+
+#[test]
+fn a_mistake_in_what_all_share_is_everybodys() {
+    for text in [
+        format!("{BASE}passwrd-env = \"X\"\n{SOUND}"),
+        format!("{}{SOUND}", BASE.replace("/srv/vault", "sftp:host:/x")),
+        format!("{}{SOUND}", BASE.replace("state-dir", "state-dri")),
+        format!("{}{SOUND}", BASE.replace("\"db1\"", "3")),
+        format!("{}{SOUND}", BASE.replace("[vault]", "[valut]")),
+        format!("{BASE}service = 3\n"),
+        format!("{BASE}{SOUND}engine = \"files\"\n"),
+    ] {
+        assert!(read_sound(&text, "m.toml").is_err(), "{text}");
+    }
+}
+
+#[test]
+fn what_two_sections_contradict_each_other_in_is_wrong_in_both() {
+    let other = |name: &str, path: &str| {
+        format!("[service.{name}]\nengine = \"files\"\npath = \"{path}\"\n")
+    };
+    let (config, told) =
+        sound(&format!("{SOUND}{}{}", other("b", "/srv/a/x"), other("c", "/srv/c")));
+    assert_eq!(names(&config), ["c"]);
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].0, "[service.b] [service.a]");
+    // Also if one of them has another mistake besides.
+    let (config, told) = sound(&format!("{SOUND}{}kep = {{ last = 1 }}\n", other("b", "/srv/a")));
+    assert_eq!((names(&config), told.len()), (vec![], 2), "{told:?}");
+}
+
+#[test]
+fn a_second_vault_of_a_service_with_a_mistake_is_one_for_the_others() {
+    let copy = "[copy.far]\nvault = { url = \"/srv/far\" }\nservices = [\"a\", \"b\"]\n";
+    let (config, told) = sound(&format!("{copy}{SOUND}[service.b]\nengine = 3\n"));
+    assert_eq!((config.copy.len(), told.len()), (1, 1), "{told:?}");
+}
+
+#[test]
+fn who_is_told_is_told_by_what_is_sound_of_it() {
+    let (config, told) = sound(
+        "[alerts]\ncommand = \"tell\"\ncommand-timeout = 30\nwebhook = \"ftp://x\"\nwebhok = \"y\"\n\
+         [service.a]\nengine = \"files\"\npath = \"/srv/a\"\n",
+    );
+    assert_eq!(config.alerts.command.as_deref(), Some("tell"));
+    assert_eq!((config.alerts.command_timeout, config.alerts.webhook), (None, None));
+    assert!(told.iter().all(|(section, _)| section == "[alerts]"), "{told:?}");
 }
