@@ -8,6 +8,7 @@ use crate::files::{self, Existing};
 use crate::init::password;
 use crate::teller::Teller;
 use crate::units;
+use crate::watch;
 use jiff::{SignedDuration, Timestamp};
 use model::config::SecondVault;
 use model::schedule::Schedule;
@@ -58,7 +59,8 @@ impl Record {
     }
 
     fn attempts(&self) -> Vec<Attempt> {
-        let attempt = |began: Timestamp, well| Attempt { began, well, incomplete: false };
+        let attempt =
+            |began: Timestamp, well| Attempt { began, well, incomplete: false, hook_failed: false };
         let good = self.copied.map(|began| attempt(began, true));
         let last = self.began.filter(|_| !self.well).map(|began| attempt(began, false));
         good.into_iter().chain(last).collect()
@@ -211,6 +213,10 @@ pub(crate) fn all(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Fai
         let Some(record) = records.get(name) else { continue };
         let behind = behind(service, copy, record, &state, Timestamp::now())?;
         teller.tell(&format!("copy-behind:{name}"), behind.clone());
+        let waits = next.filter(|_| ran == "nothing").map(units::local);
+        let waits = waits.map(|next| format!("the next copy is due at {next}"));
+        let place = behind.as_ref().map(|behind| format!("{name}: {behind}"));
+        watch::say(app, service, place.iter().chain(waits.iter().filter(|_| place.is_some())));
         if behind.is_some() {
             worst = worst.max(Exit::NOT_WELL);
         }

@@ -22,6 +22,8 @@ pub(crate) struct Attempt {
     pub(crate) well: bool,
     /// But something of the source could not be read.
     pub(crate) incomplete: bool,
+    /// But a hook that came after it failed.
+    pub(crate) hook_failed: bool,
 }
 
 /// What was observed of one service.
@@ -71,14 +73,19 @@ pub(crate) struct Decision {
     pub(crate) action: Action,
     /// When to ask again.
     pub(crate) next: Option<Timestamp>,
+    /// It is due, and waits for then because the last one failed.
+    pub(crate) retries: bool,
 }
+
+/// Nothing, ever.
+const NOTHING: Decision = Decision { action: Action::Nothing, next: None, retries: false };
 
 /// What runs now.
 pub(crate) fn decide(seen: &Observed, now: Timestamp) -> Decision {
     let action = match seen.role {
         Role::Primary => Action::Backup,
         Role::Standby => Action::Refresh,
-        Role::Broken => return Decision { action: Action::Nothing, next: None },
+        Role::Broken => return NOTHING,
     };
     let (scheduled, next) = match &seen.schedule {
         Some(schedule) => {
@@ -88,9 +95,11 @@ pub(crate) fn decide(seen: &Observed, now: Timestamp) -> Decision {
         None => (false, None),
     };
     match (scheduled || seen.needs_base(), retry(&seen.attempts, RETRY, now)) {
-        (true, Some(retry)) => Decision { action: Action::Nothing, next: Some(retry) },
-        (true, None) => Decision { action, next },
-        (false, _) => Decision { action: Action::Nothing, next },
+        (true, Some(retry)) => {
+            Decision { action: Action::Nothing, next: Some(retry), retries: true }
+        }
+        (true, None) => Decision { action, next, retries: false },
+        (false, _) => Decision { action: Action::Nothing, next, retries: false },
     }
 }
 
@@ -277,12 +286,12 @@ mod tests {
         format!("2026-11-21T{text}Z").parse().unwrap()
     }
 
+    fn attempt(well: bool) -> Attempt {
+        Attempt { began: at("00:00:00"), well, incomplete: false, hook_failed: false }
+    }
+
     fn seen(attempts: &[(&str, bool)]) -> Observed {
-        let attempt = |(began, well): &(&str, bool)| Attempt {
-            began: at(began),
-            well: *well,
-            incomplete: false,
-        };
+        let attempt = |(began, well): &(&str, bool)| Attempt { began: at(began), ..attempt(*well) };
         Observed {
             role: Role::Primary,
             schedule: Some(Schedule::parse("0 * * * *", TimeZone::UTC).unwrap()),
@@ -302,14 +311,14 @@ mod tests {
         let missed = seen(&[("03:00:00", true)]);
         assert_eq!(decide(&missed, at("09:30:00")).action, Action::Backup);
         let done = decide(&seen(&[("09:00:01", true)]), at("09:30:00"));
-        assert_eq!(done, Decision { action: Action::Nothing, next: Some(at("10:00:00")) });
+        assert_eq!(done, Decision { next: Some(at("10:00:00")), ..NOTHING });
     }
 
     #[test]
     fn what_failed_is_tried_again_but_not_at_once() {
         let failed = seen(&[("08:00:01", true), ("09:00:01", false)]);
         let soon = decide(&failed, at("09:05:00"));
-        assert_eq!(soon, Decision { action: Action::Nothing, next: Some(at("09:10:01")) });
+        assert_eq!(soon, Decision { next: Some(at("09:10:01")), retries: true, ..NOTHING });
         assert_eq!(decide(&failed, at("09:10:01")).action, Action::Backup);
         // A failure that a success came after is over.
         let over = seen(&[("09:00:01", false), ("09:10:01", true)]);
@@ -342,7 +351,7 @@ mod tests {
         }
         // Once there is one of the clock as it is now, that counts.
         let mut after = before;
-        after.attempts.insert(1, Attempt { began: at("09:10:00"), well: true, incomplete: false });
+        after.attempts.insert(1, Attempt { began: at("09:10:00"), ..attempt(true) });
         assert_eq!(decide(&after, at("09:11:00")).action, Action::Nothing);
         assert!(!scheduled(&schedule, &after.attempts, pause, at("09:11:00")).0);
         after.attempts[1].well = false;
@@ -367,7 +376,7 @@ mod tests {
         let mut gap = seen(&[("09:00:01", true)]);
         gap.gap = Some("the log is not in the vault".to_owned());
         assert_eq!(decide(&gap, at("09:30:00")).action, Action::Backup);
-        gap.attempts.push(Attempt { began: at("09:25:00"), well: false, incomplete: false });
+        gap.attempts.push(Attempt { began: at("09:25:00"), ..attempt(false) });
         assert_eq!(decide(&gap, at("09:30:00")).next, Some(at("09:35:00")));
         gap.schedule = None;
         assert_eq!(decide(&gap, at("09:40:00")).action, Action::Backup);

@@ -173,6 +173,7 @@ mod tests {
             began: at(began),
             well: *well,
             incomplete: false,
+            hook_failed: false,
         };
         Drills {
             schedule: Some(Schedule::parse("0 4 * * 0", TimeZone::UTC).unwrap()),

@@ -402,7 +402,8 @@ pub(crate) fn attempts(operations: &[Operation], kind: Kind) -> Vec<Attempt> {
         let incomplete = one.outcome == Some(operations::Outcome::Incomplete);
         // What somebody cancelled is no failure, but no run either.
         let well = one.outcome == Some(operations::Outcome::Done) || incomplete;
-        Attempt { began: one.started, well, incomplete }
+        let hook_failed = one.hook_failed.is_some();
+        Attempt { began: one.started, well, incomplete, hook_failed }
     };
     runs.map(attempt).collect()
 }

@@ -9,6 +9,7 @@ use crate::promises;
 use crate::status;
 use crate::teller::Teller;
 use crate::units;
+use crate::watch;
 use jiff::{SignedDuration, Timestamp};
 use model::config::{Service, Vault};
 use model::{Class, Role, duration};
@@ -147,6 +148,7 @@ pub(crate) fn one(app: &App, service: &ServiceSite) -> Result<(Exit, Value), Fai
         None => overdue,
     });
     teller.tell(OVERDUE, overdue.clone());
+    watch::say(app, service, &overdue);
     let unsent = teller.finish();
     let ((lock_exit, locked), (exit, kept)) = (locked?, kept?);
     let exit = exit.max(lock_exit);

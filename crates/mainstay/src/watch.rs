@@ -170,6 +170,18 @@ pub(crate) fn tell_age(
     (stale, behind)
 }
 
+/// Says of a service what is not well, on one line. Beside JSON it is in the document.
+pub(crate) fn say<'w>(
+    app: &App,
+    service: &ServiceSite,
+    wrong: impl IntoIterator<Item = &'w String>,
+) {
+    let wrong: Vec<&str> = wrong.into_iter().map(String::as_str).collect();
+    if !app.out.json && !wrong.is_empty() {
+        app.out.warn(format_args!("{}: {}", service.name(), wrong.join("; ")));
+    }
+}
+
 /// Tells what is wrong with what runs here, and what has died, whoever cleaned up after it.
 fn workers(service: &ServiceSite, teller: &mut Teller<'_>) -> Result<(), Failure> {
     let operations = history::list(service)?;

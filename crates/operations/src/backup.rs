@@ -12,7 +12,9 @@
 use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
 use crate::recover::{After, Left};
-use crate::{Error, ServiceSite, Which, beside, hooks, quiesce, room, successor, which};
+use crate::{
+    Error, HookFailed, ServiceSite, Which, beside, hooks, quiesce, room, successor, which,
+};
 use engines::{CaptureSink, Captured, Refresh, RootKind, Running, SnapshotMeta};
 use jiff::Timestamp;
 use model::config::Quiesce;
@@ -76,6 +78,9 @@ pub struct BackedUp {
     pub seconds: f64,
     /// How long the service was stopped or frozen.
     pub stopped_seconds: Option<f64>,
+    /// The hook `after-backup` failed: after the point was made, which it changes nothing of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hook_failed: Option<HookFailed>,
 }
 
 /// Something that could not be captured.
@@ -132,16 +137,27 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
     let result = beside::giving_way(site, Kind::Backup, &run.cancel, || {
         perform_with(site, &mut operation, Service::AsDefined, params)
     });
-    let after = after_hook(site, &operation, &result);
-    let result = result.and_then(|done| after.map(|()| done));
+    let hook_failed = after_hook(site, &mut operation, &result);
+    let result = match (result, hook_failed) {
+        (Ok(done), hook_failed) => Ok(BackedUp { hook_failed, ..done }),
+        (Err(error), None) => Err(error),
+        (Err(error), Some(hook)) => {
+            operation.report().warn(&hook.message);
+            Err(error)
+        }
+    };
     let result = operation.end(site, Kind::Backup, result, describe)?;
     Ok(Done::BackedUp(Box::new(result)))
 }
 
 fn describe(done: &BackedUp) -> (Outcome, String) {
-    match done.problems.len() {
+    let (outcome, message) = match done.problems.len() {
         0 => (Outcome::Done, format!("{} is the head", done.name)),
         n => (Outcome::Incomplete, format!("{} is incomplete: {n} could not be read", done.name)),
+    };
+    match &done.hook_failed {
+        Some(hook) => (outcome, format!("{message}; {}", hook.message)),
+        None => (outcome, message),
     }
 }
 
@@ -271,7 +287,7 @@ fn perform_with(
     let quiesced = service == Service::AsDefined && quiesce::wanted(site) && !still && !offline;
     if quiesced && let Err(error) = quiesce::quiesce(site, operation) {
         if let Err(down) = quiesce::give_up(site, operation) {
-            report.warn(&not_back(&down));
+            report.warn(&not_back(site, &down));
         }
         return Err(error);
     }
@@ -295,7 +311,7 @@ fn perform_with(
         if quiesced { quiesce::resume(site, operation) } else { (Ok(()), Ok(())) };
     let stopped_seconds = quiesced.then(|| stopping.elapsed().as_secs_f64());
     if let Err(error) = &resumed {
-        report.warn(&not_back(error));
+        report.warn(&not_back(site, error));
     }
     // What was read of a service that had been let go meanwhile is of no one moment.
     let mut captured = in_time.and(read)?;
@@ -376,11 +392,16 @@ fn perform_with(
         problems: stored.problems,
         seconds: began.elapsed().as_secs_f64(),
         stopped_seconds,
+        hook_failed: None,
     })
 }
 
-fn not_back(error: &Error) -> String {
-    format!("the service did not come back: {}", error.chain())
+fn not_back(site: &ServiceSite, error: &Error) -> String {
+    let what = match site.spec().quiesce {
+        Quiesce::Freeze => "could not be thawed",
+        _ => "did not come back",
+    };
+    format!("the service {what}: {}", error.chain())
 }
 
 /// Takes back a backup that did not reach its commit.
@@ -586,10 +607,10 @@ fn check_space(site: &ServiceSite, first: bool, size: Option<u64>) -> Result<(),
 
 fn after_hook(
     site: &ServiceSite,
-    operation: &Operation,
+    operation: &mut Operation,
     result: &Result<BackedUp, Error>,
-) -> Result<(), Error> {
-    let Some(command) = &site.spec().hooks.after_backup else { return Ok(()) };
+) -> Option<HookFailed> {
+    let command = site.spec().hooks.after_backup.as_ref()?;
     let mut variables = hooks::variables(site, Some(operation.id()));
     let (outcome, detail) = match result {
         Ok(done) if done.problems.is_empty() => ("done", done.name.clone()),
@@ -599,8 +620,7 @@ fn after_hook(
     };
     variables.push(("MAINSTAY_OUTCOME".to_owned(), outcome.to_owned()));
     variables.push(("MAINSTAY_DETAIL".to_owned(), detail));
-    let calm = model::CancelToken::new();
-    hooks::run(site, "after-backup", command, &variables, &calm).map(|_| ())
+    hooks::afterwards(site, operation, hooks::AFTER_BACKUP, command, &variables)
 }
 
 /// Pipes what an engine captures into the repository.

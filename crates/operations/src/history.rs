@@ -2,7 +2,7 @@
 
 use crate::journal::{self, Kind, Outcome, Steps};
 use crate::operation::{is_alive, silent_for};
-use crate::{Error, Holder, ServiceSite, lock, recover, report};
+use crate::{Error, Holder, ServiceSite, hooks, lock, recover, report};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -30,6 +30,9 @@ pub struct Operation {
     pub outcome: Option<Outcome>,
     /// One sentence on the end.
     pub message: Option<String>,
+    /// A hook that came after all was done failed: nothing else did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hook_failed: Option<&'static str>,
     /// It runs now. One that neither runs nor ended has died; the next command cleans up.
     pub running: bool,
     /// It runs, but has given no sign of life for so long: it is stopped, or hangs.
@@ -56,6 +59,10 @@ pub fn list(site: &ServiceSite) -> Result<Vec<Operation>, Error> {
             continue;
         };
         let end = entries.end().map(|(outcome, message)| (outcome, message.to_owned()));
+        let hook_failed = hooks::AFTERWARDS.into_iter().find(|hook| {
+            let is_done = matches!(end, Some((Outcome::Done | Outcome::Incomplete, _)));
+            is_done && entries.begun(hook).is_some() && entries.done(hook).is_none()
+        });
         let running = end.is_none() && is_alive(&dir)?;
         let silent = if running { silent_for(&dir).filter(|time| *time > SILENCE) } else { None };
         found.push(Operation {
@@ -72,6 +79,7 @@ pub fn list(site: &ServiceSite) -> Result<Vec<Operation>, Error> {
             outcome: end.as_ref().map(|(outcome, _)| *outcome),
             message: end.map(|(_, message)| message).or_else(|| damaged.clone()),
             damaged,
+            hook_failed,
             log: dir.join("log"),
         });
     }

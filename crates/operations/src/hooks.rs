@@ -1,8 +1,10 @@
 //! Runs the commands that a service's `[hooks]` name.
 
+use crate::operation::Operation;
 use crate::{Error, ServiceSite};
 use engines::command::Command;
-use model::{CancelToken, Class, OperationId, duration};
+use model::{CancelToken, Class, Classify, OperationId, Progress, duration};
+use serde::Serialize;
 use std::time::{Duration, Instant};
 
 /// How long a hook may run, if its service does not say.
@@ -30,6 +32,40 @@ pub(crate) fn variables(site: &ServiceSite, operation: Option<&OperationId>) -> 
     variables
 }
 
+/// That a hook failed which comes after what it belongs to is done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct HookFailed {
+    /// Which, and why.
+    pub message: String,
+    /// What can be done about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// Hooks that come after what they belong to is done. Journals have them as steps.
+pub(crate) const AFTERWARDS: [&str; 2] = [AFTER_BACKUP, AFTER_REFRESH];
+pub(crate) const AFTER_BACKUP: &str = "after-backup";
+pub(crate) const AFTER_REFRESH: &str = "after-refresh";
+
+/// Runs a hook after what it belongs to is done, and cannot be undone: a cancel comes too late, and what
+/// fails now is told, but fails nothing else.
+pub(crate) fn afterwards(
+    site: &ServiceSite,
+    operation: &mut Operation,
+    name: &str,
+    command: &str,
+    variables: &Variables,
+) -> Option<HookFailed> {
+    let ran = run(site, name, command, variables, &CancelToken::new());
+    if let Err(error) = operation.note(name, ran.is_ok()) {
+        operation.report().warn(&error.chain());
+    }
+    let error = ran.err()?;
+    operation.report().log(&error.chain());
+    Some(HookFailed { message: error.chain(), hint: error.hint() })
+}
+
 /// Runs one hook and waits for it, as long as it may take.
 pub(crate) fn run(
     site: &ServiceSite,
@@ -38,7 +74,7 @@ pub(crate) fn run(
     variables: &Variables,
     cancel: &CancelToken,
 ) -> Result<String, Error> {
-    finish(site, name, hook(name, command, variables), cancel)
+    finish(site, name, hook(command, variables), cancel)
 }
 
 /// The same for a hook that must end when this process does, even by SIGKILL.
@@ -49,11 +85,12 @@ pub(crate) fn run_tied(
     variables: &Variables,
     cancel: &CancelToken,
 ) -> Result<String, Error> {
-    finish(site, name, hook(name, command, variables).tied(), cancel)
+    finish(site, name, hook(command, variables).tied(), cancel)
 }
 
-fn hook(name: &str, command: &str, variables: &Variables) -> Command {
-    Command::shell(format!("hook `{name}`"), command).envs(variables)
+/// What fails of it is told with its name.
+fn hook(command: &str, variables: &Variables) -> Command {
+    Command::shell("it", command).envs(variables)
 }
 
 fn finish(
@@ -64,7 +101,6 @@ fn finish(
 ) -> Result<String, Error> {
     let (limit, began) = (limit(site, name), Instant::now());
     let output = command.timeout(limit).run(cancel).map_err(|e| {
-        use model::Classify;
         if e.class() == Class::Cancelled {
             return Error::cancelled();
         }

@@ -52,6 +52,7 @@ pub mod wal;
 pub mod which;
 
 pub use error::Error;
+pub use hooks::HookFailed;
 pub use journal::{Entry, Event, Kind, Outcome, kill_at, parse as parse_journal};
 pub use lock::Holder;
 pub use member::{AppliedHere, JudgedBy, MemberRecord, Scrubbed};

@@ -53,7 +53,10 @@ pub(crate) fn quiesce(site: &ServiceSite, operation: &mut Operation) -> Result<(
     state.require_primary(site.member(), state.generation)?;
     turn::begin(operation.dir())?;
     let held = operation.step(STEP, site.spec().quiesce, |operation| {
-        operation.report().phase("stopping the service");
+        operation.report().phase(match site.spec().quiesce {
+            Quiesce::Freeze => "freezing the service",
+            _ => "stopping the service",
+        });
         match site.spec().quiesce {
             Quiesce::None => Ok(()),
             Quiesce::Stop => {
@@ -141,6 +144,10 @@ fn return_now(
     // Whoever waits here, for a file system that takes nothing, is in nobody's way.
     drop(turn);
     let noted = operation.note("resume", back.is_ok());
+    if back.is_ok() && site.spec().quiesce == Quiesce::Freeze {
+        // Only now, since before it could not be written.
+        operation.report().note("the service is thawed");
+    }
     if let (Ok(()), Err(error)) = (&back, noted) {
         // Its mark is gone, which says as much.
         operation.report().warn(&error.chain());

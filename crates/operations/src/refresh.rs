@@ -34,7 +34,7 @@ use crate::recover::Left;
 use crate::standing::{self, Stuck, Way};
 use crate::wal::sqlite::Replayed;
 use crate::wal::target::for_standby;
-use crate::{Error, MemberRecord, ServiceSite, Which, may_start, which};
+use crate::{Error, HookFailed, MemberRecord, ServiceSite, Which, hooks, may_start, which};
 use engines::Refresh;
 use follow::{Cancel, Followed, follow};
 use jiff::Timestamp;
@@ -121,6 +121,9 @@ pub struct Done {
     /// What to do about that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
+    /// The hook `after-refresh` failed: after the standby was where it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hook_failed: Option<HookFailed>,
     /// How long the run took.
     pub seconds: f64,
 }
@@ -154,6 +157,10 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
             (None, Some(why)) => format!("{message}; {why}"),
             (None, None) => message,
         };
+        let message = match &done.hook_failed {
+            Some(hook) => format!("{message}; {}", hook.message),
+            None => message,
+        };
         (Outcome::Done, message)
     })
 }
@@ -181,6 +188,7 @@ impl Done {
             built_anew: None,
             stuck: None,
             advice: None,
+            hook_failed: None,
             seconds: began.elapsed().as_secs_f64(),
         }
     }
@@ -263,10 +271,9 @@ pub(crate) fn perform(
         false => build(site, operation, params, None, began)?,
     };
     if let Some(command) = &site.spec().hooks.after_refresh {
-        let variables = crate::hooks::variables(site, Some(operation.id()));
-        // The refresh itself is past its commit marker: a cancel comes too late.
-        let calm = model::CancelToken::new();
-        crate::hooks::run(site, "after-refresh", command, &variables, &calm)?;
+        let variables = hooks::variables(site, Some(operation.id()));
+        done.hook_failed =
+            hooks::afterwards(site, operation, hooks::AFTER_REFRESH, command, &variables);
     }
     done.seconds = began.elapsed().as_secs_f64();
     Ok(done)

@@ -86,6 +86,9 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
     };
     let params = refresh::Params { reseed: !rewound && !goes_on, ..refresh::Params::default() };
     let refreshed = refresh::perform(site, operation, &params)?;
+    if let Some(hook) = &refreshed.hook_failed {
+        operation.report().warn(&hook.message);
+    }
     MemberRecord::change(site, |record| record.rewinding = false)?;
     Ok(Done {
         rewound,

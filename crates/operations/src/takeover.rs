@@ -332,6 +332,9 @@ fn catch_up(
                 site.name()
             ))
         })?;
+        if let Some(hook) = &done.hook_failed {
+            operation.report().warn(&hook.message);
+        }
         return Ok(Some(done.source_time));
     }
     if record.rotten {

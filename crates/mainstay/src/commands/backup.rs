@@ -1,9 +1,10 @@
-use super::common::Services;
+use super::common::{self, Services};
 use crate::app::App;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::ui::words::{count, shown};
 use crate::units;
 use model::Role;
+use model::config::Quiesce;
 use operations::backup::{self, BackedUp, Changed, Done, Params, Plan};
 use operations::{ServiceSite, Which};
 use repository::Ranges;
@@ -18,7 +19,8 @@ const NAMED: usize = 20;
 /// Back a service up: its state of now becomes a recovery point in the vault.
 ///
 /// Exit code 3: a point was made, but something of the source could not be read. It is marked
-/// incomplete, and a restore does not take it by default.
+/// incomplete, and a restore does not take it by default. Exit code 1 with a point: the hook
+/// `after-backup` failed, and nothing else.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BackupArgs {
     #[command(flatten)]
@@ -129,12 +131,19 @@ fn tell(app: &App, service: &ServiceSite, done: &BackedUp) -> Result<Exit, Failu
         units::size(done.point.added_bytes),
         units::duration(Duration::from_secs_f64(done.seconds.max(0.0))),
         match done.stopped_seconds {
+            Some(seconds) if service.spec().quiesce == Quiesce::Freeze => {
+                format!(", frozen for {seconds:.1} s")
+            }
             Some(seconds) => format!(", stopped for {seconds:.1} s"),
             None => String::new(),
         },
     ))?;
+    let hook = match &done.hook_failed {
+        Some(hook) => common::hook_failed(app, service, hook, "the point was made and is kept"),
+        None => Exit::DONE,
+    };
     if done.problems.is_empty() {
-        return Ok(Exit::DONE);
+        return Ok(hook);
     }
     if !out.json {
         out.warn(format_args!(
@@ -154,7 +163,7 @@ fn tell(app: &App, service: &ServiceSite, done: &BackedUp) -> Result<Exit, Failu
             ));
         }
     }
-    Ok(Exit::UNREADABLE)
+    Ok(hook.max(Exit::UNREADABLE))
 }
 
 fn tell_plan(app: &App, service: &ServiceSite, plan: &Plan) -> Result<Exit, Failure> {

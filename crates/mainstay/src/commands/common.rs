@@ -2,11 +2,11 @@
 
 use crate::app::{App, Chosen};
 use crate::config::mistakes;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::units;
 use jiff::Timestamp;
-use model::{PointName, ServiceName, ServiceState, SnapshotId};
-use operations::{ServiceSite, Site, Which, kill_at, which};
+use model::{Class, PointName, ServiceName, ServiceState, SnapshotId};
+use operations::{HookFailed, ServiceSite, Site, Which, kill_at, which};
 use repository::{RepositoryLock, Snapshot, Work};
 use storage::ErrorKind;
 
@@ -197,6 +197,17 @@ pub(crate) fn name_of(state: &ServiceState, id: SnapshotId, file: &Snapshot) -> 
 /// The engine that made a snapshot, as its tags say; none if it was none of ours.
 pub(crate) fn engine_of(file: &Snapshot) -> Option<&str> {
     file.tags.iter().find_map(|tag| tag.strip_prefix("mainstay:engine="))
+}
+
+/// Tells that a hook failed after all was done, which stays as it is. Beside JSON it is in the document.
+pub(crate) fn hook_failed(app: &App, service: &ServiceSite, hook: &HookFailed, done: &str) -> Exit {
+    let failure = Failure::new(Class::Failed, format!("{}; {done}", hook.message));
+    let hint = format!("Run `mainstay logs {}` to see what went before it.", service.name());
+    let failure = failure.hint(hook.hint.clone().unwrap_or(hint));
+    match app.out.json {
+        true => failure.exit(),
+        false => failure.about(service.name()).report(&app.out),
+    }
 }
 
 /// `GATE=REASON`; neither is empty.

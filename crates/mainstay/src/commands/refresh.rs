@@ -1,4 +1,4 @@
-use super::common::{Point, Services};
+use super::common::{self, Point, Services};
 use crate::app::App;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::units;
@@ -96,7 +96,11 @@ fn one(app: &App, service: &ServiceSite, params: &Params) -> Result<(Exit, Value
             app.out.line(format_args!("  {told}"))?;
         }
     }
-    Ok((Exit::DONE, serde_json::to_value(&done).unwrap_or_default()))
+    let exit = match &done.hook_failed {
+        Some(hook) => common::hook_failed(app, service, hook, "the standby was refreshed"),
+        None => Exit::DONE,
+    };
+    Ok((exit, serde_json::to_value(&done).unwrap_or_default()))
 }
 
 /// What came of a refresh, in one line.

@@ -143,9 +143,9 @@ fn act(
     teller: &mut Teller<'_>,
 ) -> Result<(Exit, Value), Failure> {
     let decision = due::decide(&seen, Timestamp::now());
-    let (event, other) = match seen.role {
-        Role::Primary => ("backup-failed", "refresh-failed"),
-        _ => ("refresh-failed", "backup-failed"),
+    let (event, other, kind) = match seen.role {
+        Role::Primary => ("backup-failed", "refresh-failed", "backup"),
+        _ => ("refresh-failed", "backup-failed", "refresh"),
     };
     let ran = match decision.action {
         Action::Backup => Some(backup::one(app, service, &Params::default())),
@@ -174,9 +174,15 @@ fn act(
         teller.tell(event, None);
         let what = "something of the source could not be read; the point is incomplete";
         teller.tell("backup-incomplete", last.incomplete.then(|| what.to_owned()));
+        teller.tell("hook-failed", last.hook_failed.then(|| hook_failed(service, &result, kind)));
     }
     teller.tell(other, None);
     let (stale, behind) = watch::tell_age(teller, &seen);
+    let waits = waits(service, &decision, kind);
+    let unwell = seen.gap.is_some() || stale.is_some() || behind.is_some() || decision.retries;
+    if unwell {
+        watch::say(app, service, seen.gap.iter().chain(&stale).chain(&behind).chain(&waits));
+    }
     let (exit, value) = result?;
     let exit = if stale.is_some() || behind.is_some() { exit.max(Exit::NOT_WELL) } else { exit };
     Ok((
@@ -189,6 +195,36 @@ fn act(
             "next": decision.next,
         }),
     ))
+}
+
+/// Why nothing was done now, and when something is.
+fn waits(service: &ServiceSite, decision: &due::Decision, kind: &str) -> Option<String> {
+    let next = decision.next.map(units::local);
+    match (decision.action, decision.retries, next) {
+        (Action::Nothing, true, Some(next)) => Some(format!(
+            "the last {kind} failed, which `mainstay logs {}` tells of, and is tried again at {next}",
+            service.name()
+        )),
+        (Action::Nothing, _, Some(next)) => Some(format!("the next {kind} is due at {next}")),
+        (Action::Nothing, _, None) => Some(format!("no {kind} is scheduled here")),
+        _ => None,
+    }
+}
+
+/// What somebody is told of a hook that failed after a run, this one or one by hand.
+fn hook_failed(
+    service: &ServiceSite,
+    result: &Result<(Exit, Value), Failure>,
+    kind: &str,
+) -> String {
+    let done = result.as_ref().ok().and_then(|(_, done)| done["hook-failed"]["message"].as_str());
+    match done {
+        Some(why) => format!("the {kind} is done, but {why}"),
+        None => {
+            let name = service.name();
+            format!("the {kind} is done, but its hook failed; `mainstay logs {name}` tells why")
+        }
+    }
 }
 
 /// What becomes of a run that did not come to its end. That somebody wanted it to end ends all of it;
@@ -249,6 +285,7 @@ pub(crate) fn one_drill(app: &App, service: &ServiceSite) -> Result<(Exit, Value
     let (overdue, slow) = (drills.overdue(now), drills.slow());
     teller.tell("drill-overdue", overdue.clone());
     teller.tell("rto-exceeded", slow.clone());
+    watch::say(app, service, overdue.iter().chain(&slow));
     let unsent = teller.finish();
     let (exit, value) = result?;
     let broken = unsent || overdue.is_some() || slow.is_some();

@@ -6,6 +6,7 @@ use crate::status;
 use crate::teller::Teller;
 use crate::ui::words::{count, shown};
 use crate::units;
+use crate::watch;
 use engines::Refresh;
 use jiff::Timestamp;
 use model::{Class, Role};
@@ -167,6 +168,7 @@ pub(crate) fn one_due(app: &App, service: &ServiceSite) -> Result<(Exit, Value),
     let (overdue, rot) = (scrubs.overdue(now), scrubs.rot());
     teller.tell("scrub-overdue", overdue.clone());
     teller.tell(ROTTEN, scrubs.found());
+    watch::say(app, service, overdue.iter().chain(&rot));
     let unsent = teller.finish();
     let (exit, value) = result?;
     let broken = unsent || overdue.is_some() || rot.is_some();

@@ -38,6 +38,7 @@ pub(crate) fn outcome(one: &Operation) -> &'static str {
     match one.outcome {
         None if one.running => "running",
         None => "died, and was not cleaned up after yet",
+        Some(Outcome::Done) if one.hook_failed.is_some() => "done, but a hook failed",
         Some(Outcome::Done) => "done",
         Some(Outcome::Incomplete) => "done, but incomplete",
         Some(Outcome::Failed) => "failed",

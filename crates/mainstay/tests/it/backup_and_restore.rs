@@ -108,6 +108,10 @@ fn a_database_comes_back_as_it_was() {
 fn what_cannot_be_read_makes_the_point_incomplete() {
     let rig = host();
     rig.run(&["backup", "docs"]).code(0);
+    // A hook that fails after it hides nothing of it.
+    let configuration = fs::read_to_string(rig.path("mainstay.toml")).unwrap();
+    let hook = "\n[service.docs.hooks]\nafter-backup = \"false\"\n";
+    rig.write("mainstay.toml", format!("{configuration}{hook}"));
     // Root can read everything, so somebody else backs up.
     let other = if rustix::process::geteuid().is_root() { Some("65534") } else { None };
     fs::set_permissions(rig.path("docs/letter.txt"), fs::Permissions::from_mode(0o000)).unwrap();
@@ -130,7 +134,8 @@ fn what_cannot_be_read_makes_the_point_incomplete() {
                 .arg(rig.path("mainstay.toml")))
         }
     };
-    said.code(3).complains("letter.txt").complains("incomplete and not the head");
+    let said = said.code(3).complains("letter.txt").complains("incomplete and not the head");
+    said.complains("the hook `after-backup` failed");
     rig.run(&["snapshots", "docs"]).code(0).says("incomplete");
     let list = rig.run(&["snapshots", "--json", "docs"]).code(0).json();
     let heads: Vec<_> = list["services"][0]["snapshots"].as_array().unwrap().iter().collect();

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 mod adopting;
+mod afterwards;
 mod backup_and_restore;
 mod browsing;
 mod cancel;

@@ -235,6 +235,19 @@ fn the_vault_is_asked_right_before_a_service_is_stopped() {
 }
 
 #[test]
+fn what_is_frozen_is_not_called_stopped() {
+    let world = World::new("files", &format!("quiesce = \"freeze\"\n{FREEZING}"));
+    world.run("a", &["init"]).code(0);
+    fill(&world.path("a/data"), 1);
+    let said = world.run("a", &["-v", "backup", "docs"]).code(0).says("frozen for");
+    let said = said.complains("freezing the service").complains("the service is thawed");
+    let log = world.run("a", &["logs", "docs"]).code(0).says("freezing the service").out;
+    for text in [&said.out, &said.err, &log] {
+        assert!(!text.contains("stop"), "{text}");
+    }
+}
+
+#[test]
 fn a_capture_that_hangs_ends_the_freeze_and_becomes_no_point() {
     let lines = format!("quiesce = \"freeze\"\nquiesce-limit = \"5s\"\n{FREEZING}");
     let world = World::new("files", &lines);

@@ -236,3 +236,29 @@ fn a_log_segment_that_cannot_be_asked_for_is_not_the_end_of_the_log() {
     assert!((1..=125).contains(&said.code), "{said:#?}");
     rig.run(&words).code(1);
 }
+
+/// A timer's journal is quiet as long as all is well, and says why nothing is done where it is not.
+#[test]
+fn what_is_not_well_is_said_and_nothing_else() {
+    let yearly = "schedule = \"0 0 1 1 *\"\n";
+    let failing = format!("{yearly}[service.docs.hooks]\nbefore-backup = \"false\"\n");
+    let rig = host(&failing);
+    let quiet = ["-q", "run-due"];
+    rig.run(&quiet).code(1).complains("the hook `before-backup` failed");
+    let said =
+        rig.run(&quiet).complains("docs: the last backup failed").complains("tried again at");
+    assert_eq!(said.err.lines().count(), 1, "{said:#?}");
+    configure(&rig, yearly);
+    rig.run(&["backup", "docs"]).code(0);
+    let said = rig.run(&quiet).code(0);
+    assert_eq!((said.out.as_str(), said.err.as_str()), ("", ""));
+    configure(&rig, &format!("{yearly}rpo = \"1s\"\n"));
+    let said = until(&rig, &quiet, 1).complains("docs: the newest point is ");
+    let said = said.complains("1 s are allowed; the next backup is due at ");
+    assert_eq!(said.err.lines().count(), 1, "{said:#?}");
+    configure(&rig, "rpo = \"1s\"\n");
+    rig.run(&quiet).code(1).complains("no backup is scheduled here");
+    // Beside JSON it is in the document alone.
+    let said = rig.run(&["--json", "run-due"]).code(1);
+    assert!(said.json()["services"][0]["stale"].is_string() && said.err.is_empty(), "{said:#?}");
+}

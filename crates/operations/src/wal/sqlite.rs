@@ -322,6 +322,9 @@ impl<'a> Shipper<'a> {
             self.retry_point = Instant::now() + POINT_PAUSE;
             match point.thread.join() {
                 Ok(Ok(backup::Done::BackedUp(done))) if !done.point.incomplete => {
+                    if let Some(hook) = &done.hook_failed {
+                        self.run.progress.warn(&hook.message);
+                    }
                     for database in &mut self.databases {
                         database.has_point(&point.meant, &mut self.book);
                     }
