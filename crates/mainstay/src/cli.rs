@@ -128,7 +128,11 @@ fn usage(words: &[OsString], error: &clap::Error) -> u8 {
     let json = words.iter().any(|word| word == "--json");
     if json && !asked {
         let text = error.render().to_string();
-        let message = text.lines().next().unwrap_or_default();
+        // What is wrong may be a list, and ends where it is said how the command is used.
+        let lines = text.lines().map(str::trim);
+        let wrong = lines.take_while(|line| !line.starts_with("Usage:"));
+        let wrong: Vec<&str> = wrong.filter(|line| !line.is_empty()).collect();
+        let message = wrong.join(" ");
         let message = message.trim_start_matches("error: ").to_owned();
         return Failure::invalid(message)
             .hint("Run the command with `--help`.")

@@ -14,6 +14,7 @@ use model::{
     Generation, Member, MemberName, OperationId, Position, Role, ServiceState, SnapshotId, Verified,
 };
 use operations::history::{self, Operation};
+use operations::standing::Trouble;
 use operations::{JudgedBy, Kind, MemberRecord, ServiceSite};
 use serde::Serialize;
 use std::time::Duration;
@@ -37,6 +38,8 @@ pub(crate) struct Status {
     pub(crate) log_received: bool,
     /// What of the log is missing, with no base after it yet.
     pub(crate) log_gap: Option<operations::wal::Gap>,
+    /// This host, the primary, went back behind the newest point, with no base after it yet.
+    pub(crate) went_back: Option<String>,
     /// How old the newest state is that the vault has: of the newest point that no drill found wanting,
     /// or of the log.
     pub(crate) age_seconds: Option<u64>,
@@ -161,6 +164,8 @@ pub(crate) struct MemberStatus {
     pub(crate) label: Option<String>,
     /// Why a standby that follows the log cannot go on, as far as this host can tell.
     pub(crate) stuck: Option<String>,
+    /// That is because it stands on what the primary left behind.
+    pub(crate) left_behind: bool,
 }
 
 /// Gathers it.
@@ -194,7 +199,13 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
     let rpo_kept = kept(newest.or(me.map(|me| me.since)).unwrap_or(now));
     let drills = drills(service, &state, &operations)?;
     let log_gap = operations::wal::open_gap(service, &state)?;
-    let stuck = stuck(service, &state);
+    let is_primary = me.is_some_and(|me| me.role == Role::Primary);
+    // That its files cannot be read is told by others.
+    let went_back = operations::wal::went_back(service, &state).ok().flatten();
+    let went_back = went_back.filter(|_| is_primary);
+    let trouble = trouble(service, &state);
+    let stuck = trouble.as_ref().map(Trouble::told);
+    let on_what_was_left = matches!(trouble, Some(Trouble::Left { .. }));
     let replayed = replayed(service, &state);
     // Where the log alone is followed, nobody gets over a gap in it.
     let all_stuck = log_gap.as_ref().filter(|_| follows(service));
@@ -227,6 +238,7 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
             stopped: member.stopped.is_some(),
             label: member.label.clone(),
             stuck,
+            left_behind: own && on_what_was_left,
         }
     });
     let members: Vec<MemberStatus> = members.collect();
@@ -254,6 +266,7 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
         log_stored,
         log_received: operations::wal::is_running(service),
         log_gap,
+        went_back,
         age_seconds: age.map(|age| age.as_secs()),
         rpo_seconds: rpo.map(|rpo| rpo.as_secs()),
         rpo_kept,
@@ -288,9 +301,8 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
 
 /// Why this host's standby cannot go on. That it could not be asked is no reason to show nothing of all
 /// the rest; `doctor` tells that.
-fn stuck(service: &ServiceSite, state: &ServiceState) -> Option<String> {
-    let found = operations::standing::stuck(service, state, &operations::Run::default());
-    found.ok().flatten().map(|stuck| stuck.told())
+fn trouble(service: &ServiceSite, state: &ServiceState) -> Option<Trouble> {
+    operations::standing::trouble(service, state, &operations::Run::default()).ok().flatten()
 }
 
 /// Up to when this host's standby has what its source wrote, if it follows a log by itself. Nothing is

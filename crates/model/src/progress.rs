@@ -18,6 +18,11 @@ pub trait Progress: Send + Sync {
     fn warn(&self, line: &str) {
         self.note(line);
     }
+
+    /// What was warned of last is over.
+    fn over(&self, line: &str) {
+        self.note(line);
+    }
 }
 
 /// Reports to nobody.

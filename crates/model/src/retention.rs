@@ -10,6 +10,7 @@
 
 use crate::config::Keep;
 use crate::duration::{self, DurationError};
+use crate::state::transitions::{NEWEST, PINNED};
 use crate::{RecoveryPoint, ServiceState, SnapshotId};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
@@ -172,7 +173,10 @@ pub fn plan(
         if point.pinned {
             give(point, Reason::Pinned);
         }
-        if let Some(who) = needed.get(&point.snapshot) {
+        let is_newest = whole.first().is_some_and(|newest| newest == point);
+        let is_told =
+            |who: &&String| (point.pinned && *who == PINNED) || (is_newest && *who == NEWEST);
+        if let Some(who) = needed.get(&point.snapshot).filter(|who| !is_told(who)) {
             give(point, Reason::Needed(who.clone()));
         }
     }

@@ -7,7 +7,7 @@
 
 mod proofs;
 mod refusal;
-mod transitions;
+pub(crate) mod transitions;
 
 pub use refusal::Refusal;
 

@@ -132,17 +132,27 @@ fn perform(site: &ServiceSite, operation: &mut Operation, params: &Params) -> Re
 /// The point that this host's standby holds, if it is one that a refresh put there.
 fn held(site: &ServiceSite) -> Result<RecoveryPoint, Error> {
     let name = site.name();
+    let state = site.load_state()?.state;
+    let hint = format!(
+        "It is the copy of a standby that is compared with its point; `mainstay drill {name}` judges a \
+         restored one."
+    );
+    match state.members.get(site.member()).map(|member| member.role) {
+        Some(Role::Standby) => {}
+        Some(Role::Primary) => {
+            let what = format!("{} is the primary of {name}, whose data is no copy", site.member());
+            return Err(Error::refused(what).hinting(hint));
+        }
+        _ => {
+            let what = format!("{} is not a standby of {name}", site.member());
+            return Err(Error::refused(what).hinting(hint));
+        }
+    }
     if site.engine()?.refresh() == Refresh::Follow {
         let what = format!("the standby of {name} follows a log, and is not what a snapshot holds");
         return Err(Error::refused(what).hinting(format!(
             "Its server's own checksums judge it; `mainstay drill {name}` judges a restored copy."
         )));
-    }
-    let state = site.load_state()?.state;
-    let role = state.members.get(site.member()).map(|member| member.role);
-    if role != Some(Role::Standby) {
-        return Err(Error::refused(format!("{} is not a standby of {name}", site.member()))
-            .hinting("Only the copy of a standby is what a snapshot holds; `mainstay drill` judges a restored one."));
     }
     let record = MemberRecord::load(site)?;
     let Some(applied) = record.applied.filter(|_| record.unloaded.is_none()) else {

@@ -2,7 +2,7 @@
 //! gets past that. In front of a part of the log that is in no vault it waits for ever, and looks as if
 //! nothing had happened at its source.
 
-use crate::wal::Gap;
+use crate::wal::{self, Gap};
 use crate::{Error, Run, ServiceSite, placing};
 use engines::postgres::{Lsn, Segments, WalFile, left_at, segments_of};
 use engines::{Inspection, Refresh};
@@ -82,19 +82,75 @@ impl Stuck {
     }
 }
 
-/// Whether this host's standby stands in front of a gap. Nothing is said of one that does not run, or
-/// does not answer: where it stands is not known.
-pub fn stuck(site: &ServiceSite, state: &ServiceState, run: &Run) -> Result<Option<Stuck>, Error> {
+/// Why a standby that follows the log by itself gets to nothing of what its primary writes now.
+#[derive(Clone, Debug)]
+pub enum Trouble {
+    /// It stands in front of a gap.
+    Gap(Stuck),
+    /// It went on along what was given up: the primary went back behind it, or another took over with less.
+    Left {
+        /// How far it has come.
+        at: Position,
+        /// Where the newest timeline left the one that it is on.
+        left: Lsn,
+    },
+}
+
+impl Trouble {
+    /// One sentence for people.
+    pub fn told(&self) -> String {
+        match self {
+            Trouble::Gap(stuck) => stuck.told(),
+            Trouble::Left { at, left } => format!(
+                "it stands at {at}, past {left}, where the newest timeline left the one that it is on: it \
+                 gets nothing of what the primary writes now"
+            ),
+        }
+    }
+
+    /// What to do about it.
+    pub fn advice(&self, site: &ServiceSite) -> String {
+        match self {
+            Trouble::Gap(stuck) => stuck.advice(site),
+            Trouble::Left { .. } => format!(
+                "Look at what is in it; `mainstay refresh {} --reseed` puts it aside and builds the copy \
+                 anew, along what the primary writes now.",
+                site.name()
+            ),
+        }
+    }
+}
+
+/// Whether this host's standby can go on. Nothing is said of one that does not run, or does not answer:
+/// where it stands is not known.
+pub fn trouble(
+    site: &ServiceSite,
+    state: &ServiceState,
+    run: &Run,
+) -> Result<Option<Trouble>, Error> {
     let engine = site.engine()?;
     let me = state.members.get(site.member());
     if engine.refresh() != Refresh::Follow || me.is_none_or(|me| me.role != Role::Standby) {
         return Ok(None);
     }
     let seen = crate::look(site, run, |cx| engine.inspect(cx))?;
-    seen_stuck(site, state, &seen, state.head_point())
+    seen_trouble(site, state, &seen)
 }
 
-/// The same of a standby that was looked at, and how it gets to this point.
+/// The same of a standby that was looked at. One that streams passes over a gap in the vault's log.
+pub(crate) fn seen_trouble(
+    site: &ServiceSite,
+    state: &ServiceState,
+    seen: &Inspection,
+) -> Result<Option<Trouble>, Error> {
+    if let Some(stuck) = seen_stuck(site, state, seen, state.head_point())? {
+        return Ok(Some(Trouble::Gap(stuck)));
+    }
+    let at = seen.position.as_ref().filter(|_| seen.following);
+    Ok(wal::went_past(site, at)?.zip(at.cloned()).map(|(left, at)| Trouble::Left { at, left }))
+}
+
+/// Whether a standby that was looked at stands in front of a gap, and how it gets to this point.
 pub(crate) fn seen_stuck(
     site: &ServiceSite,
     state: &ServiceState,

@@ -4,6 +4,7 @@
 mod branch;
 mod gap;
 mod lag;
+mod left;
 mod receive;
 mod ship;
 pub mod sqlite;
@@ -14,6 +15,8 @@ mod went_back;
 
 pub(crate) use branch::{HandedOver, hand_over, while_kept};
 pub use gap::{Gap, open as open_gap};
+pub use left::left_behind;
+pub(crate) use left::went_past;
 pub use receive::{Done as Received, Params as Receive, cap, is_running, run as receive, spare};
 pub(crate) use until::LAST as LAST_MARKS;
 pub use until::{Until, note_pushed, note_quiet, reaches};

@@ -239,6 +239,19 @@ impl<'a> Source<'a> {
         moved.map(drop)
     }
 
+    /// Whether the server hands its log over by our own `archive_command`.
+    pub fn archives(&mut self) -> Result<bool, Error> {
+        let row = self.ask(|session| {
+            session.row(
+                "tell how it archives",
+                "SELECT current_setting('archive_mode') <> 'off' \
+                    AND current_setting('archive_command') LIKE '%wal push%'",
+                &[],
+            )
+        })?;
+        Ok(row.get(0))
+    }
+
     /// Where the server writes its log. There must be a slot: that it lies beside the log, and that the
     /// control file there is the one that the server writes, proves that the server works on these
     /// files, and on no copy of them.

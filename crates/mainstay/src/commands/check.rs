@@ -131,10 +131,13 @@ fn tell(
         out.detail(format_args!("{}: {note}", service.name()));
     }
     let looked = format!(
-        "{}, {}, {} verified, in {}",
+        "{}, {}, {}, in {}",
         count(report.snapshots, "snapshot", "snapshots"),
         count(report.packs, "pack", "packs"),
-        units::size(report.verified_bytes),
+        match report.verified_bytes {
+            0 => "their content not read".to_owned(),
+            bytes => format!("{} verified", units::size(bytes)),
+        },
         units::duration(took),
     );
     if report.errors.is_empty() {

@@ -6,6 +6,7 @@ use crate::init::make::{self, Did, Made, Options, Recovery};
 use crate::init::{discover, propose, timer};
 use crate::ui::{ask, init as ui};
 use model::Class;
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Set this host up: make what the configuration names, or propose a configuration.
@@ -66,7 +67,7 @@ pub(crate) struct InitArgs {
 pub(crate) fn run(app: &App, args: &InitArgs) -> Outcome {
     let file = app.config_file()?;
     if args.print {
-        return app.out.text(&proposal(args, &file)?).map(|()| Exit::DONE);
+        return show(app, &file, &proposal(args, &file)?).map(|()| Exit::DONE);
     }
     let wrote = !file.exists() && propose(app, args, &file)?;
     if !file.exists() {
@@ -102,7 +103,7 @@ fn propose(app: &App, args: &InitArgs, file: &Path) -> Result<bool, Failure> {
     let text = proposal(args, file)?;
     config::parse(&text, file)?;
     if args.dry_run {
-        app.out.text(&text)?;
+        show(app, file, &text)?;
         return Ok(false);
     }
     if !args.yes {
@@ -118,6 +119,14 @@ fn propose(app: &App, args: &InitArgs, file: &Path) -> Result<bool, Failure> {
     }
     files::write(file, text.as_bytes(), 0o644, Existing::Keep)?;
     Ok(true)
+}
+
+/// Shows a proposal.
+fn show(app: &App, file: &Path, text: &str) -> Result<(), Failure> {
+    match app.out.json {
+        true => app.out.document(&json!({ "file": file, "proposed-configuration": text })),
+        false => app.out.text(text),
+    }
 }
 
 fn proposal(args: &InitArgs, file: &Path) -> Result<String, Failure> {

@@ -1,7 +1,7 @@
 use crate::app::App;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::ui::table::{Column, table};
-use crate::ui::words::{outcome, shown};
+use crate::ui::words::{on_one_line, outcome, shown};
 use crate::units;
 use model::{Class, OperationId, ServiceName};
 use operations::ServiceSite;
@@ -70,7 +70,7 @@ fn list(app: &App, operations: &[Operation]) -> Outcome {
             units::local(one.started),
             took.map(units::duration).unwrap_or_default(),
             match &one.message {
-                Some(message) => format!("{}: {}", outcome(one), shown(message)),
+                Some(message) => format!("{}: {}", outcome(one), on_one_line(message)),
                 None => outcome(one).to_owned(),
             },
         ]

@@ -68,7 +68,11 @@ pub(crate) enum Command {
     Mount(mount::MountArgs),
     Copy(copy::CopyArgs),
     Tag(tag::TagArgs),
+    /// Keep recovery points whatever the retention says.
+    #[command(after_help = "Example:\n  mainstay pin docs latest")]
     Pin(pin::PinArgs),
+    /// Leave recovery points that were pinned to the retention again.
+    #[command(after_help = "Example:\n  mainstay unpin docs 5f3a09c1")]
     Unpin(pin::PinArgs),
     Drill(drill::DrillArgs),
     Status(status::StatusArgs),

@@ -4,12 +4,8 @@ use model::ServiceName;
 use operations::{Which, points};
 use serde_json::json;
 
-/// Keep recovery points whatever the retention says (`unpin`: no longer).
+/// Which points.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Examples:
-  mainstay pin docs latest
-  mainstay unpin docs 5f3a09c1")]
 pub(crate) struct PinArgs {
     /// The service.
     service: ServiceName,

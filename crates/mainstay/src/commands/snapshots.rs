@@ -22,7 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// not be read; `verified`: its bytes were read in the vault, and when; `drilled`: proven restorable,
 /// and when; `DRILL FAILED`: the last drill did not; `uncommitted`: a snapshot file that is no
 /// recovery point, made by plain restic or by an old primary after a takeover; `MISSING`: a point
-/// whose snapshot file is gone from the vault.
+/// whose snapshot file is gone from the vault; `left behind`: the service went back behind it, and no
+/// recovery from it leads to what is written now.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SnapshotsArgs {
     /// The services [default: all of this host].
@@ -53,13 +54,14 @@ struct Line {
     tags: BTreeSet<String>,
     committed: bool,
     missing: bool,
+    left_behind: bool,
 }
 
 pub(crate) fn run(app: &App, args: &SnapshotsArgs) -> Outcome {
     let names = named_or_all(app, &app.site()?, &args.services)?;
     let several = names.names.len() > 1;
     app.each(&names, |service| {
-        let lines = lines(service)?;
+        let lines = lines(app, service)?;
         if !app.out.json {
             if several {
                 app.out.line(app.out.paint.bold(service.name().as_str()))?;
@@ -75,13 +77,24 @@ pub(crate) fn run(app: &App, args: &SnapshotsArgs) -> Outcome {
     })
 }
 
-fn lines(service: &ServiceSite) -> Result<Vec<Line>, Failure> {
+fn lines(app: &App, service: &ServiceSite) -> Result<Vec<Line>, Failure> {
     // Files first: a backup that commits in between is in both, or in neither.
     let files = service.repository()?.snapshots()?;
     let state = service.load_state()?.state;
     let mut files: BTreeMap<SnapshotId, Snapshot> = files.into_iter().collect();
     let mut lines = committed(&state, &mut files);
     lines.extend(files.into_iter().filter_map(|(id, file)| uncommitted(id, &file)));
+    match operations::wal::left_behind(service, &state) {
+        Ok(left) => {
+            lines.iter_mut().for_each(|line| line.left_behind = left.contains(&line.snapshot));
+        }
+        // The points are there all the same.
+        Err(error) => {
+            let why = Failure::from(error).one_line();
+            app.out
+                .warn(format_args!("{}: where the log leads is not known: {why}", service.name()));
+        }
+    }
     // By the exact time: names tell seconds, and two points may be of one second.
     lines.sort_by_key(|line| line.source_time);
     Ok(lines)
@@ -114,6 +127,7 @@ fn committed(state: &ServiceState, files: &mut BTreeMap<SnapshotId, Snapshot>) -
                 .collect(),
             committed: true,
             missing: file.is_none(),
+            left_behind: false,
         }
     };
     state.points.iter().map(line).collect()
@@ -148,6 +162,7 @@ fn uncommitted(id: SnapshotId, file: &Snapshot) -> Option<Line> {
         tags: own_tags(file),
         committed: false,
         missing: false,
+        left_behind: false,
     })
 }
 
@@ -187,6 +202,9 @@ fn show(app: &App, lines: &[Line]) -> String {
         }
         if line.missing {
             marks.push(paint.bad("MISSING"));
+        }
+        if line.left_behind {
+            marks.push(paint.warning("left behind"));
         }
         if line.incomplete {
             marks.push(paint.warning("incomplete"));

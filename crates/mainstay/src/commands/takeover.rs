@@ -90,7 +90,7 @@ pub(crate) fn run(app: &App, args: &TakeoverArgs) -> Outcome {
         overrides,
         seen: Seen::of(&state),
     };
-    let assessment = judged(app, &service, &state, in_the_way.as_ref(), &request)?;
+    let assessment = judged(app, &service, &state, in_the_way.as_ref(), &request, args.dry_run)?;
     if args.dry_run {
         if app.out.json {
             app.out.document(&json!({ "service": args.service, "assessment": assessment }))?;
@@ -105,7 +105,7 @@ pub(crate) fn run(app: &App, args: &TakeoverArgs) -> Outcome {
     sweep(app, &service)?;
     // It may have brought the copy to another point, or ended what was in its way itself.
     let state = service.load_state()?.state;
-    let assessment = judged(app, &service, &state, None, &request)?;
+    let assessment = judged(app, &service, &state, None, &request, false)?;
     execute(app, args, &service, &assessment, state.generation)
 }
 
@@ -154,6 +154,7 @@ fn judged(
     state: &ServiceState,
     in_the_way: Option<&InTheWay>,
     request: &Request,
+    is_dry: bool,
 ) -> Result<Assessment, Failure> {
     let observed = candidate::observe(app, service, in_the_way)?;
     let assessment = assess(state, &observed, request, Timestamp::now());
@@ -167,7 +168,11 @@ fn judged(
     }
     match assessment.allowed {
         true => Ok(assessment),
-        false => Err(ui::takeover::refused(service, &assessment)),
+        false => {
+            // Whoever looks at the plan has read there which gates are shut.
+            let is_shown = is_dry && !app.out.json && !app.out.quiet();
+            Err(ui::takeover::refused(service, &assessment, is_shown))
+        }
     }
 }
 

@@ -185,15 +185,10 @@ fn the_log(
             chain.ok("log", format!("last stored {when}{how}"))?;
         }
         None if unarchived.is_some() => {}
-        None => chain.warn(
-            "log",
-            "nothing of it was ever stored, so only the points themselves can be reached",
-            format!(
-                "Run `mainstay wal receive {0}` as a unit, or set `archive_mode = on` and \
-                 `archive_command = 'mainstay wal push {0} %p'`.",
-                service.name()
-            ),
-        )?,
+        None => {
+            let (found, advice) = nothing_stored(service);
+            chain.warn("log", found, advice)?;
+        }
     }
     if let Some(gap) = chain.need("log", operations::wal::open_gap(service, state))?.flatten() {
         let advice = format!("Run `mainstay backup {}`: no recovery gets over it.", service.name());
@@ -204,6 +199,33 @@ fn the_log(
         chain.fail("log", why, format!("Run `mainstay backup {}`.", service.name()))?;
     }
     the_slot(chain, service)
+}
+
+/// Why nothing of the log was stored yet, and what to do: not what was done already.
+fn nothing_stored(service: &ServiceSite) -> (&'static str, String) {
+    let name = service.name();
+    if operations::wal::is_running(service) {
+        let found = "it is received as it is written, and nothing of it was stored yet";
+        let advice = format!("Look at what `mainstay wal receive {name}` says, if this stays so.");
+        return (found, advice);
+    }
+    let archives = service.log_server().ok().flatten();
+    let archives = archives.is_some_and(|engine| engine.source().archives().unwrap_or(false));
+    if archives {
+        let found = "the server archives it, and no segment has been full yet";
+        let advice = format!(
+            "`SELECT pg_switch_wal()` stores what there is; `archive_timeout` bounds how long it may take, \
+             and `mainstay wal receive {name}` as a unit stores it about every second."
+        );
+        return (found, advice);
+    }
+    (
+        "nothing of it was ever stored, so only the points themselves can be reached",
+        format!(
+            "Run `mainstay wal receive {name}` as a unit, or set `archive_mode = on` and \
+             `archive_command = 'mainstay wal push {name} %p'`."
+        ),
+    )
 }
 
 /// What the server keeps for whoever receives its log must not fill its disk.
@@ -254,9 +276,9 @@ fn following(
     service: &ServiceSite,
     state: &ServiceState,
 ) -> Told {
-    let stuck = operations::standing::stuck(service, state, &app.run());
-    match chain.need("log", stuck)?.flatten() {
-        Some(stuck) => chain.fail("log", stuck.told(), stuck.advice(service)),
+    let trouble = operations::standing::trouble(service, state, &app.run());
+    match chain.need("log", trouble)?.flatten() {
+        Some(trouble) => chain.fail("log", trouble.told(), trouble.advice(service)),
         None => Ok(()),
     }
 }

@@ -34,6 +34,13 @@ impl Progress for Lines {
     fn warn(&self, line: &str) {
         self.0.warn(line);
     }
+
+    /// Shown wherever the warning was: it must not be the last word.
+    fn over(&self, line: &str) {
+        if !self.0.json {
+            self.0.complain(line);
+        }
+    }
 }
 
 /// One line that is drawn again and again.

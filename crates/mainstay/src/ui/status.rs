@@ -72,6 +72,7 @@ fn proven(app: &App, status: &Status, now: Timestamp) -> String {
 fn standby(app: &App, member: &MemberStatus) -> String {
     let what = match member.behind_seconds {
         _ if member.importing => "refreshing".to_owned(),
+        _ if member.left_behind => app.out.paint.bad("on what the primary left behind"),
         _ if member.stuck.is_some() => app.out.paint.bad("in front of a gap in the log"),
         None if member.holds.is_none() => app.out.paint.warning("empty"),
         None | Some(0) => "up to date".to_owned(),
@@ -156,6 +157,9 @@ pub(crate) fn detail(
         let advice = "; a new base is due";
         line("log", out.paint.bad(&format!("{}{advice}", gap.told())))?;
     }
+    if let Some(why) = &status.went_back {
+        line("log", out.paint.bad(&format!("{why}; a new base is due")))?;
+    }
     line("points", status.points.to_string())?;
     if let Some(verified) = status.head.as_ref().and_then(|head| head.verified.as_ref()) {
         let part = verified.part.as_ref().map(|part| format!(" ({part} of the vault)"));
@@ -193,7 +197,7 @@ pub(crate) fn detail(
     }
     if let Some(failed) = &status.last_failure {
         let why = failed.message.clone().unwrap_or_default();
-        line("last failure", out.paint.bad(&words::shown(&why)))?;
+        line("last failure", out.paint.bad(&words::on_one_line(&why)))?;
         line("", out.paint.dim(&status::logs_of(service, &failed.id)))?;
     }
     Ok(())

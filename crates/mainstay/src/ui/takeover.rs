@@ -83,10 +83,11 @@ pub(crate) fn plan(
     Ok(())
 }
 
-/// Why it is refused, and which gates a person could open.
-pub(crate) fn refused(service: &ServiceSite, assessment: &Assessment) -> Failure {
+/// Why it is refused, and which gates a person could open. `is_shown`: the plan was, with its gates.
+pub(crate) fn refused(service: &ServiceSite, assessment: &Assessment, is_shown: bool) -> Failure {
     let mut findings = assessment.mistakes.clone();
-    findings.extend(assessment.shut().map(|gate| format!("{}: {}", gate.gate, gate.why)));
+    let shut = assessment.shut().filter(|_| !is_shown);
+    findings.extend(shut.map(|gate| format!("{}: {}", gate.gate, gate.why)));
     let failure = Failure::refused(&assessment.sentence).listing(findings);
     let forced = assessment
         .shut()

@@ -33,6 +33,12 @@ pub(crate) fn shown(text: &str) -> String {
     shown
 }
 
+/// The same of several lines, as one.
+pub(crate) fn on_one_line(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    shown(&lines.join(" "))
+}
+
 /// How an operation ended.
 pub(crate) fn outcome(one: &Operation) -> &'static str {
     match one.outcome {

@@ -148,7 +148,9 @@ fn what_restic_adds_is_listed_as_uncommitted() {
     rig.run(&["backup", "docs"]).code(0);
     run(restic(&rig, "docs").arg("backup").arg(rig.path("docs/letter.txt"))).code(0);
     rig.run(&["snapshots", "docs"]).code(0).says("uncommitted");
-    rig.run(&["check", "docs", "--read-data"]).code(0);
+    rig.run(&["check", "docs", "--read-data"]).code(0).says("verified");
+    let said = rig.run(&["check", "docs"]).code(0).says("their content not read");
+    assert!(!said.out.contains("verified"), "{said:#?}");
 }
 
 #[test]

@@ -50,6 +50,19 @@ fn wrong_words_are_told_on_standard_error() {
     assert_eq!(error["class"], "invalid");
     assert!(error["message"].as_str().unwrap().contains("chekc"), "{error}");
     run(mainstay().args(["--wait", "5", "config", "check"])).code(1).complains("30s");
+    // All of it, also where it is a list.
+    let error = run(mainstay().args(["mount", "--json"])).code(1).error_json();
+    let message = error["message"].as_str().unwrap();
+    assert!(message.ends_with("were not provided: <DIR>"), "{error}");
+    let error = run(mainstay().args(["pin", "--json"])).code(1).error_json();
+    assert!(error["message"].as_str().unwrap().ends_with("<SERVICE> <POINT>..."), "{error}");
+}
+
+#[test]
+fn to_unpin_is_not_to_keep() {
+    let said = run(mainstay().args(["unpin", "--help"])).code(0).says("mainstay unpin docs");
+    assert!(!said.out.contains("Keep") && !said.out.contains("mainstay pin "), "{said:#?}");
+    run(mainstay().args(["pin", "--help"])).code(0).says("Keep").says("mainstay pin docs");
 }
 
 #[test]

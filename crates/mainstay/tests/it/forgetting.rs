@@ -45,7 +45,14 @@ fn the_policy_says_what_goes_and_why_the_rest_stays() {
     let before = stored(&world);
     let said = world.run("a", &["forget", "docs", "--dry-run"]).code(0);
     let said = said.says("2 points would go, 3 points would stay").says("would free");
-    said.says("the standby b holds it").says("newest whole point, last 1").says("last 2");
+    let said =
+        said.says("the standby b holds it").says("newest whole point, last 1").says("last 2");
+    assert_eq!(said.out.matches("newest whole point").count(), 1, "{said:#?}");
+    world.run("a", &["pin", "docs", "latest"]).code(0);
+    let said = world.run("a", &["forget", "docs", "--dry-run"]).code(0);
+    let told = said.out.matches("newest whole point").count() + said.out.matches("pinned").count();
+    assert_eq!(told, 2, "{said:#?}");
+    world.run("a", &["unpin", "docs", "latest"]).code(0);
     assert_eq!(names(&world), all, "a dry run changes nothing");
     assert_eq!(stored(&world), before);
 

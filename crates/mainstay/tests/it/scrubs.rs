@@ -130,7 +130,7 @@ fn what_somebody_wrote_is_no_rot() {
     fs::write(world.path("b/data/same"), "mine").unwrap();
     world.run("b", &["scrub", "docs"]).code(1).complains("was written to").complains("same");
     assert_eq!(fs::read(world.path("b/data/same")).unwrap(), b"mine");
-    world.run("a", &["scrub", "docs"]).code(1).complains("not a standby");
+    world.run("a", &["scrub", "docs"]).code(1).complains("a is the primary of docs");
     world.run("a", &["scrub", "--all"]).code(0).says("no standby");
     let fresh = World::new("files", "");
     fresh.run("a", &["init"]).code(0);

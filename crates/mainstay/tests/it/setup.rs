@@ -129,6 +129,21 @@ fn without_a_configuration_one_is_proposed() {
 }
 
 #[test]
+fn a_proposal_is_json_if_that_is_asked_for() {
+    let rig = Rig::new();
+    rig.write("data/file", "x");
+    let data = rig.path("data").display().to_string();
+    for words in [["init", "--print", "--json", &data], ["init", "--dry-run", "--json", &data]] {
+        let json = rig.run(&words).code(0).json();
+        assert_eq!(json["file"], rig.path("mainstay.toml").display().to_string());
+        assert!(
+            json["proposed-configuration"].as_str().unwrap().contains("[service.data]"),
+            "{json}"
+        );
+    }
+}
+
+#[test]
 fn the_timer_is_written_for_systemd() {
     let rig = Rig::new();
     rig.configure(DOCS);

@@ -354,6 +354,29 @@ fn what_breaks_the_log_is_noticed_and_named() {
     shipper.kill();
 }
 
+/// What was warned of is not the last word, though nobody asked for more.
+#[test]
+fn that_it_is_over_is_told_where_it_was_told_that_it_is_wrong() {
+    let rig = rig("path = \"@\"\n");
+    let _writer = database(&rig.path("app.db"));
+    let said = fs::File::create(rig.path("said")).unwrap();
+    let mut command = rig.command(&["-q", "wal", "receive", "docs"]);
+    let _receiver = Killed(command.stdout(Stdio::null()).stderr(said).spawn().unwrap());
+    is_stored(&rig);
+    let told = || fs::read_to_string(rig.path("said")).unwrap();
+    fs::rename(rig.path("vault"), rig.path("gone")).unwrap();
+    wait_for("it is told", || told().contains("Warning: "));
+    fs::rename(rig.path("gone"), rig.path("vault")).unwrap();
+    wait_for("that it is over is told", || told().ends_with("the log goes on\n"));
+    // Of what has no log it is said what has.
+    rig.write("tree/file", "x");
+    let tree = rig.path("tree").display().to_string();
+    rig.configure(&format!("[service.docs]\nengine = \"files\"\npath = \"{tree}\"\n"));
+    let said =
+        rig.run(&["wal", "receive", "docs"]).code(1).complains("no log that could be received");
+    said.complains("`postgres`").complains("`sqlite`");
+}
+
 #[test]
 fn two_databases_of_one_service() {
     let rig = Rig::new();

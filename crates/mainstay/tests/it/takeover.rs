@@ -260,6 +260,19 @@ fn a_claim_is_given_back() {
 }
 
 #[test]
+fn a_gate_that_is_shut_is_shown_once() {
+    let world = ready("");
+    let why = "Nothing proves that a does not serve";
+    let said = world.run("b", &["takeover", "docs", "--dry-run"]).code(1).says(why);
+    assert!(
+        said.err.contains("refused by: primary-not-fenced") && !said.err.contains(why),
+        "{said:#?}"
+    );
+    // Where the plan is not shown the error says it.
+    world.run("b", &["-q", "takeover", "docs", "--dry-run"]).code(1).complains(why);
+}
+
+#[test]
 fn gates_refuse_with_the_reason() {
     let world = World::new("files", CONTROLLED);
     world.run("a", &["init"]).code(0);

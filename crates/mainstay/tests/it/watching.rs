@@ -237,6 +237,16 @@ fn a_log_segment_that_cannot_be_asked_for_is_not_the_end_of_the_log() {
     rig.run(&words).code(1);
 }
 
+#[test]
+fn a_failure_of_several_lines_is_shown_on_one() {
+    let rig = host("[service.docs.hooks]\nbefore-backup = \"echo one >&2; echo two >&2; false\"\n");
+    rig.run(&["backup", "docs"]).code(1);
+    for words in [&["status", "docs"][..], &["logs", "docs", "--list"]] {
+        let said = rig.run(words).says("it said: one two");
+        assert!(!said.out.contains("\\n"), "{said:#?}");
+    }
+}
+
 /// A timer's journal is quiet as long as all is well, and says why nothing is done where it is not.
 #[test]
 fn what_is_not_well_is_said_and_nothing_else() {

@@ -18,6 +18,10 @@ use std::collections::BTreeMap;
 const TAKEOVERS_KEPT: usize = 32;
 
 /// Who joins, who leaves.
+/// Why a point must not be forgotten, where the retention has words of its own for that.
+pub(crate) const PINNED: &str = "it is pinned";
+pub(crate) const NEWEST: &str = "it is the newest whole point";
+
 impl ServiceState {
     /// A host joins in the role its config gives it. A member that is known keeps the role the
     /// state has: the role in the config is only the first one.
@@ -185,10 +189,10 @@ impl ServiceState {
     /// Why a point must not be forgotten.
     pub(crate) fn must_stay(&self, point: SnapshotId) -> Option<String> {
         if self.point(point)?.pinned {
-            return Some("it is pinned".to_owned());
+            return Some(PINNED.to_owned());
         }
         if self.head.is_some_and(|head| head.snapshot == point) {
-            return Some("it is the newest whole point".to_owned());
+            return Some(NEWEST.to_owned());
         }
         let last = |(name, member): (&MemberName, &Member)| {
             let last = member.stopped.as_ref().is_some_and(|s| s.last_point == Some(point));

@@ -2,7 +2,7 @@
 
 use super::Done;
 use crate::operation::Operation;
-use crate::standing::{self, Still, Stuck};
+use crate::standing::{self, Still, Stuck, Trouble};
 use crate::{Error, MemberRecord, ServiceSite, wal};
 use engines::{Inspection, Running};
 use jiff::Timestamp;
@@ -93,8 +93,8 @@ pub(super) fn follow(
                     applied.source_time = source_time;
                 }
             })?;
-            if let Some(stuck) = beyond(site, &seen)? {
-                (done.stuck, done.advice) = (Some(stuck.told()), Some(stuck.advice(site)));
+            if let Some(trouble) = beyond(site, &seen)? {
+                (done.stuck, done.advice) = (Some(trouble.told()), Some(trouble.advice(site)));
             }
             return Ok(Followed::There);
         }
@@ -134,14 +134,12 @@ pub(super) fn follow(
     }
 }
 
-/// Whether a standby that has all of its point stands in front of a gap beyond that. One that streams
-/// passes over it.
-fn beyond(site: &ServiceSite, seen: &Inspection) -> Result<Option<Stuck>, Error> {
-    if site.spec().stream_from.is_some() {
-        return Ok(None);
-    }
-    let state = site.load_state()?.state;
-    standing::seen_stuck(site, &state, seen, state.head_point())
+/// Whether a standby that has all of its point stands in front of a gap beyond that, or on what was given up.
+/// One that streams passes over a gap.
+fn beyond(site: &ServiceSite, seen: &Inspection) -> Result<Option<Trouble>, Error> {
+    let trouble = standing::seen_trouble(site, &site.load_state()?.state, seen)?;
+    let streams = site.spec().stream_from.is_some();
+    Ok(trouble.filter(|trouble| !(streams && matches!(trouble, Trouble::Gap(_)))))
 }
 
 /// Whether a position is at or past another in the same log. On an older timeline it is not, however

@@ -84,7 +84,7 @@ pub fn run(site: &ServiceSite, params: &Params, run: &Run) -> Result<Done, Error
     let Some(engine) = site.log_server()? else {
         return Err(Error::invalid(format!("{} has no log that could be received", site.name()))
             .hinting(
-                "Only a service of engine `postgres` has, and none with `method = \"logical\"`.",
+                "Services of engine `postgres` have (but for `method = \"logical\"`), and of `sqlite`.",
             ));
     };
     let _lock = lock(site)?;
@@ -307,7 +307,7 @@ impl<'a> Told<'a> {
         }
         match &trouble {
             Some(what) => self.progress.warn(what),
-            None => self.progress.note("the log goes on"),
+            None => self.progress.over("that is over: the log goes on"),
         }
         self.trouble = trouble;
     }

@@ -238,12 +238,14 @@ fn of_time(
 
 /// Whether two points are of one database cluster, as far as they say.
 fn is_of_one(site: &ServiceSite, one: SnapshotId, other: SnapshotId) -> Result<bool, Error> {
-    let cluster = |point| -> Result<Option<String>, Error> {
-        let meta = placing::meta(site, point)?;
-        Ok(meta.detail.get("system-identifier").and_then(|id| Some(id.as_str()?.to_owned())))
-    };
-    let (one, other) = (cluster(one)?, cluster(other)?);
+    let (one, other) = (cluster_of(site, one)?, cluster_of(site, other)?);
     Ok(one.is_none() || other.is_none() || one == other)
+}
+
+/// The database cluster that a point is of, if it says.
+pub(super) fn cluster_of(site: &ServiceSite, point: SnapshotId) -> Result<Option<String>, Error> {
+    let meta = placing::meta(site, point)?;
+    Ok(meta.detail.get("system-identifier").and_then(|id| Some(id.as_str()?.to_owned())))
 }
 
 /// A point that was named, and a timeline to which nothing leads from it.
@@ -357,7 +359,9 @@ fn base_for(
     let Some(at) = at else {
         let end = end.map_or_else(|| "nowhere".to_owned(), |end| end.to_string());
         let last = last.map(|at| format!(", and its last commit is of {at}")).unwrap_or_default();
+        // What lies where two segments meet is seen with both.
         marks.sort();
+        marks.dedup();
         let marks: Vec<String> = marks.into_iter().map(|(_, name)| name).collect();
         let marks = match marks.is_empty() {
             true => String::new(),

@@ -31,3 +31,16 @@ fn a_standby_that_was_promoted_by_hand_is_refused_and_put_aside() {
     let kept = kept.filter(|item| item.file_name().to_string_lossy().contains("data.diverged-"));
     assert_eq!(kept.count(), 1);
 }
+
+#[test]
+fn before_the_first_segment_nobody_is_advised_what_is_done_already() {
+    let stage = Stage::new();
+    let a = &stage.a;
+    let said =
+        a.run(&["doctor", "shop"]).says("the server archives it, and no segment has been full");
+    assert!(!said.out.contains("set `archive_mode"), "{said:#?}");
+    a.server.sql("ALTER SYSTEM SET archive_command = 'false'");
+    a.server.sql("SELECT pg_reload_conf()");
+    a.server.eventually("SELECT current_setting('archive_command') = 'false'");
+    a.run(&["doctor", "shop"]).says("nothing of it was ever stored").says("set `archive_mode");
+}

@@ -37,6 +37,18 @@ fn a_copy_begins_where_the_log_leads_on_and_what_was_left_stays_within_reach() {
     a.archived();
 
     let (first, left) = (point(&first), point(&left));
+    // What was left is told as that, and that it is the newest that there is.
+    let snapshots = a.run(&["snapshots", "shop", "--json"]).code(0).json();
+    let marks: Vec<_> = snapshots["services"][0]["snapshots"].as_array().unwrap().iter().collect();
+    let is_left = |id: &str| {
+        marks.iter().find(|line| line["snapshot"] == *id).unwrap()["left-behind"].clone()
+    };
+    assert_eq!((is_left(&first), is_left(&left)), (false.into(), true.into()));
+    a.run(&["snapshots", "shop"]).code(0).says("head, left behind");
+    let status = a.run(&["status", "shop", "--json"]).json();
+    let why = status["services"][0]["went-back"].as_str().unwrap();
+    assert!(why.contains("went back behind"), "{why}");
+    a.run(&["status", "shop"]).says("went back behind").says("a new base is due");
     let newest = a.run(&["restore", "shop", "--target", "/nonexistent/x", "--dry-run", "--json"]);
     let newest = newest.code(0).json();
     assert_eq!(newest["snapshot"], *first);
@@ -102,6 +114,15 @@ fn a_standby_on_what_the_primary_gave_up_takes_over_only_if_somebody_says_so() {
     assert_eq!(a.newest(), 2);
     let newest = a.write();
     a.archived();
+    let left_behind = |host: &Host| {
+        let status = host.run(&["status", "shop", "--json"]).json();
+        let members = status["services"][0]["members"].as_array().unwrap().clone();
+        members.into_iter().find(|member| member["name"] == "b").unwrap()["left-behind"].clone()
+    };
+    assert_eq!(left_behind(b), true);
+    b.run(&["status", "shop"]).code(1).says("on what the primary left behind").says("past ");
+    b.run(&["doctor", "shop"]).code(1).says("gets nothing of what the primary writes now");
+    b.run(&["refresh", "shop"]).says("gets nothing of what").says("refresh shop --reseed");
     a.server.kill();
     stage.dead(true);
 
@@ -113,6 +134,7 @@ fn a_standby_on_what_the_primary_gave_up_takes_over_only_if_somebody_says_so() {
     // Built anew it is where the primary was, though the newest point is none of that.
     b.run(&["refresh", "shop", "--reseed"]).code(0);
     b.server.eventually(&format!("SELECT max(n) = {newest} FROM orders"));
+    assert_eq!(left_behind(b), false);
     b.run(&["refresh", "shop"]).code(0);
     b.run(&["takeover", "shop", "--yes"]).code(0);
     assert_eq!(b.newest(), newest);
@@ -157,6 +179,10 @@ fn a_cluster_that_took_anothers_place_is_not_taken_for_one_that_went_back() {
     let then = written(a).to_string();
     let wanted = a.write();
     a.archived();
+    let snapshots = a.run(&["snapshots", "shop", "--json"]).code(0).json();
+    for line in snapshots["services"][0]["snapshots"].as_array().unwrap() {
+        assert_eq!(line["left-behind"], false, "{line}");
+    }
     assert_eq!(restored(&stage, a, "newest", &[]).newest(), wanted);
     assert_eq!(restored(&stage, a, "then", &["--at", &then]).newest(), wanted - 1);
 }

@@ -52,7 +52,8 @@ fn a_restore_ends_at_a_name_a_transaction_or_a_position() {
         let words = [&["restore", "shop", "--target", "/nonexistent/x"], words].concat();
         a.run(&words).code(1)
     };
-    refused(&["--target-name", "never"]).complains("is not in the log").complains("before, after");
+    let said = refused(&["--target-name", "never"]).complains("is not in the log");
+    said.complains("Restore points in it: before, after.\n");
     refused(&["--target-lsn", "FF/0"]).complains("is not in the log");
     refused(&["--target-xid", "3"]).complains("is not in the log");
     // Nothing was committed since.
