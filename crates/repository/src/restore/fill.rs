@@ -85,11 +85,7 @@ impl<'a> Filler<'a> {
     /// Writes what needs nothing from the repository, and finds out what the rest needs.
     fn begin(&self, batch: &Batch) -> Result<Wanted, Error> {
         let missing: Mutex<Vec<(usize, Missing)>> = Mutex::default();
-        // Files that are read to be compared are much work each.
-        let together = if batch.jobs.iter().any(|job| job.stands) { 1 } else { 64 };
-        let slices: Vec<(usize, &[Job])> =
-            batch.jobs.chunks(together).enumerate().map(|(i, jobs)| (i * together, jobs)).collect();
-        parallel::for_each(&slices, parallel::readers(), |(first, jobs)| -> Result<(), Error> {
+        parallel::for_each(&slices(&batch.jobs), parallel::readers(), |(first, jobs)| {
             let mut handles = Handles::new(self.site, &self.site.base);
             let mut old = self.old.map(|old| (old, old_handles(self.site, old)));
             for (i, job) in jobs.iter().enumerate() {
@@ -109,7 +105,7 @@ impl<'a> Filler<'a> {
                     missing.push((first + i, rest));
                 }
             }
-            Ok(())
+            Ok::<(), Error>(())
         })?;
         let mut wanted = Wanted::new();
         for (job, rest) in missing.into_inner().unwrap_or_else(PoisonError::into_inner) {
@@ -346,6 +342,27 @@ impl<'a> Filler<'a> {
     pub(super) fn check(&self) -> Result<(), Error> {
         if self.cancel.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
+}
+
+/// What one thread takes at once: so many small files that what it needs for them is shared, and no more
+/// of large ones than others could do meanwhile.
+fn slices(jobs: &[Job]) -> Vec<(usize, &[Job])> {
+    const FILES: usize = 64;
+    const BLOBS: usize = 256;
+    let mut slices = Vec::new();
+    let (mut first, mut blobs) = (0, 0);
+    for (number, job) in jobs.iter().enumerate() {
+        blobs += job.node.content.len();
+        // A file that is read to be compared is much work.
+        if job.stands || number + 1 - first == FILES || blobs >= BLOBS {
+            slices.push((first, &jobs[first..=number]));
+            (first, blobs) = (number + 1, 0);
+        }
+    }
+    if first < jobs.len() {
+        slices.push((first, &jobs[first..]));
+    }
+    slices
 }
 
 fn write_all(file: &OwnedFd, mut bytes: &[u8], mut at: u64) -> io::Result<()> {

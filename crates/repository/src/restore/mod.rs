@@ -7,6 +7,7 @@
 mod amend;
 mod fill;
 mod lacking;
+mod layout;
 mod need;
 mod over;
 mod plan;

@@ -2,12 +2,13 @@
 
 use super::Reuse;
 use super::amend::is_same;
+use super::layout::{self, Layout};
 use super::reuse::{OldFile, REDO_MIN, can_clone, is_patched};
 use crate::reader::{SnapshotReader, blob_length, load_tree};
 use crate::{BlobId, Error, Node, NodeKind, Repository, TreeId};
 use model::{CancelToken, SnapshotId};
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -278,21 +279,16 @@ impl Walk<'_> {
 
     /// Bytes that are in both, at the same place.
     fn kept(&self, old: &Node, new: &Node) -> Result<u64, Error> {
-        let mut there = HashSet::with_capacity(old.content.len());
-        let mut at = 0;
-        for id in &old.content {
-            let Ok(length) = blob_length(self.repository, id) else { break };
-            there.insert((*id, at));
-            at += length;
-        }
-        let (mut at, mut kept) = (0, 0);
+        let length = |id: &BlobId| blob_length(self.repository, id);
+        let mut layout = Layout::with_capacity(new.content.len());
+        let mut end = 0u64;
         for id in &new.content {
-            let length = blob_length(self.repository, id)?;
-            if there.contains(&(*id, at)) {
-                kept += length;
-            }
-            at += length;
+            layout.push((*id, end));
+            end = end.saturating_add(length(id)?);
         }
-        Ok(kept)
+        let old = layout::older(&old.content, (&layout, end), length);
+        let stays = layout::in_place(&layout, &old).into_iter().enumerate();
+        let kept = stays.filter(|(_, stays)| *stays);
+        Ok(kept.map(|(number, _)| layout::length(&layout, number, end)).sum())
     }
 }

@@ -1,14 +1,15 @@
 //! Takes from an older copy of the same tree what has not changed since.
 
 use super::fill::Filler;
+use super::layout::Layout;
 use super::plan::Job;
 use super::redo;
 use super::site::Handles;
-use super::{Link, Links, Reuse, site};
+use super::{Link, Links, Reuse, layout, site};
 use crate::reader::{SnapshotReader, blob_length};
 use crate::{BlobId, Error, Node, NodeKind, Repository, disk};
 use rustix::fs::{Advice, AtFlags, Mode, OFlags};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
@@ -99,7 +100,7 @@ impl OldFile {
 const MOST_AHEAD: u64 = 128 << 20;
 
 /// What could not be taken from the copy: blobs, and where they go.
-pub(super) type Missing = Vec<(BlobId, u64)>;
+pub(super) type Missing = Layout;
 
 impl Filler<'_> {
     /// Writes of a file what the older copy has. Returns the rest; none: the file is complete.
@@ -150,24 +151,24 @@ impl Filler<'_> {
                 && untouched(&stat)
                 && stat.links == 1
                 && self.site.has_attributes(source.as_fd(), &stat, &job.node)
-                && self.holds(&source, &wanted)?
+                && self.holds(&source, &wanted, job.node.size)?
                 && self.link(old, old_dir, name, dir, job)
             {
                 return Ok(None);
             }
         }
-        let there = self.there(&file.node);
-        let mut in_place = Vec::with_capacity(wanted.len());
+        let length = |number| layout::length(&wanted, number, job.node.size);
+        let there =
+            layout::older(&file.node.content, (&wanted, job.node.size), |id| self.length(id));
+        let mut in_place = layout::in_place(&wanted, &there);
         let mut kept_bytes = 0;
         let mut readable = true;
-        for (id, at) in &wanted {
-            let mut keep = there.get(id).is_some_and(|offsets| offsets.binary_search(at).is_ok());
-            if keep && old.doubted {
-                keep = self.copy_of(&source, id, *at)?.is_some();
-                readable &= keep || self.can_be_read(&source, id, *at)?;
+        for (number, ((id, at), keep)) in wanted.iter().zip(&mut in_place).enumerate() {
+            if *keep && old.doubted {
+                *keep = copy_of(&source, id, *at, length(number)).is_some();
+                readable &= *keep || can_be_read(&source, *at, length(number));
             }
-            kept_bytes += if keep { self.length(id)? } else { 0 };
-            in_place.push(keep);
+            kept_bytes += if *keep { length(number) } else { 0 };
         }
         // A file with sectors that cannot be read is written anew, to others. A clone shares everything
         // at once, so it is worth it for a single blob in its place.
@@ -193,33 +194,41 @@ impl Filler<'_> {
             self.patched_files.fetch_add(1, Ordering::Relaxed);
         }
         let keeps = cloned || job.patched.load(Ordering::Relaxed);
+        let stays = |number: usize| keeps && in_place.get(number) == Some(&true);
+        // Of the others the older file may have some elsewhere.
+        let moved = (0..wanted.len()).filter(|number| !stays(*number));
+        let moved: HashSet<BlobId> = moved.filter_map(|n| Some(wanted.get(n)?.0)).collect();
+        let mut elsewhere: HashMap<BlobId, u64> = HashMap::new();
+        for (id, from) in there.iter().filter(|(id, _)| moved.contains(id)) {
+            elsewhere.entry(*id).or_insert(*from);
+        }
         let mut missing = Missing::new();
         let mut before = Vec::new();
-        let mut written = 0;
-        for ((id, at), in_place) in wanted.into_iter().zip(in_place) {
+        let (mut written, mut ahead) = (0, Vec::new());
+        for (number, (id, at)) in wanted.iter().enumerate() {
             self.check()?;
-            if keeps && in_place {
-                self.done(0, self.length(&id)?);
+            if stays(number) {
+                self.done(0, length(number));
                 written += 1;
                 continue;
             }
-            let bytes = match there.get(&id).and_then(|offsets| offsets.first()) {
-                Some(from) => self.copy_of(&source, &id, *from)?,
-                None => None,
-            };
-            match bytes {
+            let from = elsewhere.get(id);
+            match from.and_then(|from| copy_of(&source, id, *from, length(number))) {
                 Some(bytes) => {
-                    self.write_at(&*self.file(job, dir)?, job, at, &bytes, &mut before)?;
+                    self.write_at(&*self.file(job, dir)?, job, *at, &bytes, &mut before)?;
                     written += 1;
                 }
-                None => missing.push((id, at)),
+                None => {
+                    ahead.push((*at, length(number)));
+                    missing.push((*id, *at));
+                }
             }
         }
         if written > 0 {
             self.wrote(job, dir, written)?;
         }
         if keeps && !missing.is_empty() {
-            self.read_ahead(&*self.file(job, dir)?, job, &missing)?;
+            self.read_ahead(&*self.file(job, dir)?, job, &ahead);
         }
         Ok(Some(missing).filter(|missing| !missing.is_empty()))
     }
@@ -227,30 +236,24 @@ impl Filler<'_> {
     /// What is fetched is compared with what is there. That is read while the repository is, and what lies
     /// around it is not: a file that is changed in a few places was read several times over for each of
     /// them. It is only advice.
-    fn read_ahead(&self, file: &OwnedFd, job: &Job, missing: &Missing) -> Result<(), Error> {
-        let mut bytes = 0;
-        for (id, _) in missing {
-            bytes += self.length(id)?;
-        }
-        if bytes > job.node.size / 2 {
-            return Ok(());
+    fn read_ahead(&self, file: &OwnedFd, job: &Job, missing: &[(u64, u64)]) {
+        if missing.iter().map(|(_, length)| length).sum::<u64>() > job.node.size / 2 {
+            return;
         }
         let _ = rustix::fs::fadvise(file, 0, None, Advice::Random);
-        for (id, at) in missing {
-            let length = self.length(id)?;
-            if self.ahead.fetch_add(length, Ordering::Relaxed) > MOST_AHEAD {
+        for (at, length) in missing {
+            if self.ahead.fetch_add(*length, Ordering::Relaxed) > MOST_AHEAD {
                 break;
             }
-            let _ = rustix::fs::fadvise(file, *at, NonZeroU64::new(length), Advice::WillNeed);
+            let _ = rustix::fs::fadvise(file, *at, NonZeroU64::new(*length), Advice::WillNeed);
         }
-        Ok(())
     }
 
-    /// Whether the older file has all of the blobs where they go.
-    fn holds(&self, source: &File, wanted: &Missing) -> Result<bool, Error> {
-        for (id, at) in wanted {
+    /// Whether the older file has all of the blobs where they go, in a file that ends at `end`.
+    fn holds(&self, source: &File, wanted: &Missing, end: u64) -> Result<bool, Error> {
+        for (number, (id, at)) in wanted.iter().enumerate() {
             self.check()?;
-            if self.copy_of(source, id, *at)?.is_none() {
+            if copy_of(source, id, *at, layout::length(wanted, number, end)).is_none() {
                 return Ok(false);
             }
         }
@@ -339,40 +342,26 @@ impl Filler<'_> {
         Ok(true)
     }
 
-    /// Where the older file has which blob, the places in their order.
-    fn there(&self, node: &Node) -> HashMap<BlobId, Vec<u64>> {
-        let mut there: HashMap<BlobId, Vec<u64>> = HashMap::new();
-        let mut at = 0;
-        for id in &node.content {
-            // What is no longer in the repository is in nothing that is restored.
-            let Ok(length) = self.length(id) else { break };
-            there.entry(*id).or_default().push(at);
-            at += length;
-        }
-        there
-    }
-
-    /// A blob as the older file has it, if it really has: it is hashed on the way.
-    fn copy_of(&self, source: &File, id: &BlobId, from: u64) -> Result<Option<Vec<u8>>, Error> {
-        let length = usize::try_from(self.length(id)?).unwrap_or(usize::MAX);
-        let mut bytes = vec![0; length];
-        let read = source.read_exact_at(&mut bytes, from);
-        Ok(Some(bytes).filter(|bytes| read.is_ok() && BlobId::of(bytes) == *id))
-    }
-
-    /// Whether no byte that the older file has where the blob goes fails to be read. It may end before
-    /// that, or in the middle of it.
-    fn can_be_read(&self, source: &File, id: &BlobId, from: u64) -> Result<bool, Error> {
-        let mut bytes = vec![0; usize::try_from(self.length(id)?).unwrap_or(usize::MAX)];
-        Ok(match source.read_exact_at(&mut bytes, from) {
-            Ok(()) => true,
-            Err(e) => e.kind() == io::ErrorKind::UnexpectedEof,
-        })
-    }
-
     /// How long a blob is.
     pub(super) fn length(&self, id: &BlobId) -> Result<u64, Error> {
         blob_length(self.repository, id)
+    }
+}
+
+/// A blob as the older file has it, if it really has: it is hashed on the way.
+fn copy_of(source: &File, id: &BlobId, from: u64, length: u64) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+    let read = source.read_exact_at(&mut bytes, from);
+    Some(bytes).filter(|bytes| read.is_ok() && BlobId::of(bytes) == *id)
+}
+
+/// Whether no byte that the older file has there fails to be read. It may end before that, or in the
+/// middle of it.
+fn can_be_read(source: &File, from: u64, length: u64) -> bool {
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+    match source.read_exact_at(&mut bytes, from) {
+        Ok(()) => true,
+        Err(e) => e.kind() == io::ErrorKind::UnexpectedEof,
     }
 }
 
