@@ -170,7 +170,7 @@ impl Repository {
     /// with what is wrong with it (after every other place where it is stored was tried). Ends
     /// early only if `take` fails.
     pub fn read_pack(&self, read: &PackRead, take: &mut TakeBlob<'_>) -> Result<(), Error> {
-        let mut plain = [Vec::new(), Vec::new()];
+        let (mut plain, mut bytes) = ([Vec::new(), Vec::new()], Vec::new());
         let mut rest = read.blobs.as_slice();
         let most = self.files().request_bytes();
         while !rest.is_empty() {
@@ -180,10 +180,10 @@ impl Repository {
             let end = request.iter().map(|(_, at)| at.offset.saturating_add(at.length)).max();
             let length = end.unwrap_or(start) - start;
             // If the whole request fails, some of its blobs may still be readable by themselves.
-            let mut bytes = self
-                .files()
-                .read_pack_range(read.pack, u64::from(start), length as usize)
-                .unwrap_or_default();
+            let (files, from, length) = (self.files(), u64::from(start), length as usize);
+            if files.read_pack_range_into(read.pack, from, length, &mut bytes).is_err() {
+                bytes.clear();
+            }
             for two in request.chunks(2) {
                 self.open_two(read.kind, start, two, &mut bytes, &mut plain, take)?;
             }

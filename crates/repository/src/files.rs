@@ -153,7 +153,21 @@ impl Files {
         offset: u64,
         length: usize,
     ) -> Result<Vec<u8>, Error> {
-        let read = self.storage.read_range(&FileKind::Pack.key(pack.0)?, offset, length);
+        let mut bytes = Vec::new();
+        self.read_pack_range_into(pack, offset, length, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The same, in the place of what a buffer held.
+    pub(crate) fn read_pack_range_into(
+        &self,
+        pack: PackId,
+        offset: u64,
+        length: usize,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let key = FileKind::Pack.key(pack.0)?;
+        let read = self.storage.read_range_into(&key, offset, length, buffer);
         read.map_err(|e| match e.kind() {
             ErrorKind::NotFound => FileKind::Pack.damaged(pack.0, "it is missing"),
             ErrorKind::Truncated => FileKind::Pack.damaged(pack.0, "it is too short"),

@@ -56,6 +56,19 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Exactly `length` bytes from `offset`; a shorter object is an error (`ErrorKind::Truncated`).
     fn read_range(&self, key: &Key, offset: u64, length: usize) -> Result<Vec<u8>, Error>;
 
+    /// The same, in the place of what a buffer held: memory that is new costs time, so whoever reads much
+    /// hands back what it has read. After an error the buffer may hold anything.
+    fn read_range_into(
+        &self,
+        key: &Key,
+        offset: u64,
+        length: usize,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        *buffer = self.read_range(key, offset, length)?;
+        Ok(())
+    }
+
     /// The object's length.
     fn size(&self, key: &Key) -> Result<u64, Error>;
 

@@ -43,6 +43,16 @@ impl Storage for Prefixed {
         self.inner.read_range(&self.full(key)?, offset, length)
     }
 
+    fn read_range_into(
+        &self,
+        key: &Key,
+        offset: u64,
+        length: usize,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        self.inner.read_range_into(&self.full(key)?, offset, length, buffer)
+    }
+
     fn size(&self, key: &Key) -> Result<u64, Error> {
         self.inner.size(&self.full(key)?)
     }

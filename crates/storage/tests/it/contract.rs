@@ -62,15 +62,24 @@ fn puts_if_absent(storage: &dyn Storage) {
 fn reads_ranges(storage: &dyn Storage) {
     let k = key("range");
     storage.put(&k, b"0123456789").unwrap();
+    // Whatever it held before.
+    let mut buffer = b"something that is longer".to_vec();
     for (offset, length, want) in
         [(0, 10, &b"0123456789"[..]), (3, 4, b"3456"), (9, 1, b"9"), (10, 0, b""), (0, 0, b"")]
     {
         assert_eq!(storage.read_range(&k, offset, length).unwrap(), want);
+        storage.read_range_into(&k, offset, length, &mut buffer).unwrap();
+        assert_eq!(buffer, want);
     }
+    let mut short = b"x".to_vec();
+    storage.read_range_into(&k, 2, 7, &mut short).unwrap();
+    assert_eq!(short, b"2345678");
     for (offset, length) in
         [(0, 11), (10, 1), (11, 0), (u64::MAX, 1), (1, usize::MAX), (u64::MAX, usize::MAX)]
     {
         let e = storage.read_range(&k, offset, length).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Truncated, "{offset} {length}: {e}");
+        let e = storage.read_range_into(&k, offset, length, &mut buffer).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Truncated, "{offset} {length}: {e}");
     }
 }
