@@ -111,7 +111,9 @@ pub(crate) fn run(app: &App, args: &WalArgs) -> Outcome {
             Ok(Exit::DONE)
         }
         What::Fetch { service, name, file } => {
-            let fetched = app.service(service).and_then(|service| {
+            // A standby asks every few seconds: mistakes in the sections of others are told elsewhere.
+            let fetched = app.site().and_then(|site| {
+                let service = site.service(service)?;
                 let fetched = wal::fetch(&service, name, file)?;
                 // Told in the server's log, where somebody will look for the reason.
                 if fetched == Fetched::NotThere && wal::is_gap(&service, name)? {
