@@ -23,7 +23,9 @@ pub use cancel::CancelToken;
 pub use class::{Class, Classify};
 pub use generation::Generation;
 pub use names::{MemberName, NameError, OperationId, ServiceName, VaultName};
-pub use point::{Drill, PointName, Position, RecoveryPoint, SnapshotId, TagChange, Verified};
+pub use point::{
+    ClusterId, Drill, PointName, Position, RecoveryPoint, SnapshotId, TagChange, Verified,
+};
 pub use progress::Progress;
 pub use seal::{Seal, SealError};
 pub use secret::Secret;

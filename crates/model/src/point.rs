@@ -53,6 +53,39 @@ impl<'de> Deserialize<'de> for SnapshotId {
     }
 }
 
+/// A database cluster: all copies of what was made once, by `initdb` or by an upgrade, and nothing else.
+/// PostgreSQL's system identifier. Its copies share a log; no other cluster's log leads on from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterId(pub u64);
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for ClusterId {
+    type Err = String;
+    /// Takes only what [`Display`](fmt::Display) writes.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let id = text.parse().ok().map(ClusterId).filter(|id| id.to_string() == text);
+        id.ok_or_else(|| format!("{text:?} is no system identifier of a database cluster"))
+    }
+}
+
+impl Serialize for ClusterId {
+    // As a number it would be rounded by whoever reads JSON with floats.
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ClusterId {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// A place in the engine's own log that a copy can catch up from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
@@ -132,6 +165,10 @@ pub struct RecoveryPoint {
     /// Log position, where the engine has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<Position>,
+    /// The database cluster, where the engine tells one from another. Positions of two clusters say
+    /// nothing of each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterId>,
     /// Bytes of the service at this point.
     pub size_bytes: u64,
     /// Bytes that this point added to the vault.

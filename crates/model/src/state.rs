@@ -11,10 +11,12 @@ pub(crate) mod transitions;
 
 pub use refusal::Refusal;
 
-use crate::{Drill, Generation, MemberName, Position, RecoveryPoint, ServiceName, SnapshotId};
+use crate::{
+    ClusterId, Drill, Generation, MemberName, Position, RecoveryPoint, ServiceName, SnapshotId,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The format number that this version writes.
 pub const STATE_FORMAT: u32 = 1;
@@ -211,6 +213,10 @@ pub struct ServiceState {
     /// Every committed point, in the order of their commits.
     #[serde(default)]
     pub points: Vec<RecoveryPoint>,
+    /// The database clusters of which there were points. One of which there are none any more needs
+    /// nothing of its log.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub clusters: BTreeSet<ClusterId>,
     /// The last drill of any point. It outlives the point.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_drill: Option<LastDrill>,
@@ -234,6 +240,7 @@ impl ServiceState {
             members: BTreeMap::new(),
             head: None,
             points: Vec::new(),
+            clusters: BTreeSet::new(),
             last_drill: None,
             intent: None,
             takeovers: Vec::new(),

@@ -364,6 +364,7 @@ fn perform_with(
         drilled: None,
         drill: None,
         position: captured.position,
+        cluster: crate::cluster::in_detail(&captured.detail),
         size_bytes: stored.size_bytes,
         added_bytes: stored.added_bytes,
         incomplete,

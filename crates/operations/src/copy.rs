@@ -182,13 +182,16 @@ fn foresee(
     outcome.copied = missing.map(|snapshot| Copy { snapshot, copy: None }).collect();
     outcome.present = pairs(planned.present);
     outcome.failed = failed(planned.failed);
-    let known = match there {
-        Some(there) => LogStore::new(there).list()?.into_iter().collect(),
-        None => std::collections::HashSet::new(),
-    };
-    let (present, missing): (Vec<_>, Vec<_>) =
-        log.list()?.into_iter().partition(|object| known.contains(object));
-    (outcome.log_copied, outcome.log_present) = (missing.len() as u64, present.len() as u64);
+    for log in log.places()? {
+        let known = match there {
+            Some(there) => LogStore::new(there).at(log.cluster()).list()?.into_iter().collect(),
+            None => std::collections::HashSet::new(),
+        };
+        let (present, missing): (Vec<_>, Vec<_>) =
+            log.list()?.into_iter().partition(|object| known.contains(object));
+        outcome.log_copied += missing.len() as u64;
+        outcome.log_present += present.len() as u64;
+    }
     Ok(outcome)
 }
 

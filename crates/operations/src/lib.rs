@@ -10,6 +10,7 @@ mod asking;
 pub mod backup;
 pub mod beside;
 pub mod cancel;
+mod cluster;
 pub mod copy;
 pub mod drill;
 mod error;

@@ -3,8 +3,8 @@
 use crate::journal::{Kind, Outcome};
 use crate::operation::{Operation, Run};
 use crate::room::Room;
-use crate::{Error, ServiceSite, placing};
-use engines::postgres::{Lsn, Segments, WalFile};
+use crate::{Error, ServiceSite, cluster, placing};
+use engines::postgres::{Lsn, Segments, WalFile, cluster_in};
 use model::{CancelToken, Class, OperationId, Position, Progress, ServiceState};
 use repository::log::{LogStore, Mark, Part};
 use repository::prune::{Figures, Options};
@@ -86,7 +86,10 @@ pub fn plan(site: &ServiceSite, options: &Options, run: &Run) -> Result<Pruned, 
     let none = BTreeSet::new();
     let figures =
         repository::prune::estimate(repository, &none, options, &*run.progress, &run.cancel)?;
-    let log_files = dispensable_log(site, &state)?.len() as u64;
+    let mut log_files = 0;
+    for log in LogStore::new(repository).places()? {
+        log_files += dispensable_log(site, &state, &log)?.len() as u64;
+    }
     drop(lock);
     Ok(Pruned { log_files, ..Pruned::of(figures) })
 }
@@ -128,27 +131,41 @@ pub(crate) fn under_lock(
     require_snapshots(site, &state)?;
     let repository = site.repository()?;
     let figures = repository::prune::prune(repository, lock, options, progress, cancel)?;
-    let log = dispensable_log(site, &state)?;
-    if !log.is_empty() {
+    let mut log_files = 0;
+    for log in LogStore::new(repository).places()? {
+        log_files += prune_log(site, lock, &state, &log, progress)?;
+    }
+    Ok(Pruned { log_files, ..Pruned::of(figures) })
+}
+
+/// The log in one place. Says how many files went.
+fn prune_log(
+    site: &ServiceSite,
+    lock: &RepositoryLock,
+    state: &ServiceState,
+    log: &LogStore,
+    progress: &dyn Progress,
+) -> Result<u64, Error> {
+    // Before anything goes that tells whose it is.
+    let all = is_over(site, state, log)?;
+    let gone = dispensable_log(site, state, log)?;
+    if !gone.is_empty() {
         progress.phase("removing the log that no point needs");
-        let store = LogStore::new(repository);
-        for (name, generation) in &log {
-            lock.still_trusted()?;
-            store.remove(name, *generation)?;
-        }
     }
-    let parts = dispensable_parts(site, &log)?;
-    let store = LogStore::new(repository);
-    for (name, part) in &parts {
+    for (name, generation) in &gone {
         lock.still_trusted()?;
-        store.remove_parts(name, std::slice::from_ref(part))?;
+        log.remove(name, *generation)?;
     }
-    let marks = superseded(store.marks()?);
+    for (name, part) in &dispensable_parts(log, &gone, all)? {
+        lock.still_trusted()?;
+        log.remove_parts(name, std::slice::from_ref(part))?;
+    }
+    let marks = if all { log.marks()? } else { superseded(log.marks()?) };
     if !marks.is_empty() {
         lock.still_trusted()?;
-        store.remove_marks(&marks)?;
+        log.remove_marks(&marks)?;
     }
-    Ok(Pruned { log_files: log.len() as u64, ..Pruned::of(figures) })
+    Ok(gone.len() as u64)
 }
 
 /// A point whose snapshot cannot be seen is a reason to stop: what it needs would be taken for
@@ -163,13 +180,13 @@ fn require_snapshots(site: &ServiceSite, state: &ServiceState) -> Result<(), Err
         .hinting("Bring it back, or give the point up with `mainstay repair snapshots --forget`."))
 }
 
-/// Files of the log that lie before the oldest point that is kept. History files stay: they are
-/// small, and without them no recovery crosses a timeline.
+/// Files of the log that lie before the oldest point that is kept of their cluster. History files stay as
+/// long as there is one: they are small, and without them no recovery crosses a timeline.
 fn dispensable_log(
     site: &ServiceSite,
     state: &ServiceState,
+    log: &LogStore,
 ) -> Result<Vec<(String, model::Generation)>, Error> {
-    let log = LogStore::new(site.repository()?);
     let names = log.list()?;
     if names.is_empty() || state.intent.is_some() {
         return Ok(Vec::new());
@@ -177,8 +194,11 @@ fn dispensable_log(
     if crate::wal::sqlite::is_meant(site) {
         return Ok(crate::wal::sqlite::dispensable(state, names));
     }
+    if is_over(site, state, log)? {
+        return Ok(names);
+    }
     let mut oldest: Option<(u64, &model::RecoveryPoint)> = None;
-    for point in &state.points {
+    for point in needing(site, state, log)? {
         // Of a point that does not say where it stands nobody knows what it needs.
         let Some(Position::Lsn { lsn, .. }) = &point.position else { return Ok(Vec::new()) };
         if oldest.is_none_or(|(least, _)| *lsn < least) {
@@ -192,14 +212,48 @@ fn dispensable_log(
     Ok(names.into_iter().filter(|(name, _)| is_before(name, segments, Lsn(lsn))).collect())
 }
 
+/// The points that may need something of what lies in one place of the log.
+fn needing<'a>(
+    site: &ServiceSite,
+    state: &'a ServiceState,
+    log: &LogStore,
+) -> Result<Vec<&'a model::RecoveryPoint>, Error> {
+    // What has no cluster in its keys is of those that it says itself.
+    let wrote = match log.cluster() {
+        Some(cluster) => vec![cluster],
+        None => log.wrote(cluster_in)?,
+    };
+    let mut needing = Vec::new();
+    for point in &state.points {
+        let cluster = cluster::of_point(site, point)?;
+        if wrote.is_empty() || cluster.is_none_or(|cluster| wrote.contains(&cluster)) {
+            needing.push(point);
+        }
+    }
+    Ok(needing)
+}
+
+/// Whether there were points of the cluster whose log it is, and are none any more. Of one of which there
+/// was none yet, the first is about to be taken.
+fn is_over(site: &ServiceSite, state: &ServiceState, log: &LogStore) -> Result<bool, Error> {
+    if state.intent.is_some() || crate::wal::sqlite::is_meant(site) {
+        return Ok(false);
+    }
+    let had_points = match log.cluster() {
+        Some(cluster) => state.clusters.contains(&cluster),
+        None => log.wrote(cluster_in)?.iter().any(|cluster| state.clusters.contains(cluster)),
+    };
+    Ok(had_points && needing(site, state, log)?.is_empty())
+}
+
 /// Parts of segments that are whole by now, or go with what lies beside them.
 fn dispensable_parts(
-    site: &ServiceSite,
+    log: &LogStore,
     gone: &[(String, model::Generation)],
+    all: bool,
 ) -> Result<Vec<(String, Part)>, Error> {
-    let log = LogStore::new(site.repository()?);
     let parts = log.list_parts()?;
-    if parts.is_empty() {
+    if parts.is_empty() || all {
         return Ok(parts);
     }
     let whole: BTreeSet<String> = log.list()?.into_iter().map(|(name, _)| name).collect();

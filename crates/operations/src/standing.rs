@@ -2,8 +2,9 @@
 //! gets past that. In front of a part of the log that is in no vault it waits for ever, and looks as if
 //! nothing had happened at its source.
 
+use crate::cluster::own_log;
 use crate::wal::{self, Gap};
-use crate::{Error, Run, ServiceSite, placing};
+use crate::{Error, Run, ServiceSite, cluster, placing};
 use engines::postgres::{Lsn, Segments, WalFile, left_at, segments_of};
 use engines::{Inspection, Refresh};
 use jiff::Timestamp;
@@ -158,9 +159,32 @@ pub(crate) fn seen_stuck(
     point: Option<&RecoveryPoint>,
 ) -> Result<Option<Stuck>, Error> {
     let (true, Some(at)) = (seen.following, &seen.position) else { return Ok(None) };
+    if let Some(head) = state.head_point()
+        && let Some(what) = cluster::other_than(site, head)?
+    {
+        let gap = of_another_log(site, at)?;
+        return Ok(Some(Stuck { at: at.clone(), gap, way: Way::ByHand(what) }));
+    }
     let Some(gap) = in_front_of(site, state, at)? else { return Ok(None) };
     let way = way(site, at, &gap, point)?;
     Ok(Some(Stuck { at: at.clone(), gap, way }))
+}
+
+/// What one lacks whose database cluster nobody writes any more: all that comes.
+fn of_another_log(site: &ServiceSite, at: &Position) -> Result<Gap, Error> {
+    let (timeline, from) = match at {
+        Position::Lsn { timeline, lsn } => (*timeline, *lsn),
+        _ => (0, 0),
+    };
+    Ok(Gap {
+        cluster: cluster::here(site)?,
+        timeline,
+        from,
+        to: None,
+        noticed: Timestamp::now(),
+        why: "another database cluster has taken the place of the one that it is of".to_owned(),
+        recorded: false,
+    })
 }
 
 /// Whether a standby that stands still has something to go on with all the same: what it received from
@@ -241,9 +265,9 @@ pub(crate) fn was_given_up(
     Ok(history.is_some_and(|history| !is_on_the_way(&history)))
 }
 
-/// How a timeline came about, if the vault knows.
+/// How a timeline of the cluster here came about, if the vault knows.
 fn history(site: &ServiceSite, timeline: u32) -> Result<Option<Vec<u8>>, Error> {
-    Ok(LogStore::new(site.repository()?).fetch(&format!("{timeline:08X}.history"))?)
+    Ok(own_log(site)?.fetch(&format!("{timeline:08X}.history"))?)
 }
 
 /// Judges by timelines and places alone. `history` is that of the point's timeline.
@@ -289,7 +313,7 @@ fn in_front_of(
     let Some(segments) = roots.first().and_then(|root| segments_of(&root.on_host)) else {
         return Ok(None);
     };
-    let shelf = Shelf { log: LogStore::new(site.repository()?), segments, timeline: *timeline };
+    let shelf = Shelf { log: own_log(site)?, segments, timeline: *timeline };
     // It is in this one, or asks for it. A gap may have been noted from further back than where the log
     // turned out to end.
     let own = segments.number(Lsn(*lsn));
@@ -359,6 +383,7 @@ impl Shelf {
             return Ok(None);
         }
         Ok(Some(Gap {
+            cluster: self.log.cluster(),
             timeline: self.timeline,
             from: self.segments.start(missing).0,
             to: Some(to.0),

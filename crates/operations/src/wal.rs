@@ -23,16 +23,17 @@ pub use until::{Until, note_pushed, note_quiet, reaches};
 pub use went_back::went_back;
 
 use crate::asking::{Asking, Patience};
+use crate::cluster::{log_of, own_log};
 use crate::operation::Operation;
 use crate::standing::{self, Still};
-use crate::{Error, ServiceSite, refresh};
+use crate::{Error, ServiceSite, cluster, refresh};
 use engines::Running;
 use engines::postgres::{
-    Cut, Lsn, Records, Segments, WalFile, check_wal_file, segments_of, unarchived,
+    Cut, Lsn, Records, Segments, WalFile, check_wal_file, cluster_in, segments_of, unarchived,
 };
 use jiff::Timestamp;
 use model::state::Refusal;
-use model::{Class, Classify, Generation, Position, Progress, ServiceState};
+use model::{Class, Classify, ClusterId, Generation, Position, Progress, ServiceState};
 use repository::log::{LogStore, Part, Pushed};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -86,21 +87,35 @@ pub fn push(site: &ServiceSite, segment: &Path) -> Result<Pushed, Error> {
     check_wal_file(name, &bytes).map_err(|what| {
         Error::new(Class::Corrupt, format!("{} is not stored: {what}", segment.display()))
     })?;
-    let log = LogStore::new(site.repository()?);
+    let cluster = cluster_that_wrote(site, segment, &bytes)?;
+    let log = log_of(site, cluster)?;
     let pushed = log.push(generation, name, &bytes)?;
     if let Some(WalFile::Segment { place, .. }) = WalFile::parse(name)
         && let Some(segments) = Segments::of(bytes.len() as u64)
-        && let Some(gap) = gap::load(site)?
+        && let Some(gap) = gap::load(site)?.filter(|gap| gap.may_be_of(cluster))
     {
         // What lies before it, and comes late, says nothing of what is missing.
         if let Some(start) = segments.start_of(place)
             && start.0.saturating_add(segments.size()) > gap.from
         {
-            gap::ends(site, start)?;
+            gap::ends(site, cluster, start)?;
         }
         gap::record(site, &log, segments)?;
     }
     Ok(pushed)
+}
+
+/// Which cluster wrote a file of the log, which begins like this. One that does not say so itself is the
+/// server's beside whose control file it lies.
+fn cluster_that_wrote(
+    site: &ServiceSite,
+    file: &Path,
+    bytes: &[u8],
+) -> Result<Option<ClusterId>, Error> {
+    match cluster_in(bytes) {
+        Some(cluster) => Ok(Some(cluster)),
+        None => cluster::that_asks(site, file),
+    }
 }
 
 /// The same for a server that calls this and waits: whatever the vault does, its disk does not fill. If
@@ -137,7 +152,9 @@ pub fn let_go(
         return Ok(false);
     }
     let start = Segments::of(size_of(segment)?).and_then(|segments| segments.start_of(place));
-    let noted = gap::note(site, timeline, start.unwrap_or(Lsn(0)), &receive::waited(cap(site)));
+    let cluster = until::written_by(segment).ok().flatten();
+    let why = receive::waited(cap(site));
+    let noted = gap::note(site, cluster, timeline, start.unwrap_or(Lsn(0)), &why);
     if let Err(e) = noted {
         progress.warn(&format!("that {name} is missing could not be noted: {}", e.chain()));
     }
@@ -201,16 +218,26 @@ fn note_stored(site: &ServiceSite, until: Timestamp) {
     let _ = written.and_then(|()| std::fs::rename(&beside, &path));
 }
 
-/// Writes the segment of this name to `target`, whole or not at all. An error means that the vault
-/// could not be asked, which is not to be taken for the end of the log.
-pub fn fetch(site: &ServiceSite, name: &str, target: &Path) -> Result<Fetched, Error> {
+/// The cluster whose log a server asks for that wants a file of it here.
+pub fn that_asks(site: &ServiceSite, target: &Path) -> Result<Option<ClusterId>, Error> {
+    cluster::that_asks(site, target)
+}
+
+/// Writes the segment of this name of a cluster's log to `target`, whole or not at all. An error means
+/// that the vault could not be asked, which is not to be taken for the end of the log.
+pub fn fetch(
+    site: &ServiceSite,
+    cluster: Option<ClusterId>,
+    name: &str,
+    target: &Path,
+) -> Result<Fetched, Error> {
     if WalFile::parse(name).is_none() {
         return Err(Error::invalid(format!("{name:?} is no file of a log")).hinting(format!(
             "Write restore_command = 'mainstay wal fetch {} %f %p'.",
             site.name()
         )));
     }
-    let log = LogStore::new(site.repository()?);
+    let log = log_of(site, cluster)?;
     if let Some(bytes) = log.fetch(name)? {
         put(target, &bytes)?;
         return Ok(Fetched::Found);
@@ -256,13 +283,13 @@ fn has_already(log: &LogStore, name: &str, last: &Part, target: &Path) -> Result
 
 /// Whether a segment that is not there never will be: servers archive in order, and a later one of
 /// the same timeline is there. No recovery gets over such a gap.
-pub fn is_gap(site: &ServiceSite, name: &str) -> Result<bool, Error> {
+pub fn is_gap(site: &ServiceSite, cluster: Option<ClusterId>, name: &str) -> Result<bool, Error> {
     if !matches!(WalFile::parse(name), Some(WalFile::Segment { .. })) {
         return Ok(false);
     }
     // Names of one timeline sort by position. What is in a later shard only is found when the
     // server asks for that.
-    let near = LogStore::new(site.repository()?).list_near(name)?;
+    let near = log_of(site, cluster)?.list_near(name)?;
     let on_timeline = |other: &str| other.len() == name.len() && other[..8] == name[..8];
     let there = |wanted: &str| near.iter().any(|(other, _)| other == wanted);
     Ok(!there(name) && near.iter().any(|(other, _)| on_timeline(other) && other.as_str() > name))
@@ -295,16 +322,23 @@ pub(crate) fn catch_up(
     as_it_is: bool,
 ) -> Result<(), Error> {
     let engine = site.engine()?;
+    let state = site.load_state()?.state;
+    let other = state.head_point().map_or(Ok(None), |head| cluster::other_than(site, head))?;
+    match &other {
+        Some(what) if as_it_is => operation.report().warn(what),
+        Some(what) => return Err(Error::new(Class::Unavailable, what).hinting(OTHER)),
+        None => {}
+    }
     if operation.with_context(site, |cx| engine.running(cx))? == Running::No {
         operation.with_context(site, |cx| engine.start(cx))?;
     }
-    let state = site.load_state()?.state;
     let stopped = state.primary.as_ref().and_then(|p| state.members.get(p)?.stopped.as_ref());
     let last = stopped
         .filter(|stopped| stopped.generation == state.generation)
         .and_then(|stopped| stopped.last_position.clone());
     let is_last = last.is_some();
-    let goal = last.or_else(|| state.head_point().and_then(|point| point.position.clone()));
+    let head = state.head_point().filter(|_| other.is_none());
+    let goal = last.or_else(|| head.and_then(|point| point.position.clone()));
     let stored = Stored::look(site)?;
     let mut still = Still::default();
     // What the vault has for it there, as it was seen last, and where that left the timeline it is on, if
@@ -396,6 +430,11 @@ const LEFT: &str = "\
     `mainstay refresh --reseed` puts its copy aside and builds it anew, along what the primary wrote last; \
     or say with `--override replay-stands-still=REASON` that what it has is wanted instead.";
 
+/// And about one of what was there before the primary's cluster.
+const OTHER: &str = "\
+    `mainstay refresh --reseed` puts its copy aside and builds it anew; or say with `--override \
+    replay-stands-still=REASON` that what it has is wanted instead.";
+
 /// What is wrong with a standby that stands still is in its server's log.
 const STANDS_STILL: &str = "\
     Look into its server's log for the reason: a setting that is lower than the primary's was, replay \
@@ -424,7 +463,7 @@ fn lacks_next(site: &ServiceSite, position: Option<&Position>) -> Result<bool, E
     };
     // In the midst of a segment it has that, and asks for the one after it.
     let next = segments.number(Lsn(lsn.saturating_add(segments.size() - 1)));
-    let log = LogStore::new(site.repository()?);
+    let log = own_log(site)?;
     for timeline in *timeline..=timeline.saturating_add(1) {
         let name = segments.name(timeline, next);
         let whole = log.list_near(&name)?.iter().any(|(there, _)| *there == name);
@@ -461,7 +500,7 @@ impl Stored {
         let segments = data_dir(site)?.as_deref().and_then(segments_of);
         let (mut starts, mut timelines) = (BTreeSet::new(), BTreeMap::new());
         if let Some(segments) = segments {
-            let log = LogStore::new(site.repository()?);
+            let log = own_log(site)?;
             let whole = log.list()?.into_iter().map(|(name, _)| name);
             let names: BTreeSet<String> =
                 whole.chain(log.list_parts()?.into_iter().map(|(name, _)| name)).collect();
@@ -492,7 +531,7 @@ impl Stored {
             // It ends with the segment before. A standby that is past that has more from its primary.
             return Ok(if start.0 == *lsn { After::Nothing } else { After::Unknown });
         }
-        let log = LogStore::new(site.repository()?);
+        let log = own_log(site)?;
         let timeline =
             self.timelines.get(&start.0).map_or(*timeline, |newest| *newest.max(timeline));
         let name = segments.name(timeline, number);
@@ -507,30 +546,13 @@ impl Stored {
     /// Where the way to the newest timeline left the one that this position is on, if it is past that.
     fn left(&self, site: &ServiceSite, position: Option<&Position>) -> Result<Option<Lsn>, Error> {
         let Some(Position::Lsn { timeline: on, .. }) = position else { return Ok(None) };
-        // The last segment of each.
-        let last: BTreeMap<u32, u64> = self.timelines.iter().map(|(at, of)| (*of, *at)).collect();
-        for (timeline, start) in last.into_iter().rev().take_while(|(timeline, _)| timeline > on) {
-            if self.is_of_this(site, timeline, start)? {
-                let newest = Position::Lsn { timeline, lsn: 0 };
-                return standing::gone_past(site, position, Some(&newest));
+        match self.timelines.values().max().filter(|newest| *newest > on) {
+            Some(newest) => {
+                let newest = Position::Lsn { timeline: *newest, lsn: 0 };
+                standing::gone_past(site, position, Some(&newest))
             }
+            None => Ok(None),
         }
-        Ok(None)
-    }
-
-    /// Whether a segment is of the database cluster that is here, as far as it says: one that goes on in the
-    /// place of another, as after an upgrade, begins on timeline 1 again.
-    fn is_of_this(&self, site: &ServiceSite, timeline: u32, start: u64) -> Result<bool, Error> {
-        let own = data_dir(site)?.as_deref().and_then(engines::postgres::system_of);
-        let (Some(segments), Some(own)) = (self.segments, own) else { return Ok(true) };
-        let log = LogStore::new(site.repository()?);
-        let name = segments.name(timeline, segments.number(Lsn(start)));
-        let bytes = match log.fetch(&name)? {
-            Some(bytes) => Some(bytes),
-            None => log.beginning(&name)?.map(|begun| begun.bytes),
-        };
-        let system = bytes.as_deref().and_then(|bytes| bytes.get(24..32)?.try_into().ok());
-        Ok(system.is_none_or(|system| u64::from_le_bytes(system) == own))
     }
 
     /// Whether a standby at this position is in, or beyond, the last segment that it can get to
@@ -636,9 +658,9 @@ pub(crate) fn push_what_is_left(site: &ServiceSite, operation: &Operation) -> Re
 
 /// Whether the vault has every whole record of the log that lies here, or keeps no log at all.
 fn has_all_records(site: &ServiceSite, data_dir: &Path) -> Result<bool, Error> {
-    let log = LogStore::new(site.repository()?);
+    let log = own_log(site)?;
     let whole: BTreeSet<String> = log.list()?.into_iter().map(|(name, _)| name).collect();
-    if whole.is_empty() && log.list_parts()?.is_empty() {
+    if whole.is_empty() && log.list_parts()?.is_empty() && log.places()?.is_empty() {
         return Ok(true);
     }
     let Some(segments) = segments_of(data_dir) else { return Ok(false) };
@@ -687,7 +709,7 @@ fn push_rest(
     timeline: u32,
     last: u64,
 ) -> Result<bool, Error> {
-    let log = LogStore::new(site.repository()?);
+    let log = own_log(site)?;
     let on_timeline = |name: &String| match WalFile::parse(name) {
         Some(WalFile::Segment { timeline: on, place }) if on == timeline => {
             Some(segments.number(segments.start_of(place)?))
@@ -744,6 +766,7 @@ mod tests {
     use std::fs;
     use storage::doubles::{Fault, How, Verb};
 
+    const CLUSTER: Option<ClusterId> = Some(ClusterId(7));
     const GONE: How = How::Before(ErrorKind::NotFound);
 
     /// A standby asks for the segment that it is in every few seconds, while the primary puts parts
@@ -751,7 +774,7 @@ mod tests {
     #[test]
     fn parts_that_give_way_while_they_are_looked_at_are_no_failure() {
         let rig = Rig::new();
-        let log = LogStore::new(rig.site.repository().expect("repository"));
+        let log = log_of(&rig.site, CLUSTER).expect("a log");
         let name = "000000010000000000000003";
         let bytes: Vec<u8> = (0..1 << 20).map(|n: u32| n.to_le_bytes()[0] | 1).collect();
         let push = |start: usize, end: usize| {
@@ -763,10 +786,14 @@ mod tests {
         let target = rig.dir.path().join("RECOVERYXLOG");
         let before = rig.dir.path().join(name);
         fs::write(&before, vec![0; 1 << 20]).expect("what it got before");
-        let parts = format!("shop/mainstay/log-parts/{name}/");
+        let parts = format!("shop/mainstay/log-parts/7/{name}/");
         for verb in [Verb::Size, Verb::Read] {
             rig.vault.plan(Fault::next(verb, GONE).on(&parts));
-            assert_eq!(fetch(&rig.site, name, &target).expect("fetch"), Fetched::Found, "{verb:?}");
+            assert_eq!(
+                fetch(&rig.site, CLUSTER, name, &target).expect("fetch"),
+                Fetched::Found,
+                "{verb:?}"
+            );
             let got = fs::read(&target).expect("read");
             assert_eq!((got.len(), &got[..100], got[100]), (1 << 20, &bytes[..100], 0));
         }
@@ -775,14 +802,14 @@ mod tests {
         push(0, 100);
         fs::rename(&target, &before).expect("the server takes it");
         rig.vault.plan(Fault::every(Verb::Size, GONE).on(&format!("{parts}00000028-")));
-        assert_eq!(fetch(&rig.site, name, &target).expect("fetch"), Fetched::NotThere);
+        assert_eq!(fetch(&rig.site, CLUSTER, name, &target).expect("fetch"), Fetched::NotThere);
 
         // It became whole right after it was asked for, and all parts went.
         log.push(Generation::FIRST, name, &bytes).expect("push");
         rig.vault.heal();
-        rig.vault.plan(Fault::next(Verb::List, How::Wrong).on("shop/mainstay/log/"));
+        rig.vault.plan(Fault::next(Verb::List, How::Wrong).on("shop/mainstay/log/7/"));
         rig.vault.plan(Fault::every(Verb::Size, GONE).on(&parts));
-        assert_eq!(fetch(&rig.site, name, &target).expect("fetch"), Fetched::Found);
+        assert_eq!(fetch(&rig.site, CLUSTER, name, &target).expect("fetch"), Fetched::Found);
         assert!(fs::read(&target).expect("read") == bytes);
     }
 

@@ -100,7 +100,13 @@ impl Check<'_> {
 
     /// Every object of the log beside the repository.
     fn log(&self) -> Result<(), Error> {
-        let log = LogStore::new(self.repository);
+        for log in LogStore::new(self.repository).places()? {
+            self.log_in(&log)?;
+        }
+        Ok(())
+    }
+
+    fn log_in(&self, log: &LogStore) -> Result<(), Error> {
         self.each(&log.list()?, |(name, generation)| {
             let content = match log.fetch_from(name, *generation) {
                 // Removed by retention since it was listed.

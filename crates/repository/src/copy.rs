@@ -453,6 +453,21 @@ pub fn copy_log(
     cancel: &CancelToken,
 ) -> Result<CopiedLog, Error> {
     let mut copied = CopiedLog::default();
+    for from in from.places()? {
+        let to = to.at(from.cluster());
+        copy_place(&from, &to, &mut copied, progress, cancel)?;
+    }
+    Ok(copied)
+}
+
+/// The same of what lies in one place of it.
+fn copy_place(
+    from: &LogStore,
+    to: &LogStore,
+    copied: &mut CopiedLog,
+    progress: &dyn Progress,
+    cancel: &CancelToken,
+) -> Result<(), Error> {
     let there: HashSet<_> = to.list()?.into_iter().collect();
     for (name, generation) in from.list()? {
         if cancel.is_cancelled() {
@@ -497,5 +512,5 @@ pub fn copy_log(
             Err(e) => copied.failed.push(format!("{name}: {}", reason(e)?)),
         }
     }
-    Ok(copied)
+    Ok(())
 }

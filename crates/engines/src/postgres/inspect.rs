@@ -3,11 +3,11 @@
 use super::collation::Collations;
 use super::connect::Session;
 use super::lsn::{Lsn, Segments, WalFile};
-use super::pg_control::{PgControl, State};
+use super::pg_control::{self, PgControl, State};
 use super::{Postgres, facts, over, programs, server};
 use crate::{Context, Error, Inspection, Running};
 use jiff::Timestamp;
-use model::Position;
+use model::{ClusterId, Position};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -170,9 +170,12 @@ pub(super) fn stopped_at(data_dir: &Path, control: &PgControl) -> Option<Positio
     Some(Position::Lsn { timeline: control.timeline, lsn: lsn.0 })
 }
 
-/// Which database cluster lies in this data directory: different for every `initdb`.
-pub fn system_of(data_dir: &Path) -> Option<u64> {
-    PgControl::read(data_dir).ok().map(|control| control.system)
+/// Which database cluster lies in this data directory: different for every `initdb`. None if none does.
+pub fn cluster_of(data_dir: &Path) -> Result<Option<ClusterId>, Error> {
+    if !data_dir.join(pg_control::PATH).exists() {
+        return Ok(None);
+    }
+    PgControl::read(data_dir).map(|control| Some(ClusterId(control.system)))
 }
 
 /// How the log of the server in this data directory is cut, by what lies there.

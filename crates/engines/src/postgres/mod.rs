@@ -31,7 +31,7 @@ mod rewind;
 mod server;
 mod wal;
 
-pub use inspect::{segments_of, system_of, unarchived};
+pub use inspect::{cluster_of, segments_of, unarchived};
 pub use live::Live;
 pub use logical::Logical;
 pub use lsn::{Lsn, Segments, WalFile};
@@ -40,7 +40,7 @@ pub use receive::{Log, Slot, Source, Waiting};
 pub use record::made;
 pub use record::{Cut, Record, Records, What};
 pub use server::{ancestors, asks_again, left_at};
-pub use wal::check_file as check_wal_file;
+pub use wal::{check_file as check_wal_file, cluster_in};
 
 use crate::control::Control;
 use crate::files::{chunk_size, plain_path};

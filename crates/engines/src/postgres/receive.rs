@@ -8,7 +8,7 @@ use super::pg_control::{PgControl, State};
 use super::server::{branch, timeline_in};
 use super::{Postgres, facts};
 use crate::Error;
-use model::{Class, Position};
+use model::{Class, ClusterId, Position};
 use std::time::{Duration, Instant};
 
 /// How long a slot may take to become free after who used it has gone.
@@ -19,6 +19,8 @@ const FREE_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Log {
     /// It replays another server's log, and has none of its own.
     pub in_recovery: bool,
+    /// The database cluster that it works on.
+    pub cluster: ClusterId,
     /// The timeline that it writes.
     pub timeline: u32,
     /// Everything before this is durable.
@@ -100,7 +102,8 @@ impl<'a> Source<'a> {
                              THEN pg_current_wal_flush_lsn()::text END, \
                         pg_size_bytes(current_setting('wal_segment_size')), \
                         pg_size_bytes(current_setting('max_slot_wal_keep_size')), \
-                        s.slot_name IS NOT NULL, s.restart_lsn::text, s.wal_status = 'lost' \
+                        s.slot_name IS NOT NULL, s.restart_lsn::text, s.wal_status = 'lost', \
+                        (SELECT system_identifier FROM pg_control_system()) \
                    FROM (SELECT 1) one LEFT JOIN pg_replication_slots s ON slot_name = $1::text",
                 &[&slot],
             )
@@ -124,6 +127,7 @@ impl<'a> Source<'a> {
         };
         Ok(Log {
             in_recovery,
+            cluster: ClusterId(row.get::<_, i64>(8).cast_unsigned()),
             timeline,
             flushed: position(2)?.unwrap_or(Lsn(0)),
             segments: segments.ok_or_else(|| {
@@ -147,12 +151,15 @@ impl<'a> Source<'a> {
         Ok(Waiting { received, paused: row.get(1) })
     }
 
-    /// Where the log ends of a server that was stopped cleanly, and on which timeline: all of it is
-    /// durable. None if it was not.
-    pub fn stopped(&self) -> Option<(u32, Lsn)> {
+    /// Where the log ends of a server that was stopped cleanly, of which cluster and on which timeline: all
+    /// of it is durable. None if it was not.
+    pub fn stopped(&self) -> Option<(ClusterId, u32, Lsn)> {
         let data_dir = &self.engine.data_dir;
-        match stopped_at(data_dir, &PgControl::read(data_dir).ok()?)? {
-            Position::Lsn { timeline, lsn } => Some((timeline, Lsn(lsn))),
+        let control = PgControl::read(data_dir).ok()?;
+        match stopped_at(data_dir, &control)? {
+            Position::Lsn { timeline, lsn } => {
+                Some((ClusterId(control.system), timeline, Lsn(lsn)))
+            }
             _ => None,
         }
     }

@@ -94,7 +94,8 @@ fn bring_to_life(
     }
     let programs = engine.programs(dir)?;
     let service = rehearsal.meta.service.to_string();
-    let mut feed = Feed::make(cx, rehearsal.home, programs.owner(), service)?;
+    let cluster = Detail::of(rehearsal.meta)?.system_identifier;
+    let mut feed = Feed::make(cx, rehearsal.home, programs.owner(), service, cluster)?;
     let mut settings = CUT_OFF.map(str::to_owned).to_vec();
     let major = data_version(dir)?;
     if major >= 15 {
@@ -271,6 +272,8 @@ struct Feed<'a> {
     fetched: PathBuf,
     callback: &'a [String],
     service: String,
+    /// The copy's: what is fetched does not come to its data directory at once, which would tell.
+    cluster: String,
     /// Why the vault could not be asked.
     unreached: Option<Error>,
 }
@@ -282,6 +285,7 @@ impl<'a> Feed<'a> {
         home: &Path,
         runs_as: Option<Owner>,
         service: String,
+        cluster: String,
     ) -> Result<Feed<'a>, Error> {
         let files = check::make_home(home, runs_as, |home| {
             let files = home.make_dir("log")?;
@@ -289,7 +293,7 @@ impl<'a> Feed<'a> {
             Ok(files)
         })?;
         let fetched = runs_as.map_or_else(|| files.path().to_owned(), |_| cx.scratch.to_owned());
-        Ok(Feed { files, fetched, callback: cx.callback, service, unreached: None })
+        Ok(Feed { files, fetched, callback: cx.callback, service, cluster, unreached: None })
     }
 
     /// What the server runs: it waits as long as there is somebody to serve it, which is as long as
@@ -326,6 +330,7 @@ impl<'a> Feed<'a> {
             .args(words)
             .args(["wal", "fetch", &self.service, name])
             .arg(&target)
+            .args(["--cluster", &self.cluster])
             .tied()
             .ask(cx.cancel)?;
         let code = output.code().unwrap_or(COULD_NOT_ASK + 1);
@@ -386,7 +391,8 @@ mod tests {
             variables: &[],
             enclosed: None,
         };
-        let mut feed = Feed::make(&cx, &home, runs_as, "shop".to_owned()).expect("a feed");
+        let mut feed =
+            Feed::make(&cx, &home, runs_as, "shop".to_owned(), "7".to_owned()).expect("a feed");
         let log = home.join("log");
         for name in [SEGMENT, "X.new", "X.code"] {
             symlink(&canary, log.join(name)).expect("a link");

@@ -4,6 +4,8 @@
 //! `src/include/access/xlog_internal.h`, the same in all versions that are supported here.
 
 use super::lsn::{Lsn, Segments, WalFile};
+use super::record::Cut;
+use model::ClusterId;
 use std::io::{self, Read};
 
 /// Size of the header of a segment's first page.
@@ -160,6 +162,14 @@ impl<R: Read> Read for SegmentReader<R> {
         self.see(seen).map_err(wrong)?;
         Ok(count)
     }
+}
+
+/// Which database cluster wrote a segment, or a partial one, that begins like this.
+pub fn cluster_in(bytes: &[u8]) -> Option<ClusterId> {
+    let header = bytes.get(..LONG_HEADER)?;
+    let is_first_page = header.get(1) == Some(&0xd1) && Cut::of(header).is_some();
+    let system = header.get(24..32)?.try_into().ok().map(u64::from_le_bytes)?;
+    is_first_page.then_some(ClusterId(system))
 }
 
 /// Refuses bytes that are not the file of the log that `name` says, as far as one file can tell:

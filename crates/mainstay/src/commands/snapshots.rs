@@ -6,8 +6,8 @@ use crate::ui::words::shown;
 use crate::units;
 use jiff::Timestamp;
 use model::{
-    Drill, Generation, MemberName, PointName, Position, ServiceName, ServiceState, SnapshotId,
-    Verified,
+    ClusterId, Drill, Generation, MemberName, PointName, Position, ServiceName, ServiceState,
+    SnapshotId, Verified,
 };
 use operations::ServiceSite;
 use operations::points::is_own_tag;
@@ -45,6 +45,7 @@ struct Line {
     size_bytes: Option<u64>,
     added_bytes: Option<u64>,
     position: Option<Position>,
+    cluster: Option<ClusterId>,
     verified: Option<Verified>,
     drilled: Option<Timestamp>,
     drill: Option<Drill>,
@@ -114,6 +115,7 @@ fn committed(state: &ServiceState, files: &mut BTreeMap<SnapshotId, Snapshot>) -
             size_bytes: Some(point.size_bytes),
             added_bytes: Some(point.added_bytes),
             position: point.position.clone(),
+            cluster: point.cluster,
             verified: point.verified.clone(),
             drilled: point.drilled,
             drill: point.drill.clone(),
@@ -153,6 +155,7 @@ fn uncommitted(id: SnapshotId, file: &Snapshot) -> Option<Line> {
         size_bytes: None,
         added_bytes: None,
         position: None,
+        cluster: None,
         verified: None,
         drilled: None,
         drill: None,

@@ -2,7 +2,7 @@ use crate::app::App;
 use crate::failure::{Exit, Outcome};
 use crate::units;
 use jiff::Timestamp;
-use model::ServiceName;
+use model::{ClusterId, ServiceName};
 use operations::wal::{self, Fetched};
 use operations::{Run, ServiceSite};
 use std::path::PathBuf;
@@ -41,6 +41,11 @@ enum What {
         name: String,
         /// Where to put it.
         file: PathBuf,
+
+        /// The database cluster whose log it is, by its system identifier. Otherwise that in whose
+        /// `pg_wal` the file is put.
+        #[arg(long, value_name = "SYSTEM-IDENTIFIER")]
+        cluster: Option<ClusterId>,
     },
     /// Receive the log as it is written, and ship about every second what is new: what a lost host
     /// takes with it is a second.
@@ -110,13 +115,17 @@ pub(crate) fn run(app: &App, args: &WalArgs) -> Outcome {
             }
             Ok(Exit::DONE)
         }
-        What::Fetch { service, name, file } => {
+        What::Fetch { service, name, file, cluster } => {
             // A standby asks every few seconds: mistakes in the sections of others are told elsewhere.
             let fetched = app.site().and_then(|site| {
                 let service = site.service(service)?;
-                let fetched = wal::fetch(&service, name, file)?;
+                let cluster = match cluster {
+                    Some(cluster) => Some(*cluster),
+                    None => wal::that_asks(&service, file)?,
+                };
+                let fetched = wal::fetch(&service, cluster, name, file)?;
                 // Told in the server's log, where somebody will look for the reason.
-                if fetched == Fetched::NotThere && wal::is_gap(&service, name)? {
+                if fetched == Fetched::NotThere && wal::is_gap(&service, cluster, name)? {
                     app.out.warn(format_args!(
                         "{name} is missing in the vault, which has later segments: no recovery \
                          gets over this gap; take a new base with `mainstay backup`"

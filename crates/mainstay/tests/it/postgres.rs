@@ -20,6 +20,7 @@ mod kills;
 mod logical;
 mod logical_faults;
 mod missing_programs;
+mod other_cluster;
 mod over;
 mod passwords;
 mod receiving;
@@ -620,7 +621,8 @@ fn a_fetch_that_fails_is_never_taken_for_the_end_of_the_log() {
     }
 
     // A gap is told, so that somebody who reads the server's log finds the reason.
-    let log = stage.dir.path().join("vault/shop/mainstay/log/0000000100000000");
+    let cluster = stage.a.server.sql("SELECT system_identifier FROM pg_control_system()");
+    let log = stage.dir.path().join(format!("vault/shop/mainstay/log/{cluster}/0000000100000000"));
     let name = format!("{segment}@0000000001");
     stage.a.write();
     stage.a.archived();

@@ -139,6 +139,7 @@ impl ServiceState {
         if !point.incomplete {
             self.head = Some(Head { snapshot: point.snapshot, generation: point.generation });
         }
+        self.clusters.extend(point.cluster);
         self.points.push(point);
         Ok(())
     }
@@ -231,6 +232,7 @@ impl ServiceState {
             });
         }
         self.points = in_order(copies, here);
+        self.clusters.extend(&source.clusters);
         let copied_head = source.head.and_then(|head| ids.get(&head.snapshot).copied());
         let newest = self.points.iter().rfind(|point| !point.incomplete);
         let head = copied_head.and_then(|id| self.point(id)).or(newest);

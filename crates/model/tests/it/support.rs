@@ -34,6 +34,7 @@ pub(crate) fn point(number: u64, received: Timestamp) -> RecoveryPoint {
         drilled: None,
         drill: None,
         position: None,
+        cluster: None,
         size_bytes: 1000,
         added_bytes: 10,
         incomplete: false,

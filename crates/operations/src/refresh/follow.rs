@@ -3,7 +3,7 @@
 use super::Done;
 use crate::operation::Operation;
 use crate::standing::{self, Still, Stuck, Trouble};
-use crate::{Error, MemberRecord, ServiceSite, wal};
+use crate::{Error, MemberRecord, ServiceSite, cluster, wal};
 use engines::{Inspection, Running};
 use jiff::Timestamp;
 use model::state::Applied;
@@ -46,6 +46,11 @@ pub(super) fn follow(
     done: &mut Done,
 ) -> Result<Followed, Error> {
     let (engine, name) = (site.engine()?, site.name());
+    if let Some(what) = cluster::other_than(site, point)? {
+        return Err(Error::refused(what).hinting(format!(
+            "`mainstay refresh {name} --reseed` puts it aside and builds it anew."
+        )));
+    }
     let _held = (cancel == Cancel::EndsTheWait).then(|| operation.hold());
     if operation.with_context(site, |cx| engine.running(cx))? != Running::Yes {
         operation

@@ -3,10 +3,10 @@
 //! place where its own timeline begins. What is not to be had any more is a gap.
 
 use super::{data_dir, gap, is_running, push};
+use crate::cluster::own_log;
 use crate::{Error, ServiceSite};
 use engines::postgres::{Lsn, Segments, WalFile, ancestors, segments_of};
 use model::{Position, Progress};
-use repository::log::LogStore;
 use std::path::Path;
 
 /// What became of it.
@@ -59,7 +59,7 @@ pub(crate) fn hand_over(
     let (way, Some(segments)) = (ancestors(&history), segments_of(&data_dir)) else {
         return Ok(None);
     };
-    let log = LogStore::new(site.repository()?);
+    let log = own_log(site)?;
     let whole = log.list()?.into_iter().map(|(name, _)| name);
     let stored = end_on(&way, segments, whole).map(|last| last.saturating_add(1));
     let begun = log.list_parts()?.into_iter().map(|(name, _)| name);
@@ -72,8 +72,8 @@ pub(crate) fn hand_over(
     };
     let to =
         segments.start(lacks.last.saturating_add(1)).min(segments.start(segments.number(*end)));
-    gap::note(site, lacks.timeline, segments.start(lacks.first), &lacks.why)?;
-    gap::ends(site, to)?;
+    gap::note(site, log.cluster(), lacks.timeline, segments.start(lacks.first), &lacks.why)?;
+    gap::ends(site, log.cluster(), to)?;
     // Whoever ships the log goes on trying that.
     let told = match gap::record(site, &log, segments) {
         Ok(()) => String::new(),

@@ -5,7 +5,7 @@ use crate::member::{private_dir, write_durable};
 use crate::{Error, ServiceSite};
 use engines::postgres::{Lsn, Segments};
 use jiff::Timestamp;
-use model::{Class, Position, ServiceState};
+use model::{Class, ClusterId, Position, ServiceState};
 use repository::log::LogStore;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,9 @@ const LOCK: &str = "log-gap.lock";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Gap {
+    /// The database cluster in whose log it is; none in what was noted before that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterId>,
     /// Its timeline.
     pub timeline: u32,
     /// From here on the vault has nothing.
@@ -42,10 +45,19 @@ impl Gap {
         format!("the log from {} to {to} is not in the vault: {}", Lsn(self.from), self.why)
     }
 
+    /// Whether it is in the log of this cluster, as far as is known.
+    pub(super) fn may_be_of(&self, cluster: Option<ClusterId>) -> bool {
+        self.cluster.is_none() || cluster.is_none() || self.cluster == cluster
+    }
+
     /// Whether the newest whole point was taken after it.
     fn is_past(&self, state: &ServiceState) -> bool {
-        let position = state.head_point().and_then(|point| point.position.as_ref());
-        match (self.to, position) {
+        let Some(head) = state.head_point() else { return false };
+        if !self.may_be_of(head.cluster) {
+            // Of another cluster, which has taken this one's place since, or had it before.
+            return head.source_time > self.noticed;
+        }
+        match (self.to, &head.position) {
             (Some(to), Some(Position::Lsn { timeline, lsn })) => {
                 *timeline > self.timeline || *lsn >= to
             }
@@ -85,12 +97,20 @@ pub(super) fn load(site: &ServiceSite) -> Result<Option<Gap>, Error> {
 
 /// Remembers that from here on something is missing, durable on return. One that is open already
 /// only grows; one that is written down in the vault stays there as it is.
-pub(super) fn note(site: &ServiceSite, timeline: u32, from: Lsn, why: &str) -> Result<(), Error> {
+pub(super) fn note(
+    site: &ServiceSite,
+    cluster: Option<ClusterId>,
+    timeline: u32,
+    from: Lsn,
+    why: &str,
+) -> Result<(), Error> {
+    let grows = |gap: &Gap| gap.timeline == timeline && gap.may_be_of(cluster) && !gap.recorded;
     change(site, |known| {
-        Some(match known.filter(|gap| gap.timeline == timeline && !gap.recorded) {
+        Some(match known.filter(grows) {
             Some(known) if known.to.is_none() => known,
             Some(known) => Gap { to: None, from: known.from.min(from.0), ..known },
             None => Gap {
+                cluster,
                 timeline,
                 from: from.0,
                 to: None,
@@ -102,25 +122,28 @@ pub(super) fn note(site: &ServiceSite, timeline: u32, from: Lsn, why: &str) -> R
     })
 }
 
-/// Remembers where the log goes on. What was no gap after all is forgotten.
-pub(super) fn ends(site: &ServiceSite, at: Lsn) -> Result<(), Error> {
+/// Remembers where the log of this cluster goes on. What was no gap after all is forgotten.
+pub(super) fn ends(site: &ServiceSite, cluster: Option<ClusterId>, at: Lsn) -> Result<(), Error> {
+    let is_open = |gap: &Gap| gap.to.is_none() && gap.may_be_of(cluster);
     // Mostly there is none, and then nothing is locked.
-    if load(site)?.is_none_or(|gap| gap.to.is_some()) {
+    if !load(site)?.is_some_and(|gap| is_open(&gap)) {
         return Ok(());
     }
     change(site, |known| match known {
-        Some(gap) if gap.to.is_none() && at.0 <= gap.from => None,
-        Some(gap) if gap.to.is_none() => Some(Gap { to: Some(at.0), ..gap }),
+        Some(gap) if is_open(&gap) && at.0 <= gap.from => None,
+        Some(gap) if is_open(&gap) => Some(Gap { to: Some(at.0), ..gap }),
         other => other,
     })
 }
 
-/// Writes a gap that has an end down in the vault, where every host can see it, and forgets one that
-/// a base has made past.
+/// Writes a gap in this log that has an end down in the vault, where every host can see it, and forgets
+/// one that a base has made past.
 pub(super) fn record(site: &ServiceSite, log: &LogStore, segments: Segments) -> Result<(), Error> {
     let Some(gap) = load(site)? else { return Ok(()) };
     let state = site.load_state()?.state;
-    if let (false, Some(to)) = (gap.recorded, gap.to) {
+    if let (false, Some(to)) = (gap.recorded, gap.to)
+        && gap.may_be_of(log.cluster())
+    {
         let recorded = Gap { recorded: true, ..gap.clone() };
         let name = format!("{}.gap", segments.name(gap.timeline, segments.number(Lsn(gap.from))));
         let known = log.list_near(&name)?;
@@ -196,6 +219,7 @@ mod tests {
     use storage::doubles::{Fault, How, Verb};
 
     const MIB: u64 = 1 << 20;
+    const CLUSTER: Option<ClusterId> = Some(ClusterId(7));
 
     /// The receiver's threads and `wal push` of a server do.
     #[test]
@@ -207,9 +231,9 @@ mod tests {
                 scope.spawn(move || {
                     for n in 0..25 {
                         let from = Lsn((1000 - worker * 25 - n) * MIB);
-                        note(&site, 1, from, "a test").expect("note");
+                        note(&site, CLUSTER, 1, from, "a test").expect("note");
                         load(&site).expect("load").expect("a gap");
-                        ends(&site, Lsn(2000 * MIB)).expect("end");
+                        ends(&site, CLUSTER, Lsn(2000 * MIB)).expect("end");
                     }
                 });
             }
@@ -223,24 +247,24 @@ mod tests {
     fn what_becomes_longer_meanwhile_is_not_taken_for_recorded() {
         let rig = Rig::new();
         let segments = Segments::of(MIB).expect("a size");
-        let log = LogStore::new(rig.site.repository().expect("repository"));
-        note(&rig.site, 1, Lsn(5 * MIB), "a test").expect("note");
-        ends(&rig.site, Lsn(6 * MIB)).expect("end");
+        let log = crate::cluster::log_of(&rig.site, CLUSTER).expect("a log");
+        note(&rig.site, CLUSTER, 1, Lsn(5 * MIB), "a test").expect("note");
+        ends(&rig.site, CLUSTER, Lsn(6 * MIB)).expect("end");
         rig.vault.plan(Fault::next(Verb::PutIfAbsent, How::Hang).on("shop/mainstay/log/"));
         thread::scope(|scope| {
             let slow = scope.spawn(|| record(&rig.site, &log, segments));
             assert!(rig.vault.wait_for_hang(Duration::from_secs(60)));
-            note(&rig.site, 1, Lsn(8 * MIB), "again").expect("note");
+            note(&rig.site, CLUSTER, 1, Lsn(8 * MIB), "again").expect("note");
             rig.vault.release();
             slow.join().expect("no panic").expect("recorded");
         });
         let gap = load(&rig.site).expect("load").expect("a gap");
         assert_eq!((gap.from, gap.to, gap.recorded), (6 * MIB, None, false));
         // What came after is written down, too, and what comes after that.
-        ends(&rig.site, Lsn(9 * MIB)).expect("end");
+        ends(&rig.site, CLUSTER, Lsn(9 * MIB)).expect("end");
         record(&rig.site, &log, segments).expect("recorded");
-        note(&rig.site, 1, Lsn(12 * MIB), "and again").expect("note");
-        ends(&rig.site, Lsn(13 * MIB)).expect("end");
+        note(&rig.site, CLUSTER, 1, Lsn(12 * MIB), "and again").expect("note");
+        ends(&rig.site, CLUSTER, Lsn(13 * MIB)).expect("end");
         record(&rig.site, &log, segments).expect("recorded");
         assert!(load(&rig.site).expect("load").expect("a gap").recorded);
         for (number, to) in [(5, 6), (6, 9), (12, 13)] {
@@ -249,5 +273,18 @@ mod tests {
             let stored: Gap = serde_json::from_slice(&stored).expect("a gap");
             assert_eq!((stored.from, stored.to), (number * MIB, Some(to * MIB)));
         }
+    }
+
+    /// The log of a cluster that took the place of another says nothing of where the other's goes on.
+    #[test]
+    fn a_gap_is_of_one_cluster() {
+        let rig = Rig::new();
+        let other = Some(ClusterId(8));
+        note(&rig.site, CLUSTER, 1, Lsn(5 * MIB), "a test").expect("note");
+        ends(&rig.site, other, Lsn(6 * MIB)).expect("another's");
+        assert_eq!(load(&rig.site).expect("load").expect("a gap").to, None);
+        note(&rig.site, other, 1, Lsn(MIB), "of the other").expect("note");
+        let gap = load(&rig.site).expect("load").expect("a gap");
+        assert_eq!((gap.cluster, gap.from), (other, MIB), "it is not the first one that grew");
     }
 }

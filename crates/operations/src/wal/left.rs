@@ -2,35 +2,33 @@
 //! on from less: it stays within reach, but from none of it a recovery gets to what is written now.
 
 use super::Stored;
-use super::target::cluster_of;
 use super::timelines::{Way, place_of};
+use crate::cluster::{self, log_of, own_log};
 use crate::{Error, ServiceSite};
 use engines::postgres::Lsn;
 use model::{Position, RecoveryPoint, ServiceState, SnapshotId};
 use repository::log::LogStore;
 use std::collections::BTreeSet;
 
-/// The points that were left behind, as far as the vault tells. Of points of another database cluster, in
-/// whose place this one goes on, nothing is said.
+/// The points that were left behind, as far as the vault tells. Of points of another database cluster than
+/// the newest, in whose place that goes on, nothing is said.
 pub fn left_behind(
     site: &ServiceSite,
     state: &ServiceState,
 ) -> Result<BTreeSet<SnapshotId>, Error> {
-    let mut left = BTreeSet::new();
+    let none = BTreeSet::new();
+    let (Some(_), Some(head)) = (site.log_server()?, state.head_point()) else { return Ok(none) };
+    let cluster = cluster::of_point(site, head)?;
+    let state = cluster::only(site, state, cluster)?;
     let most = state.points.iter().filter_map(place_of).map(|(timeline, _)| timeline).max();
-    let (Some(_), Some(most)) = (site.log_server()?, most) else { return Ok(left) };
-    let log = LogStore::new(site.repository()?);
-    let Some(way) = newest(&log, most)? else { return Ok(left) };
+    let Some(most) = most else { return Ok(none) };
+    let Some(way) = newest(&log_of(site, cluster)?, most)? else { return Ok(none) };
     let placed = state.points.iter().filter(|point| place_of(point).is_some());
     let (served, others): (Vec<&RecoveryPoint>, Vec<_>) = placed.partition(|p| way.serves(p));
-    let Some(base) = served.last().filter(|_| !others.is_empty()) else { return Ok(left) };
-    let cluster = cluster_of(site, base.snapshot)?;
-    for point in others {
-        if cluster_of(site, point.snapshot)? == cluster {
-            left.insert(point.snapshot);
-        }
+    if served.is_empty() {
+        return Ok(none);
     }
-    Ok(left)
+    Ok(others.into_iter().map(|point| point.snapshot).collect())
 }
 
 /// Where the newest timeline left the one that a standby at this position is on, if it went on past that.
@@ -40,7 +38,7 @@ pub(crate) fn went_past(
 ) -> Result<Option<Lsn>, Error> {
     let Some(Position::Lsn { timeline, .. }) = position else { return Ok(None) };
     // To list all of the log takes long, and mostly there is no other timeline.
-    match history(&LogStore::new(site.repository()?), timeline.saturating_add(1))? {
+    match history(&own_log(site)?, timeline.saturating_add(1))? {
         Some(_) => Stored::look(site)?.left(site, position),
         None => Ok(None),
     }

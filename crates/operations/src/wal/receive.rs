@@ -9,13 +9,13 @@ use super::ship::{Goal, Shipped, Shipper};
 use super::until::{Proved, Sayer};
 use super::{allowed, gap, note_stored};
 use crate::asking::{Asking, Patience};
+use crate::cluster::{self, log_of};
 use crate::operation::Run;
 use crate::{Error, ServiceSite};
 use engines::postgres::{Log, Lsn, Postgres, Source, WalFile};
 use jiff::Timestamp;
 use model::state::Refusal;
-use model::{CancelToken, Class, Classify, Position, Progress};
-use repository::log::LogStore;
+use model::{CancelToken, Class, Classify, ClusterId, Position, Progress};
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 use std::collections::{BTreeSet, VecDeque};
@@ -173,7 +173,7 @@ fn spare_the_disk(
         return None;
     }
     let why = waited(cap);
-    let noted = gap::note(site, log.timeline, from, &why);
+    let noted = gap::note(site, Some(log.cluster), log.timeline, from, &why);
     // Whatever came of that: a state directory that is full must not fill the server's disk. Who receives
     // next goes on where the vault's log ends, and finds what is missing by itself.
     let said = match (source.drop_slot(), noted) {
@@ -194,7 +194,7 @@ fn chain(error: engines::Error) -> String {
 
 /// How far the vault has the log without a break, from this position on.
 fn stored_from(site: &ServiceSite, log: &Log, from: Lsn) -> Result<Lsn, Error> {
-    let store = LogStore::new(site.repository()?);
+    let store = log_of(site, Some(log.cluster))?;
     let segments = log.segments;
     let mut number = segments.number(from);
     let mut near = BTreeSet::new();
@@ -219,15 +219,19 @@ fn stored_from(site: &ServiceSite, log: &Log, from: Lsn) -> Result<Lsn, Error> {
 /// How far the log was shipped from this host, as far as it remembers; nothing that cannot be.
 fn shipped_until(site: &ServiceSite, log: &Log) -> Option<Lsn> {
     let text = std::fs::read_to_string(site.dir().join(SHIPPED)).ok()?;
-    let (timeline, until) = text.trim().split_once(' ')?;
-    let until: Lsn = until.parse().ok()?;
-    (timeline.parse() == Ok(log.timeline) && until <= log.flushed).then_some(until)
+    let mut words = text.split_whitespace();
+    let (cluster, timeline): (ClusterId, u32) =
+        (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let until: Lsn = words.next()?.parse().ok()?;
+    let same = (cluster, timeline) == (log.cluster, log.timeline);
+    (same && until <= log.flushed).then_some(until)
 }
 
 /// Remembers that. Only a note: who can ask the vault does.
 fn note_shipped(site: &ServiceSite, shipped: Shipped) {
     let (path, beside) = (site.dir().join(SHIPPED), site.dir().join("log-shipped.tmp"));
-    let written = std::fs::write(&beside, format!("{} {}\n", shipped.timeline, shipped.end));
+    let Shipped { cluster, timeline, end, .. } = shipped;
+    let written = std::fs::write(&beside, format!("{cluster} {timeline} {end}\n"));
     let _ = written.and_then(|()| std::fs::rename(&beside, &path));
 }
 
@@ -363,7 +367,7 @@ struct Seen {
 
 /// What the vault knows of the log.
 struct Known {
-    /// Where the newest whole point is.
+    /// Where the newest whole point of this cluster is.
     base: Option<Position>,
     /// The segments that are there, and those of which a part is.
     whole: Vec<String>,
@@ -371,9 +375,9 @@ struct Known {
 }
 
 impl Known {
-    fn look(site: &ServiceSite) -> Result<Known, Error> {
-        let state = site.load_state()?.state;
-        let stored = LogStore::new(site.repository()?);
+    fn look(site: &ServiceSite, cluster: ClusterId) -> Result<Known, Error> {
+        let state = cluster::only(site, &site.load_state()?.state, Some(cluster))?;
+        let stored = log_of(site, Some(cluster))?;
         Ok(Known {
             base: state.head_point().and_then(|point| point.position.clone()),
             whole: stored.list()?.into_iter().map(|(name, _)| name).collect(),
@@ -384,6 +388,7 @@ impl Known {
 
 /// From here on something is missing.
 struct Missed {
+    cluster: ClusterId,
     timeline: u32,
     from: Lsn,
     why: String,
@@ -545,11 +550,10 @@ impl<'a> Receiver<'a> {
         self.freshness(&log, seen, (now, before));
         // Of a server whose files were exchanged, as by a restore, nothing is missing by that: where its log
         // goes on is found out first.
-        let exchanged =
-            self.compare || self.goal.as_ref().is_some_and(|goal| goal.timeline != log.timeline);
+        let exchanged = self.compare || self.goal.as_ref().is_some_and(|goal| !goal.is_of(&log));
         if let (Some(goal), Some(from), false) = (&self.goal, seen.gone, exchanged) {
             let why = "the server does not have it any more";
-            self.miss(goal.timeline, from, why);
+            self.miss((goal.cluster, goal.timeline), from, why);
             self.goal = None;
             self.wait();
             if self.at_slot && seen.shipped.is_none() {
@@ -565,7 +569,7 @@ impl<'a> Receiver<'a> {
         }
         let kept = log.slot.filter(|slot| !slot.lost);
         let goes_on = match (&mut self.goal, kept) {
-            (Some(goal), Some(_)) if goal.timeline == log.timeline => {
+            (Some(goal), Some(_)) if goal.is_of(&log) => {
                 (goal.flushed, goal.asked) = (log.flushed, before);
                 true
             }
@@ -585,7 +589,7 @@ impl<'a> Receiver<'a> {
         if goes_on && seen.covered.is_some() {
             // It goes on: a gap that was open ends where it began.
             self.retry.1 = PAUSE.0;
-            ended = gap::ends(self.site, self.resumed);
+            ended = gap::ends(self.site, Some(log.cluster), self.resumed);
         }
         // Also where that cannot be noted: what the vault has, the server need not keep.
         if goes_on
@@ -598,8 +602,8 @@ impl<'a> Receiver<'a> {
     }
 
     /// Something is missing from here on. What was missed before begins before it.
-    fn miss(&mut self, timeline: u32, from: Lsn, why: &str) {
-        let missed = || Missed { timeline, from, why: why.to_owned() };
+    fn miss(&mut self, (cluster, timeline): (ClusterId, u32), from: Lsn, why: &str) {
+        let missed = || Missed { cluster, timeline, from, why: why.to_owned() };
         self.missed.get_or_insert_with(missed);
     }
 
@@ -607,8 +611,8 @@ impl<'a> Receiver<'a> {
     /// past it: a log with a hole of which nobody knows would be taken for whole. If this process dies
     /// with it, the next one goes on where the vault's log ends, and finds it again.
     fn note_missed(&mut self) -> Result<(), Error> {
-        if let Some(Missed { timeline, from, why }) = &self.missed {
-            gap::note(self.site, *timeline, *from, why)?;
+        if let Some(Missed { cluster, timeline, from, why }) = &self.missed {
+            gap::note(self.site, Some(*cluster), *timeline, *from, why)?;
             self.missed = None;
         }
         Ok(())
@@ -617,8 +621,8 @@ impl<'a> Receiver<'a> {
     /// What a server wrote last before it was stopped is shipped, too: its host may be switched off next.
     fn end_of_a_stopped_server(&mut self, asked: Instant) {
         if let Some(goal) = &mut self.goal
-            && let Some((timeline, end)) = self.source.stopped()
-            && timeline == goal.timeline
+            && let Some((cluster, timeline, end)) = self.source.stopped()
+            && (cluster, timeline) == (goal.cluster, goal.timeline)
             && end > goal.flushed
         {
             (goal.flushed, goal.asked) = (end, asked);
@@ -634,7 +638,8 @@ impl<'a> Receiver<'a> {
         let before = self.goal.take();
         // The vault has to answer first: what is begun now would be let go again.
         let answers = seen.well_since.is_some_and(|since| since > self.retry.0);
-        let open = gap::load(self.site)?.filter(|gap| gap.to.is_none());
+        let cluster = Some(log.cluster);
+        let open = gap::load(self.site)?.filter(|gap| gap.to.is_none() && gap.may_be_of(cluster));
         if open.is_some() {
             if !answers {
                 return Ok(());
@@ -645,7 +650,7 @@ impl<'a> Receiver<'a> {
         if log.slot.is_some_and(|slot| slot.lost) {
             let shipped = seen.shipped.map(|shipped| shipped.end);
             let from = shipped.or(before.map(|goal| goal.from)).unwrap_or(Lsn(0));
-            self.miss(log.timeline, from, "the server gave its slot up");
+            self.miss((log.cluster, log.timeline), from, "the server gave its slot up");
             self.note_missed()?;
             self.source.drop_slot()?;
             self.broken = true;
@@ -669,6 +674,7 @@ impl<'a> Receiver<'a> {
         self.goal = Some(Goal {
             run: self.runs,
             live,
+            cluster: log.cluster,
             timeline: log.timeline,
             segments: log.segments,
             from,
@@ -687,7 +693,9 @@ impl<'a> Receiver<'a> {
             return Ok(Lsn(kept.0.max(branched.0)));
         }
         let here = self.site.clone();
-        let known = self.asking.ask("known", Patience::of(ANSWER), move || Known::look(&here))?;
+        let cluster = log.cluster;
+        let ask = move || Known::look(&here, cluster);
+        let known = self.asking.ask("known", Patience::of(ANSWER), ask)?;
         let base = match known.base {
             Some(Position::Lsn { timeline, lsn }) if timeline == log.timeline => Some(lsn),
             Some(_) => Some(branched.0),
@@ -764,7 +772,7 @@ impl<'a> Receiver<'a> {
         let why = waited(self.cap);
         // Before the slot goes; and it goes also where that cannot be noted now, or a disk that is full
         // here would fill the server's.
-        self.miss(log.timeline, from, &why);
+        self.miss((log.cluster, log.timeline), from, &why);
         let noted = self.note_missed();
         self.goal = None;
         self.source.drop_slot()?;
@@ -778,7 +786,10 @@ impl<'a> Receiver<'a> {
     /// Notes up to when the vault has everything.
     fn freshness(&mut self, log: &Log, seen: Seen, (now, before): (Timestamp, Instant)) {
         // The server went back, or on another way: what it had then is not what it has now.
-        let went_back = |last: &Sample| last.timeline != log.timeline || last.flushed > log.flushed;
+        let went_back = |last: &Sample| {
+            (last.cluster, last.timeline) != (log.cluster, log.timeline)
+                || last.flushed > log.flushed
+        };
         if self.samples.back().is_some_and(went_back) {
             self.samples.clear();
         }
@@ -795,6 +806,7 @@ impl<'a> Receiver<'a> {
             if let Some(shipped) = seen.shipped {
                 note_shipped(self.site, shipped);
                 self.proved = Some(Proved {
+                    cluster: shipped.cluster,
                     until: time,
                     timeline: shipped.timeline,
                     end: shipped.end,
@@ -804,8 +816,8 @@ impl<'a> Receiver<'a> {
         }
         // One a second is enough, and nobody wants them all when nothing moves.
         if self.samples.back().is_none_or(|last| before - last.asked >= Duration::from_secs(1)) {
-            let (timeline, flushed) = (log.timeline, log.flushed);
-            self.samples.push_back(Sample { time: now, asked: before, timeline, flushed });
+            let Log { cluster, timeline, flushed, .. } = *log;
+            self.samples.push_back(Sample { time: now, asked: before, cluster, timeline, flushed });
         }
     }
 }
@@ -814,6 +826,7 @@ impl<'a> Receiver<'a> {
 struct Sample {
     time: Timestamp,
     asked: Instant,
+    cluster: ClusterId,
     timeline: u32,
     flushed: Lsn,
 }

@@ -2,9 +2,10 @@
 
 use super::lag::{Lag, Seen};
 use super::{allowed, gap};
+use crate::cluster::{log_of, own_log};
 use crate::{Error, ServiceSite};
-use engines::postgres::{Cut, Live, Lsn, Records, Segments, check_wal_file};
-use model::{Class, Classify, Generation};
+use engines::postgres::{Cut, Live, Log, Lsn, Records, Segments, check_wal_file, cluster_in};
+use model::{Class, Classify, ClusterId, Generation};
 use repository::log::{Effort, LogStore, Part};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ const BUFFER: usize = 64 << 20;
 /// How far the vault has the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shipped {
+    pub(super) cluster: ClusterId,
     pub(super) timeline: u32,
     pub(super) end: Lsn,
     /// Up to here the server has written no other whole record: only what one begins with.
@@ -33,6 +35,7 @@ pub(super) struct Goal {
     /// Where it is read. Another number is another beginning.
     pub(super) run: u64,
     pub(super) live: Live,
+    pub(super) cluster: ClusterId,
     pub(super) timeline: u32,
     pub(super) segments: Segments,
     /// The segment that it begins with.
@@ -41,6 +44,13 @@ pub(super) struct Goal {
     pub(super) flushed: Lsn,
     /// Before that was asked.
     pub(super) asked: Instant,
+}
+
+impl Goal {
+    /// Whether it is of the log that a server says it writes.
+    pub(super) fn is_of(&self, log: &Log) -> bool {
+        (self.cluster, self.timeline) == (log.cluster, log.timeline)
+    }
 }
 
 /// What came of a pass.
@@ -90,7 +100,7 @@ struct Tip {
 
 impl<'a> Shipper<'a> {
     pub(super) fn new(site: &'a ServiceSite) -> Result<Shipper<'a>, Error> {
-        let log = LogStore::new(site.repository()?);
+        let log = own_log(site)?;
         Ok(Shipper {
             site,
             log,
@@ -141,6 +151,10 @@ impl<'a> Shipper<'a> {
             self.lag.look(Instant::now());
             return Ok(Went { covered: false, gone: None, behind: false, trouble: None });
         };
+        // Another cluster may have taken this one's place while nobody looked.
+        if self.log.cluster() != Some(goal.cluster) {
+            self.log = log_of(self.site, Some(goal.cluster))?;
+        }
         // The first one after a takeover says where its timeline branched off.
         if self.shipped.is_none()
             && let Some((name, bytes)) = goal.live.history(goal.timeline)?
@@ -188,6 +202,7 @@ impl<'a> Shipper<'a> {
             return Ok(false);
         }
         check_wal_file(&name, &self.buffer).map_err(|what| corrupt(&name, &what))?;
+        of_this_cluster(&name, &self.buffer, goal)?;
         let tip = self.tip.take().filter(|tip| tip.name == name);
         // One of which no part was due was filled within little more than a second, or is one of many that
         // wait.
@@ -196,7 +211,8 @@ impl<'a> Shipper<'a> {
         let (_, parts) = self.log.push_grown(generation, &name, &self.buffer, &known, effort)?;
         self.bytes += segments.size();
         let end = Lsn(start.0 + segments.size());
-        self.shipped = Some(Shipped { timeline: goal.timeline, end, reach: end });
+        self.shipped =
+            Some(Shipped { cluster: goal.cluster, timeline: goal.timeline, end, reach: end });
         self.at = end;
         self.remove_parts(&name, &parts)?;
         Ok(true)
@@ -221,7 +237,12 @@ impl<'a> Shipper<'a> {
         let (segments, start) = (goal.segments, self.at);
         let there = goal.flushed.0.saturating_sub(start.0);
         if there == 0 {
-            let nothing = Shipped { timeline: goal.timeline, end: start, reach: start };
+            let nothing = Shipped {
+                cluster: goal.cluster,
+                timeline: goal.timeline,
+                end: start,
+                reach: start,
+            };
             self.shipped.get_or_insert(nothing);
             return Ok(Rest::All);
         }
@@ -250,7 +271,8 @@ impl<'a> Shipper<'a> {
         if sent > 0 {
             let end = Lsn(start.0 + sent);
             let reach = reach.max(end);
-            self.shipped = Some(Shipped { timeline: goal.timeline, end, reach });
+            self.shipped =
+                Some(Shipped { cluster: goal.cluster, timeline: goal.timeline, end, reach });
         } else if let Some(shipped) = self.shipped.as_mut().filter(|shipped| shipped.end == start) {
             shipped.reach = reach;
         }
@@ -276,6 +298,7 @@ impl<'a> Shipper<'a> {
         }
         let cut = Cut::of(&header).filter(|cut| cut.segment == goal.segments.size());
         let cut = cut.ok_or_else(|| corrupt(name, "it does not begin as a segment does"))?;
+        of_this_cluster(name, &header, goal)?;
         // All of it, if this server went back to an earlier time: no part is stored beside that.
         let is_whole = self.log.list_near(name)?.iter().any(|(whole, _)| whole == name);
         let whole = if is_whole { self.log.fetch(name)? } else { None };
@@ -398,6 +421,16 @@ enum Looked {
     TooLittle,
     /// The server does not have the segment any more.
     Gone,
+}
+
+/// The files of a server may be exchanged for another cluster's before anybody has asked it what it is. By
+/// then it is another goal.
+fn of_this_cluster(name: &str, bytes: &[u8], goal: &Goal) -> Result<(), Error> {
+    if cluster_in(bytes) == Some(goal.cluster) {
+        return Ok(());
+    }
+    let what = format!("{name} of the server's log is of another database cluster than it was");
+    Err(Error::new(Class::Unavailable, what))
 }
 
 fn corrupt(name: &str, what: &str) -> Error {

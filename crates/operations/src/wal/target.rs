@@ -5,11 +5,11 @@
 //! anything is restored, with what is there instead.
 
 use super::timelines::{Timelines, Way, place_of};
-use crate::{Error, ServiceSite, Which, placing, which};
+use crate::{Error, ServiceSite, Which, cluster, which};
 use engines::postgres::{Lsn, What};
 use engines::{LogEnd, LogPlace, LogTarget};
 use jiff::Timestamp;
-use model::{Class, Classify, RecoveryPoint, ServiceState, SnapshotId};
+use model::{Class, Classify, ClusterId, RecoveryPoint, ServiceState, SnapshotId};
 
 /// Marks that are named if the one that was asked for is not there.
 const NAMED: usize = 10;
@@ -59,27 +59,16 @@ fn along(
     which: &Which,
     end: &LogEnd,
 ) -> Result<Begin, Error> {
-    let engine = site.engine()?;
-    let follows = engine.abilities().log && engine.name() == "postgres";
-    let timelines = if follows { Timelines::look(site, state)? } else { None };
-    let Some(timelines) = timelines else {
-        let snapshot = match &end.target {
-            Some(target) if *which == Which::Latest => {
-                let error =
-                    Error::invalid(format!("{} is not there: the vault has no log", shown(target)));
-                return Err(error.hinting("Restore a point, by `--snapshot` or `--at`."));
-            }
-            _ => which::resolve(site, state, which)?,
-        };
-        if let Some(timeline) = end.timeline {
-            return Err(Error::invalid(format!(
-                "timeline {timeline} is not there: the vault has no log of {}",
-                site.name()
-            )));
-        }
-        let end = Some(end.clone()).filter(|end| end.target.is_some());
-        return Ok(Begin { end, ..Begin::with(snapshot) });
+    if !follows_log(site)? {
+        return without_log(site, state, which, end);
+    }
+    // The log of another cluster leads to nothing that this one wrote.
+    let cluster = cluster_of(site, state, which)?;
+    let state = &cluster::only(site, state, cluster)?;
+    let Some(timelines) = Timelines::look(site, state, cluster)? else {
+        return without_log(site, state, which, end);
     };
+
     let newest = timelines.newest()?;
     let named = end.timeline.map(|timeline| timelines.named(site, timeline)).transpose()?;
     let mut begin = match (which, &end.target) {
@@ -112,6 +101,45 @@ fn along(
         not_astray(site, state, &timelines, &begin.1, &mut begin.0)?;
     }
     Ok(begin.0)
+}
+
+fn follows_log(site: &ServiceSite) -> Result<bool, Error> {
+    let engine = site.engine()?;
+    Ok(engine.abilities().log && engine.name() == "postgres")
+}
+
+/// The cluster that is meant.
+fn cluster_of(
+    site: &ServiceSite,
+    state: &ServiceState,
+    which: &Which,
+) -> Result<Option<ClusterId>, Error> {
+    cluster::of_snapshot(site, state, which::resolve(site, state, which)?)
+}
+
+/// The vault has points alone.
+fn without_log(
+    site: &ServiceSite,
+    state: &ServiceState,
+    which: &Which,
+    end: &LogEnd,
+) -> Result<Begin, Error> {
+    let snapshot = match &end.target {
+        Some(target) if *which == Which::Latest => {
+            let error =
+                Error::invalid(format!("{} is not there: the vault has no log", shown(target)));
+            return Err(error.hinting("Restore a point, by `--snapshot` or `--at`."));
+        }
+        _ => which::resolve(site, state, which)?,
+    };
+    if let Some(timeline) = end.timeline {
+        return Err(Error::invalid(format!(
+            "timeline {timeline} is not there: the vault has no log of {}",
+            site.name()
+        )));
+    }
+    let end = Some(end.clone()).filter(|end| end.target.is_some());
+    Ok(Begin { end, ..Begin::with(snapshot) })
 }
 
 /// Ends a recovery where the service left a timeline, as long as the vault has nothing of the next: it would
@@ -162,12 +190,7 @@ fn of_newest(
         return Ok((Begin::with(head), way));
     }
     let is_asked = named.is_some();
-    // A cluster that goes on in the place of another, as after an upgrade, has a log of its own.
-    let other = match newest_on(state, &way) {
-        Some(point) if named.is_none() && !is_of_one(site, head, point.snapshot)? => None,
-        other => other,
-    };
-    match (other, named) {
+    match (newest_on(state, &way), named) {
         (Some(point), _) => {
             let behind = state.point(head).map(|head| head.name().to_string()).unwrap_or_default();
             let note = format!(
@@ -201,27 +224,12 @@ fn of_time(
     timelines: &Timelines,
     named: Option<Way>,
 ) -> Result<(Begin, Way), Error> {
-    // Of a point that is not there that is what is said.
-    let nearest = which::resolve(site, state, &Which::At(time))?;
-    let is_asked = named.is_some();
-    let (mut way, mut whole) = match named {
+    let (way, whole) = match named {
         Some(way) => (way, false),
         None => timelines.at(time)?,
     };
-    let base_on = |way: &Way| {
-        let before = state.points.iter().filter(|p| !p.incomplete && p.source_time <= time);
-        before.filter(|point| way.serves(point)).max_by_key(|point| point.source_time)
-    };
-    let mut base = base_on(&way);
-    if let Some(other) = base
-        && !is_asked
-        && other.snapshot != nearest
-        && !is_of_one(site, nearest, other.snapshot)?
-        && let Some(place) = state.point(nearest).and_then(place_of)
-    {
-        (way, whole) = (timelines.from(place)?, false);
-        base = base_on(&way);
-    }
+    let before = state.points.iter().filter(|p| !p.incomplete && p.source_time <= time);
+    let base = before.filter(|point| way.serves(point)).max_by_key(|point| point.source_time);
     let Some(base) = base else {
         return Err(Error::invalid(format!(
             "no recovery point of {} at or before {time} leads along timeline {}",
@@ -236,18 +244,6 @@ fn of_time(
     Ok((Begin { whole, ..Begin::with(base.snapshot) }, way))
 }
 
-/// Whether two points are of one database cluster, as far as they say.
-fn is_of_one(site: &ServiceSite, one: SnapshotId, other: SnapshotId) -> Result<bool, Error> {
-    let (one, other) = (cluster_of(site, one)?, cluster_of(site, other)?);
-    Ok(one.is_none() || other.is_none() || one == other)
-}
-
-/// The database cluster that a point is of, if it says.
-pub(super) fn cluster_of(site: &ServiceSite, point: SnapshotId) -> Result<Option<String>, Error> {
-    let meta = placing::meta(site, point)?;
-    Ok(meta.detail.get("system-identifier").and_then(|id| Some(id.as_str()?.to_owned())))
-}
-
 /// A point that was named, and a timeline to which nothing leads from it.
 fn leads_not(site: &ServiceSite, state: &ServiceState, way: &Way, point: SnapshotId) -> Error {
     let name = state.point(point).map_or_else(|| point.short(), |point| point.name().to_string());
@@ -256,8 +252,7 @@ fn leads_not(site: &ServiceSite, state: &ServiceState, way: &Way, point: Snapsho
         site.name(),
         way.timeline()
     ));
-    let other = newest_on(state, way);
-    match other.filter(|other| is_of_one(site, point, other.snapshot).unwrap_or(false)) {
+    match newest_on(state, way) {
         Some(other) => {
             error.hinting(format!("The newest point from which it does is {}.", other.name()))
         }
@@ -276,14 +271,13 @@ pub(crate) fn base_of_now(
     site: &ServiceSite,
     state: &ServiceState,
 ) -> Result<Option<SnapshotId>, Error> {
-    let (Some(head), Some(timelines)) = (state.head_point(), Timelines::look(site, state)?) else {
-        return Ok(None);
-    };
+    let Some(head) = state.head_point() else { return Ok(None) };
+    let cluster = cluster::of_point(site, head)?;
+    let own = cluster::only(site, state, cluster)?;
+    let Some(timelines) = Timelines::look(site, &own, cluster)? else { return Ok(None) };
     let newest = timelines.newest()?;
-    match newest_on(state, &newest).filter(|_| !newest.serves(head)) {
-        Some(base) if is_of_one(site, head.snapshot, base.snapshot)? => Ok(Some(base.snapshot)),
-        _ => Ok(None),
-    }
+    let base = newest_on(&own, &newest).filter(|_| !newest.serves(head));
+    Ok(base.map(|base| base.snapshot))
 }
 
 /// A standby can only go on along the newest timeline.
@@ -293,6 +287,22 @@ pub(crate) fn for_standby(
     which: &Which,
 ) -> Result<SnapshotId, Error> {
     let begin = begin(site, state, which, &LogEnd::default())?;
+    if !follows_log(site)? {
+        return Ok(begin.snapshot);
+    }
+    let cluster = cluster::of_snapshot(site, state, begin.snapshot)?;
+    let of_now = cluster::of_head(site, state)?;
+    if cluster.is_some() && of_now.is_some() && cluster != of_now {
+        let name = state.point(begin.snapshot).map(|point| point.name().to_string());
+        let what = format!(
+            "{} is of another database cluster than the newest point of {}: a standby would follow \
+             what nobody writes any more",
+            name.unwrap_or_else(|| begin.snapshot.short()),
+            site.name()
+        );
+        return Err(Error::invalid(what)
+            .hinting("Take a newer point; `mainstay restore` brings back this one for itself."));
+    }
     if let (Some(_), Some(note)) =
         (begin.end.as_ref().and_then(|end| end.target.as_ref()), &begin.note)
     {
@@ -304,7 +314,8 @@ pub(crate) fn for_standby(
         )));
     }
     if begin.end.is_some_and(|end| end.timeline.is_some())
-        && let Some(timelines) = Timelines::look(site, state)?
+        && let Some(timelines) =
+            Timelines::look(site, &cluster::only(site, state, cluster)?, cluster)?
     {
         return Err(leads_not(site, state, &timelines.newest()?, begin.snapshot));
     }

@@ -5,10 +5,11 @@
 //! it a recovery gets to what the server wrote later: one that is told to follow the newest timeline
 //! refuses to start.
 
+use crate::cluster::log_of;
 use crate::{Error, ServiceSite};
 use engines::postgres::{Cut, Lsn, Record, Records, Segments, WalFile, What, ancestors};
 use jiff::Timestamp;
-use model::{Class, Position, RecoveryPoint, ServiceState};
+use model::{Class, ClusterId, Position, RecoveryPoint, ServiceState};
 use repository::log::LogStore;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -99,12 +100,14 @@ pub(crate) fn place_of(point: &RecoveryPoint) -> Option<(u32, u64)> {
 }
 
 impl Timelines {
-    /// None if the vault has nothing of a log. Of a timeline of which it has no log it may have points.
+    /// Those of a cluster, of whose points the state is; none if the vault has nothing of its log. Of a
+    /// timeline of which it has no log it may have points.
     pub(crate) fn look(
         site: &ServiceSite,
         state: &ServiceState,
+        cluster: Option<ClusterId>,
     ) -> Result<Option<Timelines>, Error> {
-        let log = LogStore::new(site.repository()?);
+        let log = log_of(site, cluster)?;
         let whole = log.list()?.into_iter().map(|(name, _)| name);
         let parts = log.list_parts()?.into_iter().map(|(name, _)| name);
         let (places, known) = (BTreeMap::new(), BTreeSet::new());

@@ -13,13 +13,15 @@ pub use quiet::note_quiet;
 use super::timelines::Way;
 use super::{allowed_in, gap, is_running, of_history, sqlite, waiting};
 use crate::asking::{Asking, Patience};
+use crate::cluster::{self, log_of};
 use crate::{Error, ServiceSite};
 use engines::Inspection;
-use engines::postgres::{Lsn, Records, Segments, WalFile};
+use engines::postgres::{Lsn, Records, Segments, WalFile, cluster_in};
 use jiff::Timestamp;
 use model::schedule::is_ahead;
 use model::{
-    Class, Classify, Generation, Position, RecoveryPoint, Role, ServiceState, SnapshotId, duration,
+    Class, Classify, ClusterId, Generation, Position, RecoveryPoint, Role, ServiceState,
+    SnapshotId, duration,
 };
 use repository::log::{LogStore, Mark};
 use serde::de::DeserializeOwned;
@@ -39,6 +41,8 @@ const OFTENEST: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(60);
 /// A server waits no longer for what is said than this, after its segment was stored.
 const LONGEST: Duration = Duration::from_secs(5);
+/// So much of a segment tells who wrote it.
+const HEADER: u64 = 64;
 /// Where this host remembers what it said, in the service's state directory.
 const FILE: &str = "log-until.json";
 /// And what `wal push` has stored.
@@ -52,18 +56,22 @@ pub(crate) const LAST: usize = 8;
 pub struct Until {
     log: Option<LogStore>,
     marks: Vec<Mark>,
+    /// What lies here is of another cluster.
+    is_others: bool,
 }
 
 impl Until {
     /// Asks the vault.
     pub fn look(site: &ServiceSite, state: &ServiceState) -> Result<Until, Error> {
-        if state.newest_sound().is_none() || site.log_server()?.is_none() {
-            return Ok(Until { log: None, marks: Vec::new() });
-        }
-        let log = LogStore::new(site.repository()?);
+        let (Some(sound), Some(_)) = (state.newest_sound(), site.log_server()?) else {
+            return Ok(Until { log: None, marks: Vec::new(), is_others: false });
+        };
+        let log = log_of(site, cluster::of_point(site, sound)?)?;
+        let here = cluster::here(site)?;
+        let is_others = here.is_some() && log.cluster().is_some() && here != log.cluster();
         let mut marks = log.marks()?;
         marks.retain(|mark| mark.generation == state.generation);
-        Ok(Until { log: Some(log), marks })
+        Ok(Until { log: Some(log), marks, is_others })
     }
 
     /// Everything that was committed before this is in the vault.
@@ -75,7 +83,7 @@ impl Until {
     /// replayed, or, if it is where the log ended at a later time, that time. Of a source to which
     /// nobody writes there are no newer transactions.
     pub fn held(&self, seen: &Inspection) -> Result<Option<Timestamp>, Error> {
-        let until = self.last(|mark| is_past(seen, mark))?;
+        let until = self.last(|mark| !self.is_others && is_past(seen, mark))?;
         Ok(seen.replayed.max(until))
     }
 
@@ -147,6 +155,8 @@ struct Note {
 struct Said {
     at: Timestamp,
     until: Timestamp,
+    #[serde(default)]
+    cluster: Option<ClusterId>,
     timeline: u32,
     place: u64,
     generation: Generation,
@@ -172,7 +182,7 @@ struct Led {
     /// The point.
     from: SnapshotId,
     /// The database cluster that wrote it.
-    system: u64,
+    cluster: ClusterId,
 }
 
 impl Led {
@@ -199,7 +209,8 @@ impl Led {
         if state.newest_sound().is_some_and(|point| point.snapshot == self.from) {
             return Ok(Some(self));
         }
-        let leads = note.leads(site, state, segments, (self.timeline, Lsn(self.end)))?;
+        let log = log_of(site, Some(self.cluster))?;
+        let leads = note.leads(site, &log, state, segments, (self.timeline, Lsn(self.end)))?;
         note.save(site);
         let led = note.from.filter(|_| leads).map(|from| Led { from, ..self });
         if led.is_some() {
@@ -253,6 +264,8 @@ impl Note {
 /// What was proved of the log.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Proved {
+    /// The database cluster whose log it is.
+    pub(super) cluster: ClusterId,
     /// Everything that was committed before this is stored.
     pub(super) until: Timestamp,
     pub(super) timeline: u32,
@@ -293,7 +306,8 @@ impl<'a> Sayer<'a> {
     pub(super) fn say(&mut self, proved: Proved) -> Result<(), Error> {
         let state = self.site.load_state()?.state;
         let generation = allowed_in(self.site, &state)?;
-        let Proved { timeline, end, segments, .. } = proved;
+        let Proved { cluster, timeline, end, segments, .. } = proved;
+        let log = log_of(self.site, Some(cluster))?;
         if gap::open(self.site, &state)?.is_some() {
             self.led = None;
             return Ok(());
@@ -305,22 +319,23 @@ impl<'a> Sayer<'a> {
         };
         if !self.led.as_ref().is_some_and(goes_on) {
             self.led = None;
-            if !self.note.leads(self.site, &state, segments, (timeline, end))? {
+            if !self.note.leads(self.site, &log, &state, segments, (timeline, end))? {
                 self.note.save(self.site);
                 return Ok(());
             }
             self.led = sound.map(|sound| (timeline, end.0, sound));
         }
-        self.note.put(self.site, generation, proved)
+        self.note.put(self.site, &log, generation, proved)
     }
 }
 
 impl Note {
-    /// Whether the vault has the log from the newest point on up to a place. What was not so a short
+    /// Whether the vault has this log from the newest point on up to a place. What was not so a short
     /// time ago is not looked at again: a long log makes a long list.
     fn leads(
         &mut self,
         site: &ServiceSite,
+        log: &LogStore,
         state: &ServiceState,
         segments: Segments,
         (timeline, end): (u32, Lsn),
@@ -335,8 +350,9 @@ impl Note {
         }
         let leads = match &head.position {
             Some(Position::Lsn { timeline: on, lsn }) => {
-                is_on_the_way(site, (*on, *lsn), timeline)?
-                    && (*lsn >= end.0 || has_all(site, segments, timeline, Lsn(*lsn), end)?)
+                cluster::of_point(site, head)? == log.cluster()
+                    && is_on_the_way(log, (*on, *lsn), timeline)?
+                    && (*lsn >= end.0 || has_all(log, segments, timeline, Lsn(*lsn), end)?)
             }
             _ => false,
         };
@@ -348,20 +364,24 @@ impl Note {
     fn put(
         &mut self,
         site: &ServiceSite,
+        log: &LogStore,
         generation: Generation,
         proved: Proved,
     ) -> Result<(), Error> {
         let Proved { until, timeline, end, .. } = proved;
-        let said = Said { at: Timestamp::now(), until, timeline, place: end.0, generation };
-        let (log, mark) = (LogStore::new(site.repository()?), said.mark());
-        if self.said.back().is_some_and(|last| last.mark() == mark) {
+        let (at, cluster) = (Timestamp::now(), log.cluster());
+        let said = Said { at, until, cluster, timeline, place: end.0, generation };
+        let mark = said.mark();
+        let same = |last: &Said| last.mark() == mark && last.cluster == cluster;
+        if self.said.back().is_some_and(same) {
             return Ok(());
         }
         log.put_mark(&mark)?;
         self.said.push_back(said);
         let many = self.said.len().saturating_sub(LAST);
-        let old: Vec<Mark> = self.said.drain(..many).map(|said| said.mark()).collect();
-        // Where this may not be done they go with a prune.
+        let old = self.said.drain(..many).filter(|said| said.cluster == cluster);
+        let old: Vec<Mark> = old.map(|said| said.mark()).collect();
+        // Where this may not be done they go with a prune, and so do those of another cluster.
         if !old.is_empty() {
             self.kept = log.remove_marks(&old).is_err();
         }
@@ -371,23 +391,22 @@ impl Note {
 }
 
 /// Whether a place is on the way to this timeline: on an earlier one, before that was left.
-fn is_on_the_way(site: &ServiceSite, (on, lsn): (u32, u64), timeline: u32) -> Result<bool, Error> {
+fn is_on_the_way(log: &LogStore, (on, lsn): (u32, u64), timeline: u32) -> Result<bool, Error> {
     if on >= timeline {
         return Ok(on == timeline);
     }
-    Ok(Way::look(&LogStore::new(site.repository()?), timeline)?.leads_from((on, lsn)))
+    Ok(Way::look(log, timeline)?.leads_from((on, lsn)))
 }
 
 /// Whether every segment is in the vault that lies on the way from one place to another on this timeline.
 /// The last may only be begun there; of another one that is, nobody knows the end.
 fn has_all(
-    site: &ServiceSite,
+    log: &LogStore,
     segments: Segments,
     timeline: u32,
     from: Lsn,
     to: Lsn,
 ) -> Result<bool, Error> {
-    let log = LogStore::new(site.repository()?);
     let found = |name: &str| match WalFile::parse(name) {
         Some(WalFile::Segment { timeline: on, place }) if on <= timeline => {
             Some((on, segments.start_of(place)?.0))
@@ -433,22 +452,24 @@ fn pushed(site: &ServiceSite, segment: &Path) -> Result<(), Error> {
     }
     let end = Lsn(start.0.saturating_add(segments.size()));
     let (mut note, before) = (Note::load(site), Led::load(site));
-    let system = system_of(segment).map_err(io)?;
+    let Some(cluster) = written_by(segment).map_err(io)? else { return Ok(()) };
+    let log = log_of(site, Some(cluster))?;
     let goes_on =
-        |led: &Led| led.timeline == timeline && start.0 <= led.end && led.system == system;
+        |led: &Led| led.timeline == timeline && start.0 <= led.end && led.cluster == cluster;
     let led = match before.filter(goes_on) {
         Some(led) => Led { end: led.end.max(end.0), until: led.until.max(until), ..led },
         None => {
             let state = site.load_state()?.state;
-            let leads = note.leads(site, &state, segments, (timeline, end))?;
+            let leads = note.leads(site, &log, &state, segments, (timeline, end))?;
             let Some(from) = note.from.filter(|_| leads) else {
                 if let Some(led) = before
                     && led.timeline == timeline
+                    && led.cluster == cluster
                     && led.end < start.0
-                    && !has_all(site, segments, timeline, Lsn(led.end), start)?
+                    && !has_all(&log, segments, timeline, Lsn(led.end), start)?
                 {
                     // If it fails, that is found again of the next segment.
-                    missed(site, segments, timeline, Lsn(led.end), start)?;
+                    missed(site, &log, segments, timeline, Lsn(led.end), start)?;
                 }
                 Led::save(None, site);
                 note.save(site);
@@ -458,7 +479,7 @@ fn pushed(site: &ServiceSite, segment: &Path) -> Result<(), Error> {
                 }
                 return Ok(());
             };
-            Led { timeline, end: end.0, until, from, system }
+            Led { timeline, end: end.0, until, from, cluster }
         }
     };
     Led::save(Some(led), site);
@@ -489,32 +510,33 @@ fn pushed(site: &ServiceSite, segment: &Path) -> Result<(), Error> {
         records.end()
     });
     let end = whole.filter(|whole| *whole > start && *whole < end).unwrap_or(end);
-    note.put(site, generation, Proved { until, timeline, end, segments })
+    note.put(site, &log, generation, Proved { cluster, until, timeline, end, segments })
 }
 
 /// Notes what lies between what was stored before and what is stored now: servers archive in order, so it
 /// was let go when that could not be noted, or the server was not asked to archive it.
 fn missed(
     site: &ServiceSite,
+    log: &LogStore,
     segments: Segments,
     timeline: u32,
     from: Lsn,
     to: Lsn,
 ) -> Result<(), Error> {
-    if gap::load(site)?.is_some() {
+    let cluster = log.cluster();
+    if gap::load(site)?.is_some_and(|gap| gap.may_be_of(cluster)) {
         return Ok(());
     }
-    gap::note(site, timeline, from, "it was let go, or never handed over to be archived")?;
-    gap::ends(site, to)?;
-    gap::record(site, &LogStore::new(site.repository()?), segments)
+    gap::note(site, cluster, timeline, from, "it was let go, or never handed over to be archived")?;
+    gap::ends(site, cluster, to)?;
+    gap::record(site, log, segments)
 }
 
 /// The database cluster that a segment is of, as its first page says.
-fn system_of(segment: &Path) -> std::io::Result<u64> {
-    let mut header = [0; 32];
-    File::open(segment)?.read_exact(&mut header)?;
-    let system = header.last_chunk().copied().unwrap_or_default();
-    Ok(u64::from_le_bytes(system))
+pub(super) fn written_by(segment: &Path) -> std::io::Result<Option<ClusterId>> {
+    let mut header = Vec::new();
+    File::open(segment)?.take(HEADER).read_to_end(&mut header)?;
+    Ok(cluster_in(&header))
 }
 
 /// Whether no other segment waits to be archived: it may be long before there is another chance to say

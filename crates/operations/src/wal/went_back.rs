@@ -3,7 +3,7 @@
 
 use super::data_dir;
 use super::timelines::{Way, place_of};
-use crate::{Error, ServiceSite};
+use crate::{Error, ServiceSite, cluster};
 use engines::postgres::WalFile;
 use model::ServiceState;
 
@@ -14,6 +14,11 @@ pub fn went_back(site: &ServiceSite, state: &ServiceState) -> Result<Option<Stri
     let (Some((on, lsn)), Some(data_dir)) = (place_of(head), data_dir(site)?) else {
         return Ok(None);
     };
+    // One that took the place of the point's has timelines of its own.
+    let (here, there) = (cluster::here(site)?, cluster::of_point(site, head)?);
+    if here.is_some() && there.is_some() && here != there {
+        return Ok(None);
+    }
     let wal = data_dir.join("pg_wal");
     let Ok(entries) = std::fs::read_dir(&wal) else { return Ok(None) };
     let histories = entries.flatten().filter_map(|entry| {

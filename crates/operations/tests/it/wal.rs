@@ -1,5 +1,6 @@
 //! What a server's `archive_command` and `restore_command` come down to.
 
+use engines::postgres::made;
 use jiff::Timestamp;
 use mainstay_operations::wal::{
     Fetched, Until, fetch, is_gap, let_go, note_pushed, open_gap, push, push_or_spare, reaches,
@@ -9,8 +10,8 @@ use mainstay_operations::{ServiceSite, Site};
 use model::progress::Silent;
 use model::state::{Applied, FenceProof, Intent, TakeoverKind};
 use model::{
-    Class, Classify, Generation, MemberName, Position, RecoveryPoint, Role, Secret, ServiceName,
-    SnapshotId,
+    Class, Classify, ClusterId, Generation, MemberName, Position, RecoveryPoint, Role, Secret,
+    ServiceName, SnapshotId,
 };
 use repository::log::Pushed;
 use repository::{Kdf, Repository};
@@ -21,6 +22,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 
 const SEGMENT_BYTES: usize = 1 << 20;
+/// Whose log it is.
+const CLUSTER: Option<ClusterId> = Some(made::CLUSTER);
 
 /// Two hosts, `a` the primary and `b` a standby, with one vault.
 struct Bench {
@@ -41,6 +44,7 @@ impl Bench {
             let join = a.state().expect("state").update(|s| s.join(site.member(), role, now));
             join.expect("join");
         }
+        made::control(&dir.path().join("data")).expect("a data directory");
         Bench { dir, a, b }
     }
 
@@ -83,6 +87,7 @@ impl Bench {
             drilled: None,
             drill: None,
             position: Some(Position::Lsn { timeline: 1, lsn }),
+            cluster: CLUSTER,
             size_bytes: 1,
             added_bytes: 1,
             incomplete: false,
@@ -163,7 +168,7 @@ fn segment(timeline: u32, number: u64, fill: u8) -> (String, Vec<u8>) {
         page[4..8].copy_from_slice(&timeline.to_le_bytes());
         page[8..16].copy_from_slice(&(start + at as u64 * 8192).to_le_bytes());
     }
-    bytes[24..32].copy_from_slice(&7u64.to_le_bytes());
+    bytes[24..32].copy_from_slice(&made::CLUSTER.0.to_le_bytes());
     bytes[32..36].copy_from_slice(&(1u32 << 20).to_le_bytes());
     bytes[36..40].copy_from_slice(&8192u32.to_le_bytes());
     (format!("{timeline:08X}{:08X}{:08X}", number >> 12, number & 0xfff), bytes)
@@ -174,14 +179,14 @@ fn what_the_primary_pushes_the_standby_fetches() {
     let bench = Bench::new();
     let (name, bytes) = segment(1, 3, 1);
     let target = bench.dir.path().join("RECOVERYXLOG");
-    assert_eq!(fetch(&bench.b, &name, &target).expect("ask"), Fetched::NotThere);
+    assert_eq!(fetch(&bench.b, CLUSTER, &name, &target).expect("ask"), Fetched::NotThere);
     assert!(!target.exists());
 
     let file = bench.file(&name, &bytes);
     assert_eq!(push(&bench.a, &file).expect("push"), Pushed::Stored);
     assert_eq!(push(&bench.a, &file).expect("again"), Pushed::Already);
     fs::write(&target, "what an earlier one left").expect("left over");
-    assert_eq!(fetch(&bench.b, &name, &target).expect("fetch"), Fetched::Found);
+    assert_eq!(fetch(&bench.b, CLUSTER, &name, &target).expect("fetch"), Fetched::Found);
     assert_eq!(fs::read(&target).expect("read"), bytes);
     let names = fs::read_dir(bench.dir.path()).expect("dir").flatten();
     let left = names.filter(|entry| entry.file_name().to_string_lossy().contains("XLOG.")).count();
@@ -189,7 +194,10 @@ fn what_the_primary_pushes_the_standby_fetches() {
 
     let history = bench.file("00000002.history", b"1\t0/300000\tno recovery target specified\n");
     push(&bench.a, &history).expect("a history");
-    assert_eq!(fetch(&bench.b, "00000002.history", &target).expect("fetch"), Fetched::Found);
+    assert_eq!(
+        fetch(&bench.b, CLUSTER, "00000002.history", &target).expect("fetch"),
+        Fetched::Found
+    );
 }
 
 /// The oldest segment of a backlog says nothing of what came later, and what lies beside the log says
@@ -243,7 +251,7 @@ fn the_same_name_with_other_bytes_is_refused() {
     let error = push(&bench.a, &bench.file(&name, &other)).expect_err("other bytes");
     assert_eq!(error.class(), Class::Refused, "{error}");
     let target = bench.dir.path().join("target");
-    fetch(&bench.b, &name, &target).expect("fetch");
+    fetch(&bench.b, CLUSTER, &name, &target).expect("fetch");
     assert_eq!(fs::read(&target).expect("read"), bytes);
 }
 
@@ -264,7 +272,7 @@ fn only_the_primary_of_the_current_generation_pushes() {
     let (name, bytes) = segment(2, 4, 9);
     push(&bench.b, &bench.file(&name, &bytes)).expect("the new primary");
     let target = bench.dir.path().join("target");
-    assert_eq!(fetch(&bench.a, &name, &target).expect("fetch"), Fetched::Found);
+    assert_eq!(fetch(&bench.a, CLUSTER, &name, &target).expect("fetch"), Fetched::Found);
 }
 
 #[test]
@@ -275,7 +283,7 @@ fn what_is_no_part_of_a_log_is_not_stored() {
         let error = push(&bench.a, &bench.file(wrong, &bytes)).expect_err(wrong);
         assert_eq!(error.class(), Class::Invalid, "{error}");
         assert!(error.hint().is_some_and(|hint| hint.contains("archive_command")));
-        let error = fetch(&bench.a, wrong, &bench.dir.path().join("x")).expect_err(wrong);
+        let error = fetch(&bench.a, CLUSTER, wrong, &bench.dir.path().join("x")).expect_err(wrong);
         assert_eq!(error.class(), Class::Invalid, "{error}");
     }
     for (what, wrong) in [
@@ -289,7 +297,7 @@ fn what_is_no_part_of_a_log_is_not_stored() {
     }
     push(&bench.a, &bench.dir.path().join(&name)).expect_err("a file that is not there");
     let target = bench.dir.path().join("target");
-    assert_eq!(fetch(&bench.b, &name, &target).expect("ask"), Fetched::NotThere);
+    assert_eq!(fetch(&bench.b, CLUSTER, &name, &target).expect("ask"), Fetched::NotThere);
 }
 
 #[test]
@@ -299,11 +307,11 @@ fn a_vault_that_is_away_is_an_error_and_not_the_end_of_the_log() {
     push(&bench.a, &bench.file(&name, &bytes)).expect("push");
     fs::rename(bench.dir.path().join("vault"), bench.dir.path().join("away")).expect("unmount");
     let target = bench.dir.path().join("target");
-    fetch(&bench.b, &name, &target).expect_err("away");
+    fetch(&bench.b, CLUSTER, &name, &target).expect_err("away");
     // Nor for a process that begins only now.
-    fetch(&host(bench.dir.path(), "b"), &name, &target).expect_err("away");
+    fetch(&host(bench.dir.path(), "b"), CLUSTER, &name, &target).expect_err("away");
     fs::create_dir(bench.dir.path().join("vault")).expect("an empty mount point");
-    fetch(&host(bench.dir.path(), "b"), &name, &target).expect_err("empty");
+    fetch(&host(bench.dir.path(), "b"), CLUSTER, &name, &target).expect_err("empty");
     assert!(!target.exists());
 }
 
@@ -312,14 +320,14 @@ fn a_damaged_segment_is_an_error() {
     let bench = Bench::new();
     let (name, bytes) = segment(1, 3, 1);
     push(&bench.a, &bench.file(&name, &bytes)).expect("push");
-    let log = bench.dir.path().join("vault/shop/mainstay/log/0000000100000000");
+    let log = bench.dir.path().join("vault/shop/mainstay/log/7/0000000100000000");
     let object = fs::read_dir(&log).expect("log").flatten().next().expect("an object").path();
     let mut stored = fs::read(&object).expect("read");
     let middle = stored.len() / 2;
     stored[middle] ^= 1;
     fs::write(&object, stored).expect("damage");
     let target = bench.dir.path().join("target");
-    let error = fetch(&bench.b, &name, &target).expect_err("damaged");
+    let error = fetch(&bench.b, CLUSTER, &name, &target).expect_err("damaged");
     assert_eq!(error.class(), Class::Corrupt, "{error}");
     assert!(!target.exists());
 }
@@ -335,9 +343,9 @@ fn a_gap_is_told_from_what_is_not_there_yet() {
     push(&bench.a, &bench.file(&other, &bytes)).expect("push");
     for (number, gap) in [(2, true), (3, false), (4, true), (5, false), (6, false)] {
         let (name, _) = segment(1, number, 1);
-        assert_eq!(is_gap(&bench.b, &name).expect("ask"), gap, "{number}");
+        assert_eq!(is_gap(&bench.b, CLUSTER, &name).expect("ask"), gap, "{number}");
     }
-    assert!(!is_gap(&bench.b, "00000002.history").expect("ask"));
+    assert!(!is_gap(&bench.b, CLUSTER, "00000002.history").expect("ask"));
 }
 
 /// A server waits for both: what they cost is a process, a key derivation and one file.
@@ -352,7 +360,7 @@ fn neither_loads_the_index() {
     let a = host(bench.dir.path(), "a");
     push(&a, &bench.file(&name, &bytes)).expect("push");
     let target = bench.dir.path().join("target");
-    assert_eq!(fetch(&a, &name, &target).expect("fetch"), Fetched::Found);
+    assert_eq!(fetch(&a, CLUSTER, &name, &target).expect("fetch"), Fetched::Found);
     a.repository().expect("open").refresh_index().expect_err("the index is broken indeed");
 }
 
@@ -426,7 +434,7 @@ fn what_waits_for_a_vault_that_is_gone_is_bounded() {
     assert_eq!(bench.reaches(), (Some(third), Some(third)), "the gap ends it");
     let open = gap().expect("a gap");
     assert_eq!((open.to, open.recorded), (Some(5 << 20), true));
-    assert!(is_gap(&bench.b, "000000010000000000000004").expect("ask"));
+    assert!(is_gap(&bench.b, CLUSTER, "000000010000000000000004").expect("ask"));
 
     // What the vault refuses is never let go: somebody has to look.
     let (_, other) = segment(1, 5, 2);

@@ -4,10 +4,11 @@
 //! later. So whoever stores it says now and then up to when it has all of it, in an object of its own,
 //! where every host sees it. Only the newest counts; the others are removed where that is allowed.
 
+use super::name;
 use super::sealed::Form;
 use crate::Error;
 use jiff::Timestamp;
-use model::{Generation, Seal};
+use model::{ClusterId, Generation, Seal};
 use storage::Key;
 
 /// All marks are below this.
@@ -44,14 +45,20 @@ impl Mark {
         Ok(format!("{:016X}-{:08X}-{:016X}", self.micros()?, self.timeline, self.place))
     }
 
-    pub(super) fn key(&self) -> Result<Key, Error> {
-        let text = format!("{ROOT}/{}@{:010}", self.name()?, self.generation.0);
+    /// Where it lies in the log of a cluster.
+    pub(super) fn key(&self, cluster: Option<ClusterId>) -> Result<Key, Error> {
+        let place = name::place(ROOT, cluster);
+        let text = format!("{place}/{}@{:010}", self.name()?, self.generation.0);
         Key::new(text).map_err(|e| Error::Invalid(e.to_string()))
     }
 
     /// Reads a key back; none if it is not one that we would write.
-    pub(super) fn parse(key: &Key) -> Option<Mark> {
+    pub(super) fn parse(key: &Key) -> Option<(Option<ClusterId>, Mark)> {
         let rest = key.as_str().strip_prefix(ROOT)?.strip_prefix('/')?;
+        let (cluster, rest) = match rest.split_once('/') {
+            Some((id, rest)) => (Some(id.parse().ok()?), rest),
+            None => (None, rest),
+        };
         let (name, generation) = rest.split_once('@')?;
         let mut fields = name.split('-');
         let mut hex = || u64::from_str_radix(fields.next()?, 16).ok();
@@ -62,18 +69,29 @@ impl Mark {
             place,
             generation: Generation(generation.parse().ok()?),
         };
-        mark.key().is_ok_and(|again| again == *key).then_some(mark)
+        mark.key(cluster).is_ok_and(|again| again == *key).then_some((cluster, mark))
     }
 
-    pub(super) fn encode(&self, seal: &dyn Seal) -> Result<Vec<u8>, Error> {
-        FORM.encode(seal, &self.name()?, self.numbers()?, &[], LEVEL)
+    pub(super) fn encode(
+        &self,
+        cluster: Option<ClusterId>,
+        seal: &dyn Seal,
+    ) -> Result<Vec<u8>, Error> {
+        FORM.encode(seal, &name::sealed(cluster, &self.name()?), self.numbers()?, &[], LEVEL)
     }
 
     /// Refuses what is stored under this mark's key unless it says the same.
-    pub(super) fn check(&self, seal: &dyn Seal, stored: &[u8]) -> Result<(), Error> {
-        let at = self.key()?;
+    pub(super) fn check(
+        &self,
+        cluster: Option<ClusterId>,
+        seal: &dyn Seal,
+        stored: &[u8],
+    ) -> Result<(), Error> {
+        let at = self.key(cluster)?;
         let opened = FORM.open(seal, &at, stored)?;
-        if opened.name() != self.name()?.as_bytes() || opened.numbers != self.numbers()? {
+        if opened.name() != name::sealed(cluster, &self.name()?).as_bytes()
+            || opened.numbers != self.numbers()?
+        {
             return Err(opened.damaged("it is another mark than its name says"));
         }
         opened.content(0).map(drop)
@@ -96,10 +114,10 @@ mod tests {
             place: 0xA_0300_0028,
             generation: Generation(7),
         };
-        let key = mark.key().expect("a key");
+        let key = mark.key(None).expect("a key");
         let text = "mainstay/log-until/000660C819A17001-00000002-0000000A03000028@0000000007";
         assert_eq!(key.as_str(), text);
-        assert_eq!(Mark::parse(&key), Some(mark));
+        assert_eq!(Mark::parse(&key), Some((None, mark)));
         for bad in [
             "mainstay/log-until/660C819A17001-00000002-0000000A03000028@0000000007",
             "mainstay/log-until/000660C819A17001-00000002-0000000A03000028@7",
@@ -111,6 +129,6 @@ mod tests {
             assert_eq!(Mark::parse(&Key::new(bad).expect(bad)), None, "{bad}");
         }
         let early = Mark { until: Timestamp::from_second(-1).expect("a time"), ..mark };
-        assert!(early.key().is_err());
+        assert!(early.key(None).is_err());
     }
 }

@@ -42,14 +42,14 @@ pub(super) fn encode(
             key.name()
         )));
     }
-    FORM.encode(seal, key.name(), [key.generation().0, length], content, effort.level())
+    FORM.encode(seal, &key.sealed(), [key.generation().0, length], content, effort.level())
 }
 
 pub(super) fn decode(seal: &dyn Seal, key: &LogKey, stored: &[u8]) -> Result<Vec<u8>, Error> {
     let at = key.storage_key()?;
     let opened = FORM.open(seal, &at as &dyn Display, stored)?;
     let [generation, length] = opened.numbers;
-    if opened.name() != key.name().as_bytes() || generation != key.generation().0 {
+    if opened.name() != key.sealed().as_bytes() || generation != key.generation().0 {
         return Err(opened.damaged(format!(
             "it holds {:?} of generation {generation} instead",
             String::from_utf8_lossy(opened.name()),

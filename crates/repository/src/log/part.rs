@@ -4,10 +4,10 @@
 //! and not a segment. Each part is an object of its own, put once and never changed. Parts of one
 //! file lie end to end or overlap, and the file itself, once it is whole, takes their place.
 
-use super::name::LogKey;
+use super::name::{self, LogKey};
 use super::sealed::{Form, MAX_CONTENT};
 use crate::Error;
-use model::{Generation, Seal};
+use model::{ClusterId, Generation, Seal};
 use storage::Key;
 
 /// All parts are below this.
@@ -47,14 +47,14 @@ impl Beginning {
 }
 
 /// Where the parts of a file are.
-pub(super) fn prefix(name: &str) -> String {
-    format!("{ROOT}/{name}")
+pub(super) fn prefix(cluster: Option<ClusterId>, name: &str) -> String {
+    format!("{}/{name}", name::place(ROOT, cluster))
 }
 
 pub(super) fn key(name: &LogKey, part: &Part) -> Result<Key, Error> {
     let text = format!(
         "{}/{:08X}-{:08X}@{:010}",
-        prefix(name.name()),
+        prefix(name.cluster(), name.name()),
         part.start,
         part.end,
         part.generation.0
@@ -63,18 +63,22 @@ pub(super) fn key(name: &LogKey, part: &Part) -> Result<Key, Error> {
 }
 
 /// Reads a key back; none if it is not one that we would write.
-pub(super) fn parse(key: &Key) -> Option<(String, Part)> {
+pub(super) fn parse(key: &Key) -> Option<(Option<ClusterId>, String, Part)> {
     let rest = key.as_str().strip_prefix(ROOT)?.strip_prefix('/')?;
+    let (cluster, rest) = match rest.split('/').count() {
+        3 => rest.split_once('/').map(|(id, rest)| Some((Some(id.parse().ok()?), rest)))??,
+        _ => (None, rest),
+    };
     let (name, rest) = rest.split_once('/')?;
     let (range, digits) = rest.split_once('@')?;
     let (start, end) = range.split_once('-')?;
     let hex = |digits: &str| u64::from_str_radix(digits, 16).ok();
     let generation = Generation(digits.parse().ok()?);
     let part = Part { start: hex(start)?, end: hex(end)?, generation };
-    let name = LogKey::new(name, generation).ok()?;
+    let name = LogKey::new(cluster, name, generation).ok()?;
     let valid = part.start < part.end && part.end <= MAX_CONTENT;
     let same = self::key(&name, &part).is_ok_and(|again| again == *key);
-    (valid && same).then(|| (name.name().to_owned(), part))
+    (valid && same).then(|| (cluster, name.name().to_owned(), part))
 }
 
 /// `whole` is how long the file is going to be.
@@ -95,7 +99,7 @@ pub(super) fn encode(
     }
     let part = Part { start, end, generation: name.generation() };
     let numbers = [part.generation.0, start, bytes.len() as u64, whole];
-    let stored = FORM.encode(seal, name.name(), numbers, bytes, LEVEL)?;
+    let stored = FORM.encode(seal, &name.sealed(), numbers, bytes, LEVEL)?;
     Ok((part, stored))
 }
 
@@ -111,7 +115,7 @@ pub(super) fn decode(
     let [generation, start, length, whole] = opened.numbers;
     let here = Some((generation, start, length))
         == part.end.checked_sub(part.start).map(|long| (part.generation.0, part.start, long));
-    if opened.name() != name.name().as_bytes() || !here {
+    if opened.name() != name.sealed().as_bytes() || !here {
         return Err(opened.damaged("it holds another part than its name says"));
     }
     if part.end > whole || whole > MAX_CONTENT {
@@ -143,12 +147,12 @@ mod tests {
 
     #[test]
     fn keys_are_as_documented() {
-        let name = LogKey::new("000000010000000000000003", Generation(7)).expect("a name");
+        let name = LogKey::new(None, "000000010000000000000003", Generation(7)).expect("a name");
         let part = Part { start: 0x2000, end: 0x1_0000, generation: Generation(7) };
         let key = key(&name, &part).expect("a key");
         let text = "mainstay/log-parts/000000010000000000000003/00002000-00010000@0000000007";
         assert_eq!(key.as_str(), text);
-        assert_eq!(parse(&key), Some(("000000010000000000000003".to_owned(), part)));
+        assert_eq!(parse(&key), Some((None, "000000010000000000000003".to_owned(), part)));
         for bad in [
             "mainstay/log-parts/000000010000000000000003/00010000-00002000@0000000007",
             "mainstay/log-parts/000000010000000000000003/0002000-00010000@0000000007",

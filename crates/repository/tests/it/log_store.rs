@@ -3,7 +3,7 @@
 
 use mainstay_repository::Error;
 use mainstay_repository::log::{Effort, LogStore, Mark, Part, Pushed};
-use model::{Class, Classify, Generation, Seal, SealError};
+use model::{Class, Classify, ClusterId, Generation, Seal, SealError};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -464,4 +464,110 @@ fn a_mark_is_listed_by_its_time_and_a_damaged_one_is_never_taken() {
     // Whole, but of another time.
     bench.storage.put(&at(2_000_000_000), &good).expect("move");
     assert_eq!(bench.log.has_mark(&second).expect_err("moved").class(), Class::Corrupt);
+}
+
+const ONE: ClusterId = ClusterId(7_500_000_000_000_000_001);
+const OTHER: ClusterId = ClusterId(7_500_000_000_000_000_002);
+
+/// Segments of these tests begin with the number of the cluster that wrote them.
+fn wrote(bytes: &[u8]) -> Option<ClusterId> {
+    match bytes.first()? {
+        1 => Some(ONE),
+        2 => Some(OTHER),
+        _ => None,
+    }
+}
+
+#[test]
+fn each_cluster_has_the_same_names_in_a_place_of_its_own() {
+    let bench = Bench::new();
+    let [one, other] = [ONE, OTHER].map(|cluster| bench.log.with_cluster(cluster, wrote));
+    let history = "00000002.history";
+    for (log, number) in [(&one, 1), (&other, 2)] {
+        log.push(Generation(3), SEGMENT, &[number; 100]).expect("a segment");
+        log.push(Generation(3), history, &[number]).expect("a history");
+        log.push_part(Generation(3), "000000010000000A00000100", 0, 64, &[number; 10])
+            .expect("a part");
+        let until = "2026-11-21T12:00:00Z".parse().expect("a time");
+        let (timeline, place) = (1, u64::from(number));
+        log.put_mark(&Mark { until, timeline, place, generation: Generation(3) }).expect("a mark");
+    }
+    let at = format!("mainstay/log/{ONE}/000000010000000A/{SEGMENT}@0000000003");
+    assert!(bench.objects().contains(&at), "{:?}", bench.objects());
+    for (log, number) in [(&one, 1), (&other, 2)] {
+        assert_eq!(log.fetch(SEGMENT).expect("asked"), Some(vec![number; 100]));
+        assert_eq!(log.fetch(history).expect("asked"), Some(vec![number]));
+        assert_eq!(
+            (log.list().expect("listed").len(), log.list_near(SEGMENT).expect("near").len()),
+            (2, 1)
+        );
+        let parts = log.list_parts().expect("parts");
+        assert_eq!(parts.len(), 1);
+        let begun = log.beginning(&parts[0].0).expect("asked").expect("begun");
+        assert_eq!(begun.bytes, [number; 10]);
+        let marks = log.marks().expect("marks");
+        assert_eq!(marks.len(), 1);
+        assert_eq!(marks[0].place, u64::from(number));
+        assert!(log.has_mark(&marks[0]).expect("there"));
+    }
+    // Nothing of that is a log of no cluster.
+    assert!(bench.log.list().expect("listed").is_empty());
+    assert!(
+        bench.log.list_parts().expect("listed").is_empty()
+            && bench.log.marks().expect("listed").is_empty()
+    );
+    assert_eq!(bench.log.fetch(SEGMENT).expect("asked"), None);
+    let places = bench.log.places().expect("places");
+    let clusters: Vec<_> = places.iter().map(LogStore::cluster).collect();
+    assert_eq!(clusters, [Some(ONE), Some(OTHER)]);
+
+    // What is moved to the place of another is not what it says there.
+    let moved = bench.storage.read(&key(&at)).expect("read");
+    bench
+        .storage
+        .put(&key(&at.replace(&ONE.to_string(), &OTHER.to_string())), &moved)
+        .expect("put");
+    let error = other.fetch(SEGMENT).expect_err("moved");
+    assert_eq!(error.class(), Class::Corrupt, "{error}");
+}
+
+/// As the log was written before there were clusters in its keys.
+#[test]
+fn a_log_without_a_cluster_in_its_keys_is_read_by_the_one_that_wrote_it() {
+    let bench = Bench::new();
+    let (next, begun) = ("000000010000000A00000100", "000000010000000A00000101");
+    let history = "00000002.history";
+    bench.push(1, SEGMENT, &[1; 100]).expect("a segment");
+    bench.push(1, history, b"whose?").expect("a history");
+    bench.log.push_part(Generation(1), begun, 0, 64, &[1; 10]).expect("a part");
+    let until = "2026-11-21T12:00:00Z".parse().expect("a time");
+    let mark = Mark { until, timeline: 1, place: 9, generation: Generation(1) };
+    bench.log.put_mark(&mark).expect("a mark");
+
+    let [one, other] = [ONE, OTHER].map(|cluster| bench.log.with_cluster(cluster, wrote));
+    one.push(Generation(2), next, &[1; 100]).expect("the next");
+    one.push_part(Generation(2), begun, 10, 64, &[1; 10]).expect("it goes on");
+    assert_eq!(one.fetch(SEGMENT).expect("asked"), Some(vec![1; 100]));
+    assert_eq!(one.fetch_from(SEGMENT, Generation(1)).expect("read"), vec![1; 100]);
+    assert_eq!(one.fetch(history).expect("asked"), Some(b"whose?".to_vec()));
+    let names: Vec<String> =
+        one.list().expect("listed").into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, [SEGMENT, next, history]);
+    assert_eq!(one.list_near(next).expect("listed").len(), 2);
+    assert_eq!(one.beginning(begun).expect("asked").expect("begun").bytes, [1; 20]);
+    assert_eq!(one.marks().expect("marks"), [mark]);
+    assert!(one.has_mark(&mark).expect("asked"));
+    // The same name has the same bytes, wherever it lies.
+    one.push(Generation(2), SEGMENT, &[1; 99]).expect_err("other bytes");
+    one.push(Generation(2), SEGMENT, &[1; 100]).expect("the same");
+
+    assert_eq!(other.fetch(SEGMENT).expect("asked"), None);
+    assert_eq!(other.fetch(history).expect("asked"), None);
+    assert!(
+        other.list().expect("listed").is_empty() && other.list_parts().expect("listed").is_empty()
+    );
+    assert!(other.list_near(SEGMENT).expect("near").is_empty());
+    assert!(other.marks().expect("marks").is_empty() && !other.has_mark(&mark).expect("asked"));
+    other.push(Generation(2), SEGMENT, &[2; 100]).expect("its own");
+    assert_eq!(one.fetch(SEGMENT).expect("asked"), Some(vec![1; 100]));
 }

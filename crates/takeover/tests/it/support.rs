@@ -49,6 +49,7 @@ pub(crate) fn point(number: u64, minutes: i64) -> RecoveryPoint {
         drilled: None,
         drill: None,
         position: None,
+        cluster: None,
         size_bytes: 1000,
         added_bytes: 10,
         incomplete: false,

@@ -3,7 +3,11 @@
 use super::super::live::Live;
 use super::super::lsn::Lsn;
 use super::{CONTINUES, HEADER, LONG};
+use model::ClusterId;
 use std::path::Path;
+
+/// The database cluster that writes them.
+pub const CLUSTER: ClusterId = ClusterId(7);
 
 /// Bytes of a page.
 pub const PAGE: u64 = 8192;
@@ -45,7 +49,7 @@ impl MadeLog {
         self.bytes.extend(low(rest as u64));
         self.bytes.extend([0; 4]);
         if long {
-            self.bytes.extend(7_u64.to_le_bytes());
+            self.bytes.extend(CLUSTER.0.to_le_bytes());
             self.bytes.extend(low(self.segment));
             self.bytes.extend(low(PAGE));
         }
@@ -84,4 +88,14 @@ pub fn live(data_dir: &Path) -> Live {
 
 fn low(number: u64) -> [u8; 4] {
     u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes()
+}
+
+/// Lets this data directory be one of the database cluster that wrote all of these logs.
+pub fn control(data_dir: &Path) -> std::io::Result<()> {
+    let mut bytes = vec![0; 8192];
+    bytes[0..8].copy_from_slice(&CLUSTER.0.to_le_bytes());
+    let sum = crc32c::crc32c(&bytes[..288]);
+    bytes[288..292].copy_from_slice(&sum.to_le_bytes());
+    std::fs::create_dir_all(data_dir.join("global"))?;
+    std::fs::write(data_dir.join("global/pg_control"), bytes)
 }

@@ -102,7 +102,7 @@ fn what_is_archived_is_known_on_every_host() {
     // Another cluster in its place, which is quiet, too.
     let file = a.home().join("state/services/shop/log-led.json");
     let led = fs::read_to_string(&file).unwrap();
-    let (own, other) = ("\"system\":", "\"system\":1");
+    let (own, other) = ("\"cluster\":\"", "\"cluster\":\"1");
     assert!(led.contains(own), "{led}");
     fs::write(&file, led.replace(own, other)).unwrap();
     let quiet = kept_until(b);

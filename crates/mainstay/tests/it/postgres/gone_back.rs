@@ -153,24 +153,7 @@ fn a_cluster_that_took_anothers_place_is_not_taken_for_one_that_went_back() {
     a.write();
     a.archived();
     a.run(&["backup", "shop"]).code(0);
-    a.server.stop("fast");
-
-    let settings = format!(
-        "archive_mode = on\narchive_command = '{} --config {} wal push shop %p'\n\
-         unix_socket_directories = '{}'\n",
-        a.program.display(),
-        a.config.display(),
-        a.server.socket_dir().display()
-    );
-    let made = PgServer::create(&stage.dir.path().join("made"), "");
-    let mut beyond = made.program("pg_resetwal");
-    beyond.args(["-l", "000000010000000000000050", "-D"]).arg(made.data());
-    run(&mut beyond).code(0);
-    fs::remove_dir_all(a.server.data()).unwrap();
-    fs::rename(made.data(), a.server.data()).unwrap();
-    a.server.configure(&settings);
-    a.server.start();
-    a.server.sql("CREATE TABLE orders (n bigint PRIMARY KEY, pad text)");
+    other_cluster::takes_the_place(&stage, "archive_mode = on");
     a.write();
     a.run(&["backup", "shop", "--allow-another"]).code(0);
     for _ in 0..2 {

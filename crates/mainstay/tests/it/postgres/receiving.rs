@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 /// Nothing of the log comes from anywhere else.
-const NO_ARCHIVE: &str = "archive_mode = off\nmax_slot_wal_keep_size = 1GB";
+pub(super) const NO_ARCHIVE: &str = "archive_mode = off\nmax_slot_wal_keep_size = 1GB";
 
 /// `wal receive`, until it is dropped.
 pub(super) fn receiver(host: &Host) -> Load {
@@ -41,8 +41,9 @@ pub(super) fn is_stored(host: &Host) {
 pub(super) fn objects(stage: &Stage, dir: &str) -> Vec<String> {
     let root = stage.dir.path().join("vault/shop/mainstay").join(dir);
     let mut found = Vec::new();
-    for shard in fs::read_dir(root).into_iter().flatten().flatten() {
-        for entry in fs::read_dir(shard.path()).into_iter().flatten().flatten() {
+    let below = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+    for shard in below(&root).flat_map(|cluster| below(&cluster.path())) {
+        for entry in below(&shard.path()) {
             found.push(format!(
                 "{}/{}",
                 shard.file_name().to_string_lossy(),

@@ -66,9 +66,9 @@ const OTHERS: [Source; 3] = [
 ];
 
 /// The programs of one version, where the server's user can get at them.
-struct Version {
+pub(super) struct Version {
     dir: TempDir,
-    bin: PathBuf,
+    pub(super) bin: PathBuf,
 }
 
 impl Version {
@@ -98,7 +98,7 @@ impl Version {
         Version { dir, bin }
     }
 
-    fn newest() -> Version {
+    pub(super) fn newest() -> Version {
         Version::new(&NEWEST)
     }
 
@@ -116,7 +116,7 @@ impl Version {
     }
 
     /// One of its programs, as the server's user.
-    fn program(&self, name: &str) -> Command {
+    pub(super) fn program(&self, name: &str) -> Command {
         as_server_user(&self.bin.join(name))
     }
 }

@@ -3,12 +3,14 @@
 use super::*;
 use crate::rig::Rig;
 use engines::postgres::Segments;
+use engines::postgres::made::CLUSTER;
 use std::sync::mpsc;
 use std::thread;
 
 fn log(timeline: u32, flushed: u64) -> Log {
     Log {
         in_recovery: false,
+        cluster: CLUSTER,
         timeline,
         flushed: Lsn(flushed),
         segments: Segments::of(1 << 20).expect("a size"),
@@ -18,8 +20,9 @@ fn log(timeline: u32, flushed: u64) -> Log {
 }
 
 fn seen(shipped: Option<(u32, u64)>) -> Seen {
+    let shipped = shipped.map(|(timeline, end)| (timeline, Lsn(end)));
     let shipped =
-        shipped.map(|(timeline, end)| Shipped { timeline, end: Lsn(end), reach: Lsn(end) });
+        shipped.map(|(timeline, end)| Shipped { cluster: CLUSTER, timeline, end, reach: end });
     Seen { shipped, well_since: None, covered: None, gone: None }
 }
 

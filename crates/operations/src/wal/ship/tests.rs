@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::rig::Rig;
-use engines::postgres::made::{MadeLog, live};
+use engines::postgres::made::{CLUSTER, MadeLog, live};
 use std::fs;
 use storage::ErrorKind;
 use storage::doubles::{Fault, How, Verb};
@@ -27,7 +27,16 @@ fn written(rig: &Rig, segments: Segments, from: Lsn, log: &MadeLog) {
 
 fn goal(rig: &Rig, segments: Segments, from: Lsn, flushed: Lsn) -> Goal {
     let live = live(&rig.dir.path().join("data"));
-    Goal { run: 1, live, timeline: 1, segments, from, flushed, asked: Instant::now() }
+    Goal {
+        run: 1,
+        live,
+        cluster: CLUSTER,
+        timeline: 1,
+        segments,
+        from,
+        flushed,
+        asked: Instant::now(),
+    }
 }
 
 fn ship(shipper: &mut Shipper<'_>, goal: &Goal) -> Result<Went, Error> {
@@ -42,7 +51,7 @@ fn second_part_fails(rig: &Rig) {
 }
 
 fn begun(rig: &Rig, segments: Segments, number: u64) -> Vec<u8> {
-    let log = LogStore::new(rig.site.repository().expect("repository"));
+    let log = log_of(&rig.site, Some(CLUSTER)).expect("a log");
     log.beginning(&segments.name(1, number)).expect("asked").expect("parts").bytes
 }
 
@@ -119,7 +128,7 @@ fn other_bytes_of_a_segment_that_the_vault_has_are_refused() {
     let rig = Rig::new();
     let (first, again) = (made(1), made(2));
     let name = segments.name(1, 1);
-    let log = LogStore::new(rig.site.repository().expect("repository"));
+    let log = log_of(&rig.site, Some(CLUSTER)).expect("a log");
     log.push(Generation::FIRST, &name, &first.bytes[..1 << 20]).expect("push");
     written(&rig, segments, start, &again);
     // What both have is the same; nothing is stored beside the whole one.

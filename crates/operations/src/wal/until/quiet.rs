@@ -2,9 +2,10 @@
 //! nothing: without a receiver only the server itself can say that nothing is missing.
 
 use super::{Led, Note, OFTENEST, Proved};
+use crate::cluster::log_of;
 use crate::wal::{allowed_in, data_dir, gap, is_running, note_stored, stored_until, waiting};
 use crate::{Error, ServiceSite};
-use engines::postgres::{Log, Lsn, Records, What, system_of};
+use engines::postgres::{Log, Lsn, Records, What, cluster_of};
 use jiff::Timestamp;
 use model::Role;
 use std::fs::File;
@@ -27,7 +28,7 @@ pub fn note_quiet(site: &ServiceSite) -> Result<(), Error> {
     let generation = allowed_in(site, &state)?;
     let asked = Timestamp::now();
     let log = server.source().look()?;
-    if log.in_recovery || log.timeline != led.timeline {
+    if log.in_recovery || (log.cluster, log.timeline) != (led.cluster, led.timeline) {
         return Ok(());
     }
     let Some(led) = led.on_from_newest(&mut note, site, &state, log.segments)? else {
@@ -44,7 +45,9 @@ pub fn note_quiet(site: &ServiceSite) -> Result<(), Error> {
         return Ok(());
     }
     let (timeline, end) = (led.timeline, Lsn(led.end));
-    note.put(site, generation, Proved { until, timeline, end, segments: log.segments })
+    let (cluster, segments) = (led.cluster, log.segments);
+    let proved = Proved { cluster, until, timeline, end, segments };
+    note.put(site, &log_of(site, Some(cluster))?, generation, proved)
 }
 
 /// Whether this server has handed over all segments that it has filled, and there is nothing of a
@@ -54,7 +57,8 @@ fn nothing_since(data_dir: &Path, log: &Log, led: &Led) -> bool {
     // A server that has less than it handed over is another one, or went back.
     let waiting = waiting(&data_dir.join("pg_wal/archive_status"));
     let has_all = waiting.is_ok_and(|waiting| waiting.is_empty());
-    if log.flushed < end || system_of(data_dir) != Some(led.system) || !has_all {
+    let is_of_this = cluster_of(data_dir).is_ok_and(|here| here == Some(led.cluster));
+    if log.flushed < end || !is_of_this || !has_all {
         return false;
     }
     if log.flushed == end {
