@@ -139,8 +139,18 @@ impl Repository {
             return Err(Error::damaged(place, "it has no key"));
         }
         let mut trouble = None;
+        let mut files = Vec::with_capacity(keys.len());
         for key in keys {
-            match unwrap_key(&*storage, key.id, password) {
+            match read_key(&*storage, key.id) {
+                Ok(file) => files.push((key.id, file)),
+                // Another key may still be whole.
+                Err(e) => trouble = trouble.or(Some(e)),
+            }
+        }
+        // What a person can remember takes a second to try, and what a host has made for itself nothing.
+        files.sort_by_key(|(_, file)| file.cost().work());
+        for (id, file) in files {
+            match unwrapped(&file, id, password) {
                 Ok(Some(master)) => match master.open(&sealed) {
                     Ok(json) => {
                         let config = Config::decode(&json).map_err(unsupported)?;
@@ -412,12 +422,8 @@ fn read_key(storage: &dyn Storage, id: [u8; 32]) -> Result<KeyFile, Error> {
     KeyFile::decode(&bytes).map_err(|e| FileKind::Key.damaged(id, e))
 }
 
-fn unwrap_key(
-    storage: &dyn Storage,
-    id: [u8; 32],
-    password: &Secret,
-) -> Result<Option<MasterKey>, Error> {
-    read_key(storage, id)?.unwrap(password.expose()).map_err(|e| FileKind::Key.damaged(id, e))
+fn unwrapped(file: &KeyFile, id: [u8; 32], password: &Secret) -> Result<Option<MasterKey>, Error> {
+    file.unwrap(password.expose()).map_err(|e| FileKind::Key.damaged(id, e))
 }
 
 fn invalid(what: &'static str) -> impl Fn(FormatError) -> Error {

@@ -27,6 +27,13 @@ pub struct Cost {
     pub p: u32,
 }
 
+impl Cost {
+    /// How much work it is, to compare with others.
+    pub fn work(self) -> u64 {
+        u64::from(self.n).saturating_mul(self.r.into()).saturating_mul(self.p.into())
+    }
+}
+
 /// A key file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyFile {
@@ -122,9 +129,8 @@ impl KeyFile {
 /// Derives the wrapping key. A cost from outside is checked before a byte is allocated.
 fn derive(password: &str, salt: &[u8], cost: Cost) -> Result<MasterKey, FormatError> {
     let Cost { n, r, p } = cost;
-    let (wide_n, wide_r, wide_p) = (u64::from(n), u64::from(r), u64::from(p));
-    let memory = wide_n.saturating_mul(wide_r).saturating_mul(128);
-    let work = wide_n.saturating_mul(wide_r).saturating_mul(wide_p);
+    let memory = u64::from(n).saturating_mul(r.into()).saturating_mul(128);
+    let work = cost.work();
     if n < 2 || !n.is_power_of_two() || r == 0 || p == 0 {
         return Err(FormatError(format!("N={n}, r={r}, p={p} are no parameters of scrypt")));
     }
