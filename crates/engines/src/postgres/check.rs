@@ -236,12 +236,16 @@ fn amcheck_by_hand(
                 "amcheck found no fault in the {} indexes of {database}",
                 row.get::<_, i64>(0)
             )),
-            Err(error) if model::Classify::class(&error) == Class::Cancelled => return Err(error),
-            Err(error) => {
+            // The server has looked, and says what is wrong.
+            Err(error) if model::Classify::class(&error) == Class::Failed => {
                 sound = false;
-                let source = std::error::Error::source(&error).map(ToString::to_string);
-                findings.push(format!("{database}: {}", source.unwrap_or_default()));
+                let mut said: &dyn std::error::Error = &error;
+                while let Some(cause) = said.source() {
+                    said = cause;
+                }
+                findings.push(format!("amcheck found faults in {database}: {said}"));
             }
+            Err(error) => return Err(error),
         }
     }
     Ok(sound)

@@ -165,8 +165,11 @@ impl Host {
 
     /// Returns when everything that was committed before the call is in the vault.
     fn archived(&self) {
-        // Versions differ in what they call a place between two segments.
-        let segment = self.server.sql("SELECT pg_walfile_name(pg_switch_wal() - 1)");
+        // Versions differ in what they call a place between two segments, so the last byte before it is
+        // meant; and old ones cannot compute where that is.
+        let end: u64 = self.server.sql("SELECT pg_switch_wal() - '0/0'").parse().unwrap();
+        let (high, low) = ((end - 1) >> 32, (end - 1) & 0xffff_ffff);
+        let segment = self.server.sql(&format!("SELECT pg_walfile_name('{high:X}/{low:X}')"));
         self.server.eventually(&format!(
             "SELECT coalesce(last_archived_wal, '') >= '{segment}' FROM pg_stat_archiver"
         ));
@@ -176,8 +179,19 @@ impl Host {
     fn is_sound(&self) {
         let mut amcheck = self.server.program("pg_amcheck");
         amcheck.args(["--all", "--install-missing", "--heapallindexed", "-U", "postgres", "-h"]);
-        if self.server.has_extension("amcheck") {
-            run(amcheck.arg(self.server.socket_dir())).code(0);
+        let has_program =
+            self.server.sql("SELECT current_setting('server_version_num')::int >= 140000");
+        match (self.server.has_extension("amcheck"), has_program == "t") {
+            (true, true) => drop(run(amcheck.arg(self.server.socket_dir())).code(0)),
+            (true, false) => {
+                self.server.sql("CREATE EXTENSION IF NOT EXISTS amcheck");
+                self.server.sql(
+                    "SELECT bt_index_parent_check(i.indexrelid, true) FROM pg_index i JOIN pg_class c \
+                     ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam WHERE a.amname = 'btree' \
+                     AND c.relpersistence = 'p' AND i.indisvalid",
+                );
+            }
+            (false, _) => {}
         }
         let balanced = self.server.sql(
             "SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(bbalance) FROM \

@@ -65,7 +65,8 @@ fn a_drill_proves_a_server_and_reaches_nothing_of_production() {
     finds(
         &drill,
         if compares {
-            "pg_amcheck found no fault"
+            // Of versions that do not have the program yet, its extension.
+            "amcheck found no fault"
         } else {
             "amcheck is not installed on this host"
         },
@@ -124,7 +125,8 @@ fn a_drill_proves_a_server_and_reaches_nothing_of_production() {
     );
     a.run(&["backup", "shop"]).code(0);
     let broken = a.run(&["drill", "shop", "--json"]).code(1).json();
-    finds(&broken, "pg_amcheck found faults");
+    finds(&broken, "amcheck found faults");
+    finds(&broken, "orders_f_idx");
     a.run(&["status", "shop"]).code(1).says("not sound");
     assert_eq!(drilling(&stage.dir.path().join("a")), 0, "something still runs");
 }

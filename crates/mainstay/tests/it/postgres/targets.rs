@@ -106,8 +106,9 @@ fn a_standby_streams_and_a_lost_primary_is_rewound() {
     b.write();
     let wanted = b.write();
     b.run(&["backup", "shop"]).code(0);
-    let done = a.run(&["rejoin", "shop", "--json"]).code(0).json();
-    assert_eq!(done["rewound"], true, "{done}");
+    let said = a.run(&["rejoin", "shop", "--json", "-v"]).code(0);
+    let done = said.json();
+    assert_eq!(done["rewound"], true, "{said:#?}");
     a.server.eventually(&format!("SELECT max(n) = {wanted} FROM orders"));
     a.server.eventually(streams);
     assert_eq!(a.server.sql("SELECT count(*) FROM pg_replication_slots"), "0");
