@@ -63,9 +63,14 @@ pub(crate) fn run(app: &App, args: &RunDueArgs) -> Outcome {
         let worst = mistakes::elsewhere(app, &site);
         // Beside the others: telling may take its time, and nothing that is due waits for it.
         return std::thread::scope(|scope| {
-            let telling = scope.spawn(|| mistakes::tell(app, &site));
+            let tell = || mistakes::tell(app, &site);
+            let telling = std::thread::Builder::new().spawn_scoped(scope, tell);
             let outcome = crew::run(app, &names, &["run-due"], args.attend, order)?;
-            let told = telling.join().unwrap_or(Exit::NOT_WELL);
+            let told = match telling {
+                Ok(telling) => telling.join().unwrap_or(Exit::NOT_WELL),
+                // The system grants no thread.
+                Err(_) => tell(),
+            };
             Ok(outcome.max(worst).max(told))
         });
     }

@@ -6,8 +6,16 @@ use super::source::Source;
 use serde_json::Value;
 use toml_edit::{Item, TableLike};
 
-/// All unknown keys of the document, and the path to each.
-pub(super) fn unknown(source: &Source) -> Vec<(Vec<String>, Finding)> {
+/// A key that the schema does not know.
+pub(super) struct Unknown {
+    pub(super) path: Vec<String>,
+    /// The key that was probably meant.
+    pub(super) meant: Option<String>,
+    pub(super) finding: Finding,
+}
+
+/// All unknown keys of the document.
+pub(super) fn unknown(source: &Source) -> Vec<Unknown> {
     let schema = super::schema();
     let mut walk = Walk { source, root: &schema, path: Vec::new(), found: Vec::new() };
     walk.table(source.root(), &schema);
@@ -18,7 +26,7 @@ struct Walk<'a> {
     source: &'a Source,
     root: &'a Value,
     path: Vec<String>,
-    found: Vec<(Vec<String>, Finding)>,
+    found: Vec<Unknown>,
 }
 
 impl<'a> Walk<'a> {
@@ -34,18 +42,38 @@ impl<'a> Walk<'a> {
                 (None, None) if known.is_none() => {}
                 (None, None) => {
                     let names = known.into_iter().flat_map(|known| known.keys());
-                    let what = unknown_key(name, names.map(String::as_str));
+                    let meant = nearest(name, names.map(String::as_str));
+                    let what = match meant {
+                        Some(meant) => format!("unknown key; did you mean `{meant}`?"),
+                        None => "unknown key".to_owned(),
+                    };
                     let span = table.key(name).and_then(toml_edit::Key::span);
                     let line = span.map(|span| self.source.line_at(span.start));
                     let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
-                    let sections = vec![Section::of(&path)];
+                    let sections = match path.as_slice() {
+                        [_] if self.is_for_all(name, meant) => vec![Section::Shared],
+                        path => vec![Section::of(path)],
+                    };
                     let key = path.join(".");
                     let finding = Finding { line, column: None, key, what, sections };
-                    self.found.push((self.path.clone(), finding));
+                    let meant = meant.map(str::to_owned);
+                    self.found.push(Unknown { path: self.path.clone(), meant, finding });
                 }
             }
             self.path.pop();
         }
+    }
+
+    /// Whether a section that does not exist was probably meant for the host or the vault, which all
+    /// share: what `[valut.s3]` or `[s3]` asks for would be done for nobody.
+    fn is_for_all(&self, name: &str, meant: Option<&str>) -> bool {
+        let shared = ["host", "vault"];
+        let holds = |section: &str| {
+            let schema = self.root.get("properties").and_then(|all| all.get(section));
+            let schema = schema.map(|schema| self.resolve(schema));
+            schema.and_then(|schema| schema.get("properties")?.get(name)).is_some()
+        };
+        meant.is_some_and(|meant| shared.contains(&meant)) || shared.into_iter().any(holds)
     }
 
     fn item(&mut self, item: &Item, schema: &'a Value) {
@@ -75,13 +103,6 @@ impl<'a> Walk<'a> {
             }
         }
         schema
-    }
-}
-
-fn unknown_key<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> String {
-    match nearest(name, known) {
-        Some(meant) => format!("unknown key; did you mean `{meant}`?"),
-        None => "unknown key".to_owned(),
     }
 }
 

@@ -127,35 +127,42 @@ pub fn read_sound(text: &str, file: &str) -> Result<Checked, ConfigError> {
     };
     let source = Source::parse(text)
         .map_err(|e| wrong(vec![unreadable(Section::Shared, e.span(), e.message())]))?;
-    let (paths, mut mistakes): (Vec<_>, Vec<_>) = keys::unknown(&source).into_iter().unzip();
+    let unknown = keys::unknown(&source);
+    let mut mistakes: Vec<Finding> = unknown.iter().map(|key| key.finding.clone()).collect();
     if mistakes.iter().any(|finding| finding.is_of(&Section::Shared)) {
         return Err(wrong(mistakes));
     }
     // The misspelt key is the reason why another one is missing: of such a section nothing else is told.
     // Nothing is ever missing of `[alerts]`, of which what is sound is used.
-    let misspelt: BTreeSet<Section> = mistakes
-        .iter()
-        .flat_map(|finding| finding.sections.clone())
-        .filter(|section| *section != Section::Alerts)
-        .collect();
-    let told = |finding: &Finding| finding.sections.iter().any(|one| !misspelt.contains(one));
+    let spoilt = |findings: &[Finding]| -> BTreeSet<Section> {
+        let sections = findings.iter().flat_map(|finding| finding.sections.clone());
+        sections.filter(|section| *section != Section::Alerts).collect()
+    };
+    let is_news = |finding: &Finding, spoilt: &BTreeSet<Section>| {
+        finding.sections.iter().any(|one| !spoilt.contains(one))
+    };
+    let misspelt = spoilt(&mistakes);
     let mut misshapen = Vec::new();
-    let whole = section::read(text, &paths, &mut misshapen);
+    let whole = section::read(text, &unknown, &mut misshapen);
     let misshapen = misshapen.into_iter().chain(whole.as_ref().err().cloned());
     let misshapen = misshapen.map(|one| unreadable(one.section, one.span, &one.what));
-    mistakes.extend(misshapen.filter(told));
+    mistakes.extend(misshapen.filter(|finding| is_news(finding, &misspelt)));
     let Ok(mut config) = whole else { return Err(wrong(mistakes)) };
     let verdict = rules::judge(&config, Some(&source));
-    mistakes.extend(verdict.errors.into_iter().filter(told));
+    // Nor is more told of one of which something was not of the right shape, and is missing now.
+    let broken = spoilt(&mistakes);
+    mistakes.extend(verdict.errors.into_iter().filter(|finding| is_news(finding, &broken)));
     if mistakes.iter().any(|finding| finding.is_of(&Section::Shared)) {
         return Err(wrong(mistakes));
     }
-    let is_sound = |section: Section| !mistakes.iter().any(|finding| finding.is_of(&section));
-    config.service.retain(|name, _| is_sound(Section::Service(name.to_string())));
-    config.copy.retain(|name, _| is_sound(Section::Copy(name.to_string())));
+    let is_sound = |section: &Section| !mistakes.iter().any(|finding| finding.is_of(section));
+    config.service.retain(|name, _| is_sound(&Section::Service(name.to_string())));
+    config.copy.retain(|name, _| is_sound(&Section::Copy(name.to_string())));
+    let mut warnings = verdict.warnings;
+    let is_used = |section: &Section| *section == Section::Alerts || is_sound(section);
+    warnings.retain(|warning| warning.sections.iter().all(is_used));
     let alerts = mistakes.iter().filter_map(|finding| finding.key.strip_prefix("alerts."));
     config.alerts = section::alerts_without(&config.alerts, alerts);
-    let warnings = verdict.warnings;
     Ok(Checked { config, warnings, mistakes })
 }
 

@@ -1,6 +1,7 @@
 //! Which part of a configuration file a mistake spoils. A mistake in the section of one service is no
 //! reason for the others to go without what protects them.
 
+use super::keys::Unknown;
 use super::{Alerts, Config};
 use crate::{ServiceName, VaultName};
 use serde::Deserialize;
@@ -75,17 +76,22 @@ impl Misshapen {
     }
 }
 
-/// Reads each section by itself, without these keys, and tells which are not of the right shape. Those
-/// are left out; without what all share there is nothing.
+/// Reads each section by itself, without the keys that nobody knows, and tells which are not of the right
+/// shape; without what all share there is nothing. Of a service or a second vault that has a mistake there
+/// is what it says otherwise, and probably means: nothing is done by it, but what it claims is its own.
 pub(super) fn read(
     text: &str,
-    without: &[Vec<String>],
+    unknown: &[Unknown],
     wrong: &mut Vec<Misshapen>,
 ) -> Result<Config, Misshapen> {
     let shared = |error: Error| Misshapen::of(Section::Shared, &error);
     let mut root = DeTable::parse(text).map_err(shared)?;
-    for path in without {
-        remove(root.get_mut(), path);
+    for key in unknown {
+        let meant = match key.path.as_slice() {
+            [kind, _, _] if kind == "service" => key.meant.as_deref(),
+            _ => None,
+        };
+        correct(root.get_mut(), &key.path, meant);
     }
     let services = named(root.get_mut(), "service", Section::Service, wrong);
     let copies: BTreeMap<VaultName, _> = named(root.get_mut(), "copy", Section::Copy, wrong);
@@ -94,14 +100,21 @@ pub(super) fn read(
     Ok(Config { service: services, copy: copies, alerts, ..config })
 }
 
-fn remove(table: &mut DeTable<'_>, path: &[String]) {
+/// Takes a key out, or gives it the name that was meant, if nothing has that.
+fn correct(table: &mut DeTable<'_>, path: &[String], meant: Option<&str>) {
     match path {
         [] => {}
-        [last] => drop(table.remove(last.as_str())),
+        [last] => {
+            let Some((key, value)) = table.remove_entry(last.as_str()) else { return };
+            if let Some(meant) = meant.filter(|meant| !table.contains_key(*meant)) {
+                let key = Spanned::new(key.span(), DeString::from(meant.to_owned()));
+                table.insert(key, value);
+            }
+        }
         [first, rest @ ..] => {
             if let Some(DeValue::Table(inner)) = table.get_mut(first.as_str()).map(Spanned::get_mut)
             {
-                remove(inner, rest);
+                correct(inner, rest, meant);
             }
         }
     }
@@ -126,9 +139,16 @@ where
         let name: &DeString<'_> = key.get_ref();
         let section = section(name.to_string());
         match name.parse::<N>() {
-            Ok(name) => match T::deserialize(ValueDeserializer::from(value)) {
+            Ok(name) => match T::deserialize(ValueDeserializer::from(value.clone())) {
                 Ok(one) => drop(found.insert(name, one)),
-                Err(error) => wrong.push(Misshapen::of(section, &error)),
+                Err(error) => {
+                    wrong.push(Misshapen::of(section, &error));
+                    if let DeValue::Table(table) = value.into_inner()
+                        && let Some(one) = sound(table, |_| {})
+                    {
+                        found.insert(name, one);
+                    }
+                }
             },
             Err(error) => {
                 wrong.push(Misshapen { section, what: error.to_string(), span: Some(key.span()) });
@@ -143,22 +163,36 @@ fn alerts(root: &mut DeTable<'_>, wrong: &mut Vec<Misshapen>) -> Alerts {
     let Some(DeValue::Table(table)) = root.get_mut("alerts").map(Spanned::get_mut) else {
         return Alerts::default();
     };
-    let mut table = mem::take(table);
+    let told = |error: &Error| wrong.push(Misshapen::of(Section::Alerts, error));
+    sound(mem::take(table), told).unwrap_or_default()
+}
+
+/// What a table says without the values that are not of the right shape. None if that is not enough.
+fn sound<T: DeserializeOwned>(mut table: DeTable<'_>, mut told: impl FnMut(&Error)) -> Option<T> {
     loop {
         let whole = Spanned::new(0..0, DeValue::Table(table.clone()));
-        let error = match Alerts::deserialize(ValueDeserializer::from(whole)) {
-            Ok(alerts) => return alerts,
+        let error = match T::deserialize(ValueDeserializer::from(whole)) {
+            Ok(sound) => return Some(sound),
             Err(error) => error,
         };
+        told(&error);
         let at = error.span().map_or(usize::MAX, |span| span.start);
         let before = table.len();
-        let sound = |(_, value): &(_, Spanned<DeValue<'_>>)| !value.span().contains(&at);
-        table = table.into_iter().filter(sound).collect();
-        wrong.push(Misshapen::of(Section::Alerts, &error));
+        let is_sound = |(_, value): &(_, Spanned<DeValue<'_>>)| !is_at(value, at);
+        table = table.into_iter().filter(is_sound).collect();
         if table.len() == before {
-            return Alerts::default();
+            return None;
         }
     }
+}
+
+/// Whether a value is at this place, or something in it: the span of a table may be that of its name.
+fn is_at(value: &Spanned<DeValue<'_>>, at: usize) -> bool {
+    let within = match value.get_ref() {
+        DeValue::Table(table) => table.iter().any(|(_, value)| is_at(value, at)),
+        _ => false,
+    };
+    within || value.span().contains(&at)
 }
 
 /// The same without some of its keys.

@@ -17,11 +17,11 @@ use std::collections::BTreeMap;
 /// How many past takeovers the state remembers.
 const TAKEOVERS_KEPT: usize = 32;
 
-/// Who joins, who leaves.
 /// Why a point must not be forgotten, where the retention has words of its own for that.
 pub(crate) const PINNED: &str = "it is pinned";
 pub(crate) const NEWEST: &str = "it is the newest whole point";
 
+/// Who joins, who leaves.
 impl ServiceState {
     /// A host joins in the role its config gives it. A member that is known keeps the role the
     /// state has: the role in the config is only the first one.

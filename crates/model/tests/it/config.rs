@@ -578,6 +578,10 @@ fn a_mistake_in_what_all_share_is_everybodys() {
         format!("{}{SOUND}", BASE.replace("state-dir", "state-dri")),
         format!("{}{SOUND}", BASE.replace("\"db1\"", "3")),
         format!("{}{SOUND}", BASE.replace("[vault]", "[valut]")),
+        // Meant for the vault, beside one that is there: without it nothing would be locked.
+        format!("{BASE}[valut.s3]\nobject-lock = \"30d\"\n{SOUND}"),
+        format!("{BASE}[s3]\nobject-lock = \"30d\"\n{SOUND}"),
+        format!("{BASE}[hosts]\nname = \"x\"\n{SOUND}"),
         format!("{BASE}service = 3\n"),
         format!("{BASE}{SOUND}engine = \"files\"\n"),
     ] {
@@ -598,6 +602,34 @@ fn what_two_sections_contradict_each_other_in_is_wrong_in_both() {
     // Also if one of them has another mistake besides.
     let (config, told) = sound(&format!("{SOUND}{}kep = {{ last = 1 }}\n", other("b", "/srv/a")));
     assert_eq!((names(&config), told.len()), (vec![], 2), "{told:?}");
+    // Whatever that is: what it claims can be read all the same.
+    for other in [
+        "[service.b]\nengine = \"files\"\npath = \"/srv/a\"\nrpo = 3\n",
+        "[service.b]\nengine = \"files\"\npath = \"/srv/a\"\npaths = 3\nkeep.last = \"x\"\n",
+        "[service.b]\nengine = \"files\"\npath = \"/srv/a\"\n[service.b.keep]\nlast = \"x\"\n",
+        "[service.b]\nengine = \"files\"\npth = \"/srv/a\"\n",
+    ] {
+        let (config, told) = sound(&format!("{SOUND}{other}"));
+        assert_eq!((names(&config), told.len()), (vec![], 2), "{other}: {told:?}");
+        assert_eq!(told[1].0, "[service.b] [service.a]");
+    }
+}
+
+#[test]
+fn what_a_misspelt_key_leaves_out_is_left_to_others() {
+    let around = |key: &str, more: &str| {
+        let inner = SOUND.replace("/srv/a", "/srv/b/a");
+        let lines = "[service.b]\nengine = \"files\"\npath = \"/srv/b\"\n";
+        sound(&format!("{inner}{lines}{key} = [\"/srv/b/a\"]\n{more}"))
+    };
+    assert_eq!(names(&around("exclude", "").0), ["a", "b"]);
+    let (config, told) = around("exlude", "");
+    assert_eq!((names(&config), told.len()), (vec!["a"], 1), "{told:?}");
+    // What is there by its right name is what counts.
+    let (config, told) = around("exlude", "exclude = [\"/srv/b/x\"]\n");
+    assert_eq!((names(&config), told.len()), (vec![], 2), "{told:?}");
+    let (config, told) = around("exlude", "rpo = 3\n");
+    assert_eq!((names(&config), told.len()), (vec!["a"], 1), "{told:?}");
 }
 
 #[test]
