@@ -65,8 +65,15 @@ pub(crate) fn of_point(
     if point.cluster.is_some() || point.engine != "postgres" || point.position.is_none() {
         return Ok(point.cluster);
     }
+    if let Some(known) = site.cluster_in(point.snapshot) {
+        return Ok(known);
+    }
     match placing::meta(site, point.snapshot) {
-        Ok(meta) => Ok(in_detail(&meta.detail)),
+        Ok(meta) => {
+            let cluster = in_detail(&meta.detail);
+            site.keep_cluster(point.snapshot, cluster);
+            Ok(cluster)
+        }
         // What is damaged says nothing.
         Err(e) if matches!(e.class(), Class::Corrupt | Class::Invalid) => Ok(None),
         Err(e) => Err(e),

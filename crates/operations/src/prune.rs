@@ -5,7 +5,7 @@ use crate::operation::{Operation, Run};
 use crate::room::Room;
 use crate::{Error, ServiceSite, cluster, placing};
 use engines::postgres::{Lsn, Segments, WalFile, cluster_in};
-use model::{CancelToken, Class, OperationId, Position, Progress, ServiceState};
+use model::{CancelToken, Class, ClusterId, OperationId, Position, Progress, ServiceState};
 use repository::log::{LogStore, Mark, Part};
 use repository::prune::{Figures, Options};
 use repository::{RepositoryLock, Work};
@@ -218,19 +218,24 @@ fn needing<'a>(
     state: &'a ServiceState,
     log: &LogStore,
 ) -> Result<Vec<&'a model::RecoveryPoint>, Error> {
-    // What has no cluster in its keys is of those that it says itself.
-    let wrote = match log.cluster() {
-        Some(cluster) => vec![cluster],
-        None => log.wrote(cluster_in)?,
+    let Some(place) = log.cluster() else {
+        let wrote = log.wrote(cluster_in)?;
+        let may_need = |point: &&model::RecoveryPoint| may_need_old(&wrote, point.cluster);
+        return Ok(state.points.iter().filter(may_need).collect());
     };
     let mut needing = Vec::new();
     for point in &state.points {
-        let cluster = cluster::of_point(site, point)?;
-        if wrote.is_empty() || cluster.is_none_or(|cluster| wrote.contains(&cluster)) {
+        if cluster::of_point(site, point)?.is_none_or(|cluster| cluster == place) {
             needing.push(point);
         }
     }
     Ok(needing)
+}
+
+/// Whether a point that says this of its cluster may need what has no cluster in its keys. That names the
+/// first and the last who wrote it; whoever wrote between them did so when points said nothing yet.
+fn may_need_old(wrote: &[ClusterId], said: Option<ClusterId>) -> bool {
+    wrote.is_empty() || said.is_none_or(|cluster| wrote.contains(&cluster))
 }
 
 /// Whether there were points of the cluster whose log it is, and are none any more. Of one of which there
@@ -290,6 +295,19 @@ fn is_before(name: &str, segments: Segments, position: Lsn) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of three clusters that wrote one after the other to one place, it names two.
+    #[test]
+    fn what_lay_in_one_place_is_kept_for_all_who_may_have_written_it() {
+        let [first, last, later] = [1, 3, 4].map(ClusterId);
+        let wrote = [first, last];
+        for (said, may_need) in
+            [(None, true), (Some(first), true), (Some(last), true), (Some(later), false)]
+        {
+            assert_eq!(may_need_old(&wrote, said), may_need, "{said:?}");
+        }
+        assert!(may_need_old(&[], Some(later)), "if nobody knows who wrote it");
+    }
 
     #[test]
     fn what_ends_before_the_oldest_base_is_dispensable_on_every_timeline() {

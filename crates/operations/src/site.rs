@@ -6,9 +6,9 @@ use coordination::{StateStore, Versioned, Witness};
 use engines::postgres::Postgres;
 use engines::{Engine, Password};
 use model::config::{Config, Finding, Section, Service};
-use model::{CancelToken, Class, Classify, MemberName, ServiceName};
+use model::{CancelToken, Class, Classify, ClusterId, MemberName, ServiceName, SnapshotId};
 use repository::Repository;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use storage::probe::Proved;
@@ -163,6 +163,7 @@ impl Site {
             state: OnceLock::new(),
             engine: OnceLock::new(),
             asking: Mutex::new(Asking::new()),
+            clusters: Mutex::default(),
         })))
     }
 }
@@ -182,6 +183,9 @@ struct ServiceInner {
     engine: OnceLock<Box<dyn Engine>>,
     /// What is asked of a vault that may hang: one question, however often it is put.
     asking: Mutex<Asking<Versioned>>,
+    /// What snapshots said of the database cluster that they are of: it never changes, and each is several
+    /// reads.
+    clusters: Mutex<BTreeMap<SnapshotId, Option<ClusterId>>>,
 }
 
 impl ServiceSite {
@@ -203,6 +207,16 @@ impl ServiceSite {
     /// This host's member of it.
     pub fn member(&self) -> &MemberName {
         &self.site().config().host.name
+    }
+
+    /// What a snapshot says of the database cluster that it is of, if that was read before.
+    pub(crate) fn cluster_in(&self, snapshot: SnapshotId) -> Option<Option<ClusterId>> {
+        self.0.clusters.lock().unwrap_or_else(PoisonError::into_inner).get(&snapshot).copied()
+    }
+
+    /// Keeps it.
+    pub(crate) fn keep_cluster(&self, snapshot: SnapshotId, cluster: Option<ClusterId>) {
+        self.0.clusters.lock().unwrap_or_else(PoisonError::into_inner).insert(snapshot, cluster);
     }
 
     /// Where this host keeps what it remembers of the service.

@@ -7,8 +7,11 @@
 use super::name::is_segment;
 use super::{LogStore, Wrote};
 use crate::Error;
-use model::ClusterId;
+use model::{Class, Classify, ClusterId};
 use std::sync::{Arc, OnceLock};
+
+/// So many segments are asked who wrote them, if the first of them do not tell.
+const ASKED: usize = 16;
 
 /// What one cluster may have written there.
 #[derive(Clone)]
@@ -59,7 +62,8 @@ impl Before {
 
 impl LogStore {
     /// The clusters that wrote what lies in a place, by its first and its last segment. Where one took the
-    /// place of the other, these are of two.
+    /// place of the other, these are of two. One that is damaged tells nothing, and its neighbour is asked:
+    /// whoever asks wants to read or write another.
     pub fn wrote(&self, wrote: Wrote) -> Result<Vec<ClusterId>, Error> {
         let whole = self.list()?.into_iter().map(|(name, _)| name);
         let begun = self.list_parts()?.into_iter().map(|(name, _)| name);
@@ -67,16 +71,20 @@ impl LogStore {
         names.sort();
         names.dedup();
         let tell = |name: &String| -> Result<Option<ClusterId>, Error> {
-            let bytes = match self.fetch(name)? {
-                Some(bytes) => Some(bytes),
-                None => self.beginning(name)?.map(|begun| begun.bytes),
+            let bytes = match self.fetch(name) {
+                Ok(None) => self.beginning(name).map(|begun| begun.map(|begun| begun.bytes)),
+                whole => whole,
             };
-            Ok(bytes.and_then(|bytes| wrote(&bytes)))
+            match bytes {
+                Ok(bytes) => Ok(bytes.and_then(|bytes| wrote(&bytes))),
+                Err(e) if matches!(e.class(), Class::Corrupt | Class::Refused) => Ok(None),
+                Err(e) => Err(e),
+            }
         };
-        let mut clusters = Vec::new();
-        for name in [names.first(), names.last()].into_iter().flatten() {
-            clusters.extend(tell(name)?);
-        }
-        Ok(clusters)
+        let nearest = |names: &mut dyn Iterator<Item = &String>| {
+            names.take(ASKED).find_map(|name| tell(name).transpose()).transpose()
+        };
+        let ends = [nearest(&mut names.iter())?, nearest(&mut names.iter().rev())?];
+        Ok(ends.into_iter().flatten().collect())
     }
 }

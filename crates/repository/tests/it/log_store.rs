@@ -571,3 +571,34 @@ fn a_log_without_a_cluster_in_its_keys_is_read_by_the_one_that_wrote_it() {
     other.push(Generation(2), SEGMENT, &[2; 100]).expect("its own");
     assert_eq!(one.fetch(SEGMENT).expect("asked"), Some(vec![1; 100]));
 }
+
+/// An old segment that is damaged, and that nobody may need any more, keeps nobody from the rest of the log,
+/// and least of all from adding to it.
+#[test]
+fn who_wrote_a_log_without_a_cluster_is_told_by_what_is_whole_of_it() {
+    let bench = Bench::new();
+    let [first, second, third] =
+        [0x10, 0x11, 0x12].map(|number| format!("000000010000000A{number:08X}"));
+    for name in [&first, &second, &third] {
+        bench.push(1, name, &[1; 100]).expect("a segment");
+    }
+    let at = |name: &str| key(&format!("mainstay/log/000000010000000A/{name}@0000000001"));
+    for name in [&first, &third] {
+        let mut stored = bench.storage.read(&at(name)).expect("read");
+        let last = stored.len() - 1;
+        stored[last] ^= 1;
+        bench.storage.put(&at(name), &stored).expect("damage");
+    }
+    let one = bench.log.with_cluster(ONE, wrote);
+    assert_eq!(one.fetch(&first).expect_err("damaged").class(), Class::Corrupt);
+    assert_eq!(one.list().expect("listed").len(), 3);
+    assert_eq!(one.list_near(&second).expect("near").len(), 3);
+    assert_eq!(one.fetch(&second).expect("asked"), Some(vec![1; 100]));
+    one.push(Generation(1), "000000010000000A00000013", &[1; 100]).expect("the next");
+    assert!(bench.log.with_cluster(OTHER, wrote).list().expect("listed").is_empty());
+    // If none tells, it is nobody's.
+    let mut stored = bench.storage.read(&at(&second)).expect("read");
+    stored[20] ^= 1;
+    bench.storage.put(&at(&second), &stored).expect("damage");
+    assert!(bench.log.wrote(wrote).expect("asked").is_empty());
+}
