@@ -10,9 +10,9 @@ use super::{
     Applied, FenceProof, Head, Intent, Member, PastTakeover, Refusal, Role, ServiceState, Stopped,
     TakeoverKind,
 };
-use crate::{Generation, MemberName, RecoveryPoint, SnapshotId, TagChange};
+use crate::{ClusterId, Generation, MemberName, RecoveryPoint, SnapshotId, TagChange};
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How many past takeovers the state remembers.
 const TAKEOVERS_KEPT: usize = 32;
@@ -166,7 +166,17 @@ impl ServiceState {
         if let Some(intent) = &self.intent {
             return Err(under_way(intent));
         }
+        let lost: BTreeSet<ClusterId> = self
+            .points
+            .iter()
+            .filter(|point| points.contains(&point.snapshot))
+            .filter_map(|point| point.cluster)
+            .collect();
         self.points.retain(|point| !points.contains(&point.snapshot));
+        // The log may be all that is left of a cluster, and of use to a point that lies elsewhere: it is not
+        // over as one is that was forgotten.
+        let has_points = |cluster| self.points.iter().any(|point| point.cluster == Some(cluster));
+        self.clusters.retain(|cluster| !lost.contains(cluster) || has_points(*cluster));
         if self.head.is_some_and(|head| points.contains(&head.snapshot)) {
             // In the order of their commits.
             let newest = self.points.iter().rev().find(|point| !point.incomplete);

@@ -6,7 +6,7 @@ use mainstay_model::state::{
     Applied, FenceProof, Intent, Refusal, Role, ServiceState, Stopped, TakeoverKind,
 };
 use mainstay_model::{
-    Class, Classify, Drill, Generation, MemberName, RecoveryPoint, ServiceName, Verified,
+    Class, Classify, ClusterId, Drill, Generation, MemberName, RecoveryPoint, ServiceName, Verified,
 };
 use std::collections::{BTreeMap, HashSet};
 
@@ -420,14 +420,20 @@ fn a_copy_of_the_history_has_the_points_and_no_members() {
 #[test]
 fn points_that_cannot_be_restored_are_lost_whoever_needs_them() {
     let mut state = three();
+    let clusters = |state: &ServiceState| state.clusters.iter().map(|c| c.0).collect::<Vec<u64>>();
     for number in 2..=5 {
-        state.commit(point(number, T)).unwrap();
+        // Another cluster takes the place of the first.
+        let cluster = Some(ClusterId(if number < 5 { 7 } else { 8 }));
+        state.commit(RecoveryPoint { cluster, ..point(number, T) }).unwrap();
     }
+    assert_eq!(clusters(&state), [7, 8]);
     state.pin(id(3), true).unwrap();
     state.lose(&[id(3), id(77)]).unwrap();
+    assert_eq!(clusters(&state), [7, 8]);
     assert_eq!(state.head.map(|head| head.snapshot), Some(id(5)), "the head was not lost");
     state.lose(&[id(4), id(5)]).unwrap();
     assert_eq!(state.head.map(|head| head.snapshot), Some(id(2)), "the newest that is left");
+    assert_eq!(clusters(&state), [7], "the log of the other one is not over");
     assert_eq!(state.points.len(), 2);
     state.claim(unplanned("op", "b")).unwrap();
     assert!(matches!(state.lose(&[id(2)]), Err(Refusal::TakeoverUnderWay { .. })));
@@ -435,6 +441,7 @@ fn points_that_cannot_be_restored_are_lost_whoever_needs_them() {
     state.abandon("op").unwrap();
     state.lose(&[id(1), id(2)]).unwrap();
     assert_eq!((state.head, state.points.len()), (None, 0));
+    assert_eq!(clusters(&state), [0; 0]);
 }
 
 #[test]

@@ -278,8 +278,8 @@ pub(super) struct Proved {
 pub(super) struct Sayer<'a> {
     site: &'a ServiceSite,
     note: Note,
-    /// From here on, on this timeline, the log is known to lead on without a break from this point.
-    led: Option<(u32, u64, SnapshotId)>,
+    /// From here on, on this timeline, the cluster's log is known to lead on without a break from this point.
+    led: Option<(ClusterId, u32, u64, SnapshotId)>,
     tried: Option<Timestamp>,
 }
 
@@ -314,8 +314,8 @@ impl<'a> Sayer<'a> {
         }
         // Whoever receives goes on where it was: once is enough, for each point.
         let sound = state.newest_sound().map(|point| point.snapshot);
-        let goes_on = |led: &(u32, u64, SnapshotId)| {
-            led.0 == timeline && led.1 <= end.0 && Some(led.2) == sound
+        let goes_on = |led: &(ClusterId, u32, u64, SnapshotId)| {
+            (led.0, led.1) == (cluster, timeline) && led.2 <= end.0 && Some(led.3) == sound
         };
         if !self.led.as_ref().is_some_and(goes_on) {
             self.led = None;
@@ -323,7 +323,7 @@ impl<'a> Sayer<'a> {
                 self.note.save(self.site);
                 return Ok(());
             }
-            self.led = sound.map(|sound| (timeline, end.0, sound));
+            self.led = sound.map(|sound| (cluster, timeline, end.0, sound));
         }
         self.note.put(self.site, &log, generation, proved)
     }
@@ -549,7 +549,10 @@ fn is_last(segment: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rig::Rig;
     use engines::Running;
+    use model::SnapshotId;
+    use std::collections::BTreeSet;
 
     fn seen(following: bool, timeline: u32, lsn: u64) -> Inspection {
         Inspection {
@@ -564,6 +567,44 @@ mod tests {
             doubts: Vec::new(),
             summary: String::new(),
         }
+    }
+
+    /// As after an upgrade in its place: the new cluster is on the same timeline, and further on.
+    #[test]
+    fn what_leads_on_from_a_point_of_one_cluster_says_nothing_of_anothers_log() {
+        let rig = Rig::new();
+        let site = &rig.site;
+        let (one, other) = (ClusterId(7), ClusterId(8));
+        let point = RecoveryPoint {
+            snapshot: SnapshotId([1; 32]),
+            engine: "postgres".to_owned(),
+            generation: Generation::FIRST,
+            member: site.member().clone(),
+            source_time: Timestamp::now(),
+            received: Timestamp::now(),
+            verified: None,
+            drilled: None,
+            drill: None,
+            position: Some(Position::Lsn { timeline: 1, lsn: 1000 }),
+            cluster: Some(one),
+            size_bytes: 1,
+            added_bytes: 1,
+            incomplete: false,
+            pinned: false,
+            tags: BTreeSet::new(),
+        };
+        let commit = |state: &mut ServiceState| state.commit(point.clone());
+        site.state().expect("state").update(commit).expect("commit");
+        let segments = Segments::of(1 << 20).expect("a size");
+        let until = Timestamp::now();
+        let mut sayer = Sayer::new(site);
+        let mut marks = |cluster, end| {
+            let end = Lsn(end);
+            sayer.say(Proved { cluster, until, timeline: 1, end, segments }).expect("said");
+            log_of(site, Some(cluster)).expect("log").marks().expect("marks").len()
+        };
+        assert_eq!(marks(one, 500), 1);
+        assert_eq!(marks(other, 600), 0, "there is no point of it");
     }
 
     #[test]
