@@ -11,7 +11,7 @@ use super::programs::{Owner, data_version};
 use super::{Postgres, conf, go_on, over, place, preload, server};
 use crate::{Context, Error, LogEnd, LogPlace, Purpose, SnapshotMeta, Staged};
 use jiff::Timestamp;
-use model::Class;
+use model::{Class, ServiceName};
 use std::fs;
 use std::path::Path;
 
@@ -210,13 +210,18 @@ fn whole(dir: &Path, detail: &Detail) -> Result<(), Error> {
     Ok(())
 }
 
+/// The command by which a server asks for a file of its log.
+pub(super) fn fetching(cx: &Context<'_>, service: &ServiceName) -> String {
+    format!("{} wal fetch {service} %f \"%p\"", conf::command_words(cx.callback))
+}
+
 /// Replays the log of the service that was captured.
 fn following(cx: &Context<'_>, meta: &SnapshotMeta, until: Option<Timestamp>) -> Settings {
     let command = if cx.callback.is_empty() {
         // Nobody to ask: the log ends with what the base holds.
         "false".to_owned()
     } else {
-        format!("{} wal fetch {} %f \"%p\"", conf::command_words(cx.callback), meta.service)
+        fetching(cx, &meta.service)
     };
     let until = until.map(|t| t.strftime("%Y-%m-%d %H:%M:%S%.6f+00").to_string());
     vec![

@@ -5,9 +5,10 @@ use super::detail::Detail;
 use super::files::Files;
 use super::pg_control::{PgControl, State};
 use super::programs::{Owner, data_version};
-use super::{DATA, Postgres, prepare, server};
+use super::{DATA, Postgres, conf, prepare, server};
 use crate::{Context, Error, Purpose, Root, RootKind, SnapshotMeta, Staged};
 use model::Class;
+use std::path::Path;
 
 /// Says whether it did; a copy that could not be rewound may be of no use any more.
 pub(super) fn rewind(
@@ -56,8 +57,22 @@ pub(super) fn rewind(
         return Ok(false);
     }
     cx.progress.phase("rewinding");
+    // Of a primary that wrote on alone for a while, what was written before the two parted may be in the
+    // vault only.
+    let asks = has_settings(data_dir) && !cx.callback.is_empty();
+    if asks {
+        let files = Files::open(data_dir, Owner::of(data_dir)?)?;
+        let auto = files.read("postgresql.auto.conf")?.unwrap_or_default();
+        let setting = [("restore_command", prepare::fetching(cx, &meta.service))];
+        files.write(
+            "postgresql.auto.conf",
+            &conf::with_block(&auto, "for what it does not have any more", &setting),
+        )?;
+        files.sync()?;
+    }
     let mut command = programs
         .command("pg_rewind")
+        .args(asks.then_some("--restore-target-wal"))
         .arg(format!("--target-pgdata={}", data_dir.display()))
         .arg(format!("--source-server={}", upstream.conninfo(false)));
     if let Some(password) = upstream.password()? {
@@ -97,4 +112,9 @@ pub(super) fn rewind(
     let detail = Detail::of(meta)?;
     prepare::configure(engine, cx, meta, &detail, &data, owner, &Purpose::Standby)?;
     Ok(true)
+}
+
+/// The server's settings are where `pg_rewind`, which asks it for them, looks for them.
+fn has_settings(data_dir: &Path) -> bool {
+    data_dir.join("postgresql.conf").exists()
 }

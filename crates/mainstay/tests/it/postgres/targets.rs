@@ -122,6 +122,53 @@ fn a_standby_streams_and_a_lost_primary_is_rewound() {
     assert_eq!(a.newest(), wanted);
 }
 
+/// A primary wrote on alone, and its checkpoints removed what was before the place where the two parted: that
+/// is in the vault only.
+#[test]
+fn a_primary_that_wrote_on_alone_is_rewound_with_the_log_of_the_vault() {
+    let stage = Stage::with("archive_mode = on\nwal_keep_size = 0", STREAMS);
+    let (a, b) = (&stage.a, &stage.b);
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    b.run(&["refresh", "shop"]).code(0);
+    a.server.sql("CHECKPOINT");
+    let segment = a.server.sql("SELECT pg_walfile_name(pg_current_wal_lsn())");
+    for _ in 0..2 {
+        a.write();
+        a.archived();
+    }
+    let wanted = a.write();
+    b.server.eventually(&format!("SELECT max(n) = {wanted} FROM orders"));
+    b.server.stop("fast");
+    let (vault, away) = (stage.dir.path().join("vault"), stage.dir.path().join("away"));
+    fs::rename(&vault, &away).unwrap();
+    for _ in 0..2 {
+        a.write();
+        a.server.sql("CHECKPOINT");
+    }
+    a.server.eventually(&format!(
+        "SELECT NOT EXISTS (SELECT FROM pg_ls_waldir() WHERE name = '{segment}')"
+    ));
+    a.server.kill();
+    fs::rename(&away, &vault).unwrap();
+
+    b.server.start();
+    stage.dead(true);
+    b.run(&["takeover", "shop", "--yes"]).code(0);
+    stage.dead(false);
+    assert_eq!(b.newest(), wanted);
+    let wanted = b.write();
+    b.run(&["backup", "shop"]).code(0);
+    let said = a.run(&["rejoin", "shop", "--json", "-v"]).code(0);
+    assert_eq!(said.json()["rewound"], true, "{said:#?}");
+    a.server.eventually(&format!("SELECT max(n) = {wanted} FROM orders"));
+    assert_eq!(a.newest(), wanted);
+    // And back, as planned.
+    b.run(&["offline", "shop"]).code(0);
+    a.run(&["takeover", "shop", "--planned", "--yes"]).code(0);
+    assert_eq!(a.newest(), wanted);
+}
+
 /// A standby that streams has taken over from a primary that is gone, and has a base of its own.
 pub(super) fn taken_over() -> Stage {
     // Recovering, a server throws away what pg_rewind would read.
