@@ -184,7 +184,6 @@ fn replace_some(source: &Path, round: u64) -> Result<(), Failure> {
 /// An XFS in a file, unmounted when it goes.
 struct Xfs {
     at: PathBuf,
-    device: String,
 }
 
 impl Xfs {
@@ -198,19 +197,9 @@ impl Xfs {
         let mkfs = packages::find("mkfs.xfs", &["/usr/sbin", "/sbin"])
             .ok_or_else(|| Failure::new("mkfs.xfs is not installed (Debian: xfsprogs)"))?;
         must(Command::new(mkfs).arg("-q").arg(&image))?;
-        let mut attach = Command::new("losetup");
-        // As a disk of its own: otherwise all of it would be in the memory a second time.
-        attach.args(["--find", "--show", "--direct-io=on"]).arg(&image);
-        let said =
-            attach.output().map_err(|e| Failure::new(format!("cannot start losetup: {e}")))?;
-        if !said.status.success() {
-            let why = String::from_utf8_lossy(&said.stderr).trim().to_owned();
-            return Err(Failure::new(format!("{why} (mounting needs root)")));
-        }
-        let device = String::from_utf8_lossy(&said.stdout).trim().to_owned();
-        let xfs = Xfs { at, device };
-        must(Command::new("mount").args([xfs.device.as_str().as_ref(), xfs.at.as_os_str()]))?;
-        Ok(xfs)
+        must(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&at))
+            .map_err(|e| Failure::new(format!("{e} (mounting needs root)")))?;
+        Ok(Xfs { at })
     }
 
     /// The copy of another tool.
@@ -221,13 +210,8 @@ impl Xfs {
 
 impl Drop for Xfs {
     fn drop(&mut self) {
-        for command in [
-            Command::new("umount").arg(&self.at),
-            Command::new("losetup").arg("--detach").arg(&self.device),
-        ] {
-            if let Err(e) = must(command) {
-                eprintln!("{e}");
-            }
+        if let Err(e) = must(Command::new("umount").arg(&self.at)) {
+            eprintln!("{e}");
         }
     }
 }
