@@ -530,7 +530,7 @@ fn restic_alone_restores_a_base_that_starts() {
 #[test]
 fn a_rescue_reaches_the_end_of_the_log() {
     let stage = Stage::new();
-    stage.a.run(&["doctor"]).code(1).says("warn  shop log: nothing of it was ever stored");
+    stage.a.run(&["doctor"]).code(1).says("no segment has been full yet");
     stage.a.run(&["backup", "shop"]).code(0);
     for _ in 0..3 {
         stage.a.write();

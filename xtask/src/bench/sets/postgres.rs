@@ -17,7 +17,7 @@ const TRANSACTIONS: u64 = 8000;
 const RUN_SECONDS: u64 = 6;
 /// Runs of each kind at the least, in turn, and each time the other way round: what goes on getting slower,
 /// as tables that grow do, is not the fault of who is always the last.
-const RUNS: usize = 10;
+const RUNS: usize = 6;
 const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(super) fn run(bench: &mut Bench) -> Result<(), Failure> {
