@@ -128,11 +128,6 @@ pub(crate) fn only(
             others.insert(point.snapshot);
         }
     }
-    only.points.retain(|point| !others.contains(&point.snapshot));
-    if only.head.is_some_and(|head| others.contains(&head.snapshot)) {
-        let newest = only.points.iter().rfind(|point| !point.incomplete);
-        only.head = newest
-            .map(|point| model::Head { snapshot: point.snapshot, generation: point.generation });
-    }
+    only.leave_out(|snapshot| others.contains(snapshot));
     Ok(only)
 }

@@ -172,18 +172,23 @@ impl ServiceState {
             .filter(|point| points.contains(&point.snapshot))
             .filter_map(|point| point.cluster)
             .collect();
-        self.points.retain(|point| !points.contains(&point.snapshot));
+        self.leave_out(|snapshot| points.contains(snapshot));
         // The log may be all that is left of a cluster, and of use to a point that lies elsewhere: it is not
         // over as one is that was forgotten.
         let has_points = |cluster| self.points.iter().any(|point| point.cluster == Some(cluster));
         self.clusters.retain(|cluster| !lost.contains(cluster) || has_points(*cluster));
-        if self.head.is_some_and(|head| points.contains(&head.snapshot)) {
+        Ok(())
+    }
+
+    /// Takes points out. If the head is among them, the newest whole point that is left takes its place.
+    pub fn leave_out(&mut self, gone: impl Fn(&SnapshotId) -> bool) {
+        self.points.retain(|point| !gone(&point.snapshot));
+        if self.head.is_some_and(|head| gone(&head.snapshot)) {
             // In the order of their commits.
             let newest = self.points.iter().rev().find(|point| !point.incomplete);
             self.head =
                 newest.map(|point| Head { snapshot: point.snapshot, generation: point.generation });
         }
-        Ok(())
     }
 
     /// Who needs a point, as a sentence; none if nobody does. What a standby holds is needed so that

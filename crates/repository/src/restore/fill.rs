@@ -1,6 +1,7 @@
 //! Writes the content of files, in the order in which it lies in the packs.
 
 use super::amend::Changes;
+use super::layout;
 use super::plan::{Batch, Job};
 use super::redo;
 use super::reuse::{Missing, Old, old_handles};
@@ -118,12 +119,8 @@ impl<'a> Filler<'a> {
 
     /// The blobs of a file and where each goes. They must be as long together as the file.
     pub(super) fn offsets(&self, job: &Job) -> Result<Missing, Error> {
-        let mut at = 0u64;
-        let mut offsets = Missing::with_capacity(job.node.content.len());
-        for id in &job.node.content {
-            offsets.push((*id, at));
-            at = at.saturating_add(self.length(id).map_err(|e| self.of_file(job, e))?);
-        }
+        let (offsets, at) = layout::of(&job.node.content, |id| self.length(id))
+            .map_err(|e| self.of_file(job, e))?;
         if at == job.node.size {
             return Ok(offsets);
         }

@@ -8,6 +8,20 @@ use crate::{BlobId, Error};
 /// The blobs of a file, and where each begins.
 pub(super) type Layout = Vec<(BlobId, u64)>;
 
+/// Where the blobs of a file begin, and where it ends.
+pub(super) fn of(
+    content: &[BlobId],
+    length_of: impl Fn(&BlobId) -> Result<u64, Error>,
+) -> Result<(Layout, u64), Error> {
+    let mut layout = Layout::with_capacity(content.len());
+    let mut end = 0u64;
+    for id in content {
+        layout.push((*id, end));
+        end = end.saturating_add(length_of(id)?);
+    }
+    Ok((layout, end))
+}
+
 /// How long the blob at this number is, in a file that ends at `end`.
 pub(super) fn length(layout: &[(BlobId, u64)], number: usize, end: u64) -> u64 {
     let next = layout.get(number + 1).map_or(end, |(_, at)| *at);
@@ -62,13 +76,7 @@ mod tests {
 
     /// Blobs whose length is ten times their number, one after the other.
     fn laid(numbers: &[u8]) -> (Layout, u64) {
-        let mut at = 0;
-        let mut layout = Layout::new();
-        for number in numbers {
-            layout.push((id(*number), at));
-            at += u64::from(*number) * 10;
-        }
-        (layout, at)
+        of(&ids(numbers), of_ten).expect("all are known")
     }
 
     fn of_ten(id: &BlobId) -> Result<u64, Error> {

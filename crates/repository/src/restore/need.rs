@@ -2,7 +2,7 @@
 
 use super::Reuse;
 use super::amend::is_same;
-use super::layout::{self, Layout};
+use super::layout;
 use super::reuse::{OldFile, REDO_MIN, can_clone, is_patched};
 use crate::reader::{SnapshotReader, blob_length, load_tree};
 use crate::{BlobId, Error, Node, NodeKind, Repository, TreeId};
@@ -280,12 +280,7 @@ impl Walk<'_> {
     /// Bytes that are in both, at the same place.
     fn kept(&self, old: &Node, new: &Node) -> Result<u64, Error> {
         let length = |id: &BlobId| blob_length(self.repository, id);
-        let mut layout = Layout::with_capacity(new.content.len());
-        let mut end = 0u64;
-        for id in &new.content {
-            layout.push((*id, end));
-            end = end.saturating_add(length(id)?);
-        }
+        let (layout, end) = layout::of(&new.content, length)?;
         let old = layout::older(&old.content, (&layout, end), length);
         let stays = layout::in_place(&layout, &old).into_iter().enumerate();
         let kept = stays.filter(|(_, stays)| *stays);
