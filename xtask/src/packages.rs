@@ -17,6 +17,7 @@ struct Need {
 }
 
 const POSTGRES_BINARIES: &[&str] = &["/usr/lib/postgresql/*/bin"];
+const SYSTEMD: &[&str] = &["/usr/lib/systemd", "/lib/systemd"];
 const SBIN: &[&str] = &["/usr/sbin", "/sbin"];
 
 const NEEDS: &[Need] = &[
@@ -41,6 +42,8 @@ const NEEDS: &[Need] = &[
     // Runs the S3 servers, and brings other versions of PostgreSQL; see pypi.rs.
     Need { program: "python3", package: "python3-venv", also: &[] },
     Need { program: "setpriv", package: "util-linux", also: SBIN },
+    // Starts a host of its own, to try the units that are written for it.
+    Need { program: "systemd", package: "systemd", also: SYSTEMD },
 ];
 
 /// Where Debian's PostgreSQL packages look before they create a cluster of their own.

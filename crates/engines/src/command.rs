@@ -7,6 +7,7 @@
 //! must log to a place of its own.
 
 mod output;
+mod priority;
 
 pub use output::Output;
 
@@ -44,6 +45,7 @@ pub struct Command {
     timeout: Option<Duration>,
     tied: bool,
     piped: bool,
+    usual_priority: bool,
 }
 
 impl Command {
@@ -66,6 +68,7 @@ impl Command {
             timeout: None,
             tied: false,
             piped: false,
+            usual_priority: false,
         }
     }
 
@@ -151,6 +154,13 @@ impl Command {
     /// Leaves its standard output to the caller, who reads it by [`Process::take_stdout`].
     pub fn piped(mut self) -> Self {
         self.piped = true;
+        self
+    }
+
+    /// Runs it as anything else on the machine, however nice this process was told to be: for what starts
+    /// something that stays.
+    pub fn with_usual_priority(mut self) -> Self {
+        self.usual_priority = true;
         self
     }
 
@@ -249,6 +259,7 @@ impl Command {
     /// A program that somebody is just writing cannot be run yet; that passes.
     fn spawn_when_ready(&self, command: &mut process::Command) -> Result<Child, Error> {
         let mut tries = 0;
+        let _usual = self.usual_priority.then(priority::usual);
         loop {
             match command.spawn() {
                 Err(error)

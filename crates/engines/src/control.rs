@@ -33,8 +33,8 @@ pub struct Control {
 pub enum AtBoot {
     /// Its host starts it.
     ByItself,
-    /// systemd was told to, and does when its turn comes.
-    Told,
+    /// Nobody starts its unit, or something else may: systemd has to be told.
+    IfTold,
     /// Nobody starts it: it has no unit.
     ByCommand,
 }
@@ -115,27 +115,36 @@ impl Control {
         self.bring(cx, "stop", self.stop.as_ref(), Seen::Stopped)
     }
 
-    /// Sees to it that the service's unit is started when its host has just started, and says whether
-    /// that was needed. Never waits for it: what runs at that time is often ordered before it.
-    pub fn start_at_boot(&self, cx: &Context<'_>) -> Result<AtBoot, Error> {
-        let Some(Step::Systemctl { unit, .. }) = &self.start else {
-            return Ok(AtBoot::ByCommand);
-        };
-        let systemctl = |what: &str, words: &[&str]| {
-            let command = Command::program(format!("`systemctl {what} {unit}`"), "systemctl");
-            let command = command.args(words).args(["--", unit.as_str()]);
-            self.command(cx, command).timeout(STATUS_TIMEOUT)
-        };
-        let output = systemctl("is-enabled", &["is-enabled"]).ask(cx.cancel)?;
+    /// What becomes of the service when its host has just started. Nothing is done for it.
+    pub fn at_boot(&self, cx: &Context<'_>) -> Result<AtBoot, Error> {
+        let Some(unit) = self.started_unit() else { return Ok(AtBoot::ByCommand) };
+        let output = self.systemctl(cx, &["is-enabled"], unit).ask(cx.cancel)?;
         // Others (`static`, `disabled`, `linked`) may be started by something else, or not. To tell
         // systemd to start what it starts anyway changes nothing.
         let starts = ["enabled", "enabled-runtime", "alias", "generated"];
-        if output.success() && output.stdout_text().is_ok_and(|text| starts.contains(&text.trim()))
-        {
-            return Ok(AtBoot::ByItself);
+        let by_itself = output.success()
+            && output.stdout_text().is_ok_and(|text| starts.contains(&text.trim()));
+        Ok(if by_itself { AtBoot::ByItself } else { AtBoot::IfTold })
+    }
+
+    /// Tells systemd to start the service's unit when its turn comes. Never waits for it: what runs at the
+    /// start of a host is often ordered before it.
+    pub fn start_in_turn(&self, cx: &Context<'_>) -> Result<(), Error> {
+        let Some(unit) = self.started_unit() else { return self.start(cx) };
+        self.systemctl(cx, &["start", "--no-block"], unit).run(cx.cancel).map(|_| ())
+    }
+
+    fn started_unit(&self) -> Option<&str> {
+        match &self.start {
+            Some(Step::Systemctl { unit, .. }) => Some(unit),
+            Some(Step::Line(_)) | None => None,
         }
-        systemctl("start", &["start", "--no-block"]).run(cx.cancel)?;
-        Ok(AtBoot::Told)
+    }
+
+    fn systemctl(&self, cx: &Context<'_>, words: &[&str], unit: &str) -> Command {
+        let what = format!("`systemctl {} {unit}`", words.first().unwrap_or(&""));
+        let command = Command::program(what, "systemctl").args(words).args(["--", unit]);
+        self.command(cx, command).timeout(STATUS_TIMEOUT)
     }
 
     /// Runs the step until the service is seen to be as wanted or the tries are used up.
@@ -177,7 +186,10 @@ impl Control {
         wanted: Seen,
     ) -> Result<(), Error> {
         let mut command = self.step(cx, verb, step).timeout(ACTION_TIMEOUT);
-        if wanted == Seen::Stopped {
+        if wanted == Seen::Runs {
+            // It stays, and must not be slow because what started it may be.
+            command = command.with_usual_priority();
+        } else {
             // Whoever cleans up after our death starts the service again; a stop that goes on
             // beside that would win in the end.
             command = command.tied();

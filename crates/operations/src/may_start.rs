@@ -125,10 +125,16 @@ impl Verdict {
     }
 }
 
+/// The state, if the vault says it at once: whoever asks has a service wait, and no vault that hangs is
+/// worth that.
+pub(crate) fn state_soon(site: &ServiceSite) -> Result<Versioned, Error> {
+    let patience = if site.has_asked() { PATIENCE } else { OPENING };
+    site.state_in_time(Patience::of(patience))
+}
+
 /// Judges that. A vault that hangs is not waited for while a service is down.
 pub(crate) fn verdict(site: &ServiceSite) -> Verdict {
-    let patience = if site.has_asked() { PATIENCE } else { OPENING };
-    match heard(site, site.state_in_time(Patience::of(patience))) {
+    match heard(site, state_soon(site)) {
         Some(Heard::Serves | Heard::Elsewhere) => Verdict::Free,
         Some(Heard::MustNot { why, .. }) => Verdict::Barred(why),
         None => by_memory(site).map_or(Verdict::Unheard, Verdict::Barred),

@@ -692,12 +692,12 @@ fn bring_to_life(left: &mut Left<'_>, placing: &Placing) -> Result<(), Error> {
     let activated = left.with_context(|cx| engine.activate(cx, &meta, &placing.purpose));
     match activated {
         Ok(()) => {
-            record(site, placing, true)?;
+            record_left(left, placing, true)?;
             left.finished("settle", "what was being put in place was brought to its end")
         }
         Err(error) if error.class() == Class::Cancelled => Err(error),
         Err(error) => {
-            record(site, placing, false)?;
+            record_left(left, placing, false)?;
             let said = format!("it is in place, but was not taken: {}", error.chain());
             left.finished("settle", said)
         }
@@ -728,6 +728,20 @@ fn settle(
 
 /// Writes down what this member holds now, here and in the vault.
 pub(crate) fn record(site: &ServiceSite, placing: &Placing, loaded: bool) -> Result<(), Error> {
+    record_here(site, placing, loaded)?;
+    record_there(site, placing, loaded)
+}
+
+/// The same for what an operation left that died.
+fn record_left(left: &Left<'_>, placing: &Placing, loaded: bool) -> Result<(), Error> {
+    record_here(left.site, placing, loaded)?;
+    if placing.purpose == Purpose::Standby && loaded {
+        left.vault_answers()?;
+    }
+    record_there(left.site, placing, loaded)
+}
+
+fn record_here(site: &ServiceSite, placing: &Placing, loaded: bool) -> Result<(), Error> {
     let engine = site.engine()?;
     let standby = placing.purpose == Purpose::Standby;
     let follows = engine.refresh() == Refresh::Follow;
@@ -758,8 +772,12 @@ pub(crate) fn record(site: &ServiceSite, placing: &Placing, loaded: bool) -> Res
             replayed: placing.replayed,
         });
     })?;
+    Ok(())
+}
+
+fn record_there(site: &ServiceSite, placing: &Placing, loaded: bool) -> Result<(), Error> {
     // In the vault a standby that was not taken is still importing, and cannot take over.
-    if standby && loaded {
+    if placing.purpose == Purpose::Standby && loaded {
         let applied = Applied {
             snapshot: placing.snapshot,
             source_time: placing.source_time,

@@ -241,18 +241,24 @@ pub(crate) fn say_back(dir: &Path) {
 /// Starts a service that an operation had stopped when its host went down, unless its host starts it
 /// anyway: that comes after this, and would be waited for in vain. What was done, in a sentence.
 pub(crate) fn start_at_boot(left: &Left<'_>) -> Result<String, Error> {
+    let engine = left.site.engine()?;
+    let at_boot = left.with_context(|cx| engine.control().at_boot(cx))?;
+    // Its own start gate decides, and the vault is not waited for here.
+    if at_boot == AtBoot::ByItself {
+        return Ok("the service starts with its host".to_owned());
+    }
     if let Some(why) = barred(left.site, left.dir) {
         return Ok(format!("the service is not started again: {why}"));
     }
-    let engine = left.site.engine()?;
-    left.with_context(|cx| match engine.control().start_at_boot(cx)? {
-        AtBoot::ByItself => Ok("the service starts with its host"),
-        AtBoot::Told => Ok("systemd was told to start the service, which does not start by itself"),
-        AtBoot::ByCommand => {
-            engine.start(cx).map(|()| "the service was started, which no unit of its host does")
-        }
-    })
-    .map(str::to_owned)
+    left.with_context(|cx| match at_boot {
+        AtBoot::ByCommand => engine.start(cx),
+        AtBoot::ByItself | AtBoot::IfTold => engine.control().start_in_turn(cx),
+    })?;
+    Ok(match at_boot {
+        AtBoot::ByCommand => "the service was started, which no unit of its host does",
+        _ => "systemd was told to start the service, which does not start by itself",
+    }
+    .to_owned())
 }
 
 /// Starts a service whose stop was begun, and did not come to its end.

@@ -8,8 +8,8 @@ use crate::journal::{self, Entry, Event, Journal, Kind, Outcome, Steps};
 use crate::lock::MemberLock;
 use crate::operation::{Parts, Run, is_alive, operations_dir, remove_scratch};
 use crate::{
-    Error, ServiceSite, backup, drill, forget, history, offline, quiesce, refresh, rejoin, restore,
-    takeover,
+    Error, ServiceSite, backup, drill, forget, history, may_start, offline, quiesce, refresh,
+    rejoin, restore, takeover,
 };
 use model::{CancelToken, Class, OperationId, ServiceState};
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ pub(crate) fn sweep_locked(
             Err(error) => return Err(error),
         };
         remove_scratch(&dir);
-        unlock(site);
+        unlock(site, run);
         let what = match lines.as_slice() {
             [] => "it had left nothing".to_owned(),
             lines => lines.join("; "),
@@ -235,8 +235,12 @@ fn without_lock(id: &OperationId, kind: Kind) -> Error {
 
 /// Removes the repository lock of a dead process. It bars nobody who shares the repository, but
 /// restic's own `check` and `prune` would stop at it. Not being able to bars nobody here either:
-/// the service is back by now, and the vault may be what is missing.
-fn unlock(site: &ServiceSite) {
+/// the service is back by now, and the vault may be what is missing. At the start of the host, where
+/// services wait for this, the vault is not asked for that alone: who needs the lock next removes it.
+fn unlock(site: &ServiceSite, run: &Run) {
+    if run.booting && !site.has_asked() {
+        return;
+    }
     if let Ok(repository) = site.repository() {
         let _ = repository.remove_stale_locks();
     }
@@ -305,8 +309,18 @@ impl Left<'_> {
         self.journal.entries().done(step).cloned()
     }
 
+    /// Whether the vault answers, where services wait for this: at the start of the host. What needs a vault
+    /// that says nothing is left to the next command.
+    pub(crate) fn vault_answers(&self) -> Result<(), Error> {
+        match self.run.booting {
+            true => may_start::state_soon(self.site).map(drop),
+            false => Ok(()),
+        }
+    }
+
     /// The state, when what this step has sent to it either is in it or will never be.
     pub(crate) fn state_after(&self, step: &str) -> Result<ServiceState, Error> {
+        self.vault_answers()?;
         let site = self.site;
         let unheard = self.begun(step).is_some() && self.done(step).is_none();
         if unheard {

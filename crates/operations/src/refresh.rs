@@ -528,6 +528,7 @@ fn take_back_announcement(left: &mut Left<'_>) -> Result<(), Error> {
     let site = left.site;
     if left.begun("announce").is_some() && left.done("settle").is_none() {
         let record = MemberRecord::load(site)?;
+        left.vault_answers()?;
         site.state()?.update(|state| {
             let Some(member) = state.members.get(site.member()) else { return Ok(()) };
             if member.role != Role::Standby || !member.importing {

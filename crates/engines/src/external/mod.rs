@@ -110,6 +110,7 @@ impl External {
                     .arg(verb)
                     .input(self.question(cx, verb, question)?)
                     .timeout(timeout);
+                let command = if verb == "start" { command.with_usual_priority() } else { command };
                 self.told(cx, command).run(cx.cancel)?
             }
         };

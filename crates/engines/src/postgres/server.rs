@@ -201,6 +201,7 @@ pub(super) fn start(engine: &Postgres, cx: &Context<'_>) -> Result<(), Error> {
                 .arg(data_dir)
                 .arg("--log")
                 .arg(&log)
+                .with_usual_priority()
                 .ask(cx.cancel)?;
             // It also fails when the server takes longer than that, which is no failure.
             if !begun.success() && postmaster(data_dir)?.is_none() {

@@ -6,8 +6,9 @@ use operations::may_start;
 /// Say whether this host's member may serve: the start gate.
 ///
 /// Exit code 0: it may. 1: it must not, and why on one line. It stands before the service's own
-/// start, in a systemd unit as `ExecCondition=/usr/local/bin/mainstay may-start SERVICE`: any exit
-/// code from 1 to 254 makes systemd skip the start without calling it a failure.
+/// start, in a systemd unit as `ExecCondition=+/usr/local/bin/mainstay may-start SERVICE`: any
+/// exit code from 1 to 254 makes systemd skip the start without calling it a failure. The `+` lets it read
+/// what only root may, whoever the service runs as.
 #[derive(Debug, clap::Args)]
 pub(crate) struct MayStartArgs {
     /// The service.

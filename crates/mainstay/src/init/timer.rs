@@ -39,14 +39,17 @@ pub(crate) fn units(
         "[Unit]\n\
          Description=Mainstay: backups and refreshes that are due\n\
          Documentation=man:mainstay-run-due(1)\n\
-         After=network-online.target remote-fs.target\n\
+         # What died with the host is left to that unit first: it alone knows that a service's own unit\n\
+         # has not had its turn yet.\n\
+         After=network-online.target remote-fs.target {RECOVER}\n\
          Wants=network-online.target\n\
          \n\
          [Service]\n\
          Type=oneshot\n\
          ExecStart={} --config {} --quiet run-due --attend 45s\n\
-         # Exit code 3: done, but something could not be read; the alert was sent.\n\
-         SuccessExitStatus=3\n\
+         # Exit code 3: done, but something could not be read; the alert was sent. 130: somebody wanted\n\
+         # it to end, and it has cleaned up.\n\
+         SuccessExitStatus=3 130\n\
          # What takes longer than it is attended goes on by itself, so that the next minute has its\n\
          # turn; so does the guardian of an operation, which brings a stopped service back. systemd\n\
          # calls them left-over processes.\n\
@@ -68,7 +71,10 @@ pub(crate) fn units(
          WantedBy=timers.target\n";
     let before = |units: Vec<&str>| match units.as_slice() {
         [] => String::new(),
-        units => format!("Before={}\n", units.join(" ")),
+        units => {
+            let names: Vec<_> = units.iter().map(|unit| full_name(unit)).collect();
+            format!("Before={}\n", names.join(" "))
+        }
     };
     let all = before(services.iter().map(|of| of.unit).collect());
     // A unit that is started meanwhile, and ordered after this one, would never be.
@@ -124,7 +130,7 @@ pub(crate) fn units(
         "[Unit]\n\
          Description=Mainstay ships the log of %i as it is written\n\
          Documentation=man:mainstay-wal(1)\n\
-         After=local-fs.target network-online.target remote-fs.target\n\
+         After=local-fs.target network-online.target remote-fs.target {RECOVER}\n\
          Wants=network-online.target\n\
          \n\
          [Service]\n\
@@ -222,6 +228,28 @@ fn systemctl(commands: &[&[&str]]) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// What the configuration calls `shop`, as `systemctl` does, is `shop.service` in a unit file: another name
+/// is passed over there.
+fn full_name(unit: &str) -> String {
+    const KINDS: [&str; 11] = [
+        "service",
+        "socket",
+        "target",
+        "device",
+        "mount",
+        "automount",
+        "swap",
+        "timer",
+        "path",
+        "slice",
+        "scope",
+    ];
+    match unit.rsplit_once('.') {
+        Some((_, kind)) if KINDS.contains(&kind) => unit.to_owned(),
+        _ => format!("{unit}.service"),
+    }
 }
 
 /// A path as one word of `ExecStart=`: systemd reads backslashes, quotes, `%` and `$` as its own.

@@ -14,7 +14,7 @@ fn pages() -> Vec<PathBuf> {
 }
 
 /// Fenced blocks: the word after the opening fence, and the lines.
-fn fences(page: &Path) -> Vec<(String, Vec<String>)> {
+pub(crate) fn fences(page: &Path) -> Vec<(String, Vec<String>)> {
     let text = std::fs::read_to_string(page).expect("a page");
     let mut fences = Vec::new();
     let mut lines = text.lines();

@@ -5,6 +5,7 @@
 mod adopting;
 mod afterwards;
 mod backup_and_restore;
+mod booting;
 mod browsing;
 mod cancel;
 mod cancelled;

@@ -303,7 +303,7 @@ fn the_unit_runs_it_once_and_before_what_it_does_not_start() {
     rig.configure(&format!(
         "[service.docs]\nengine = \"files\"\npath = \"{here}docs\"\nunit = \"docs.service\"\n\
          [service.shop]\nengine = \"postgres\"\nurl = \"postgres://a@/b?host=/run\"\n\
-         data-dir = \"{here}shop\"\nunit = \"shop.service\"\n"
+         data-dir = \"{here}shop\"\nunit = \"shop\"\n"
     ));
     let units: PathBuf = rig.path("units");
     let words = ["init", "--install-timer", "--unit-dir", units.to_str().unwrap()];

@@ -1,0 +1,262 @@
+//! The units that `init` writes, tried by a real systemd at the real start of a host: of one that lost its
+//! power in the middle of something, of one that was taken over while it was off, and of one whose vault
+//! says nothing.
+//!
+//! The host is a systemd as process 1 of namespaces of its own. It has the programs of this machine, which
+//! it can only read, and a disk, a network and a tree of cgroups that nobody else sees. What lies on its disk
+//! outlives a loss of power, and nothing else.
+
+mod machine;
+
+use crate::guides::fences;
+use crate::rig::{mainstay, run};
+use crate::world::{lines_in, unfinished_in, wait_for};
+use machine::Machine;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+/// The start gate of `shop`, as the guide has it.
+fn gate() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let blocks = fences(&root.join("docs/guide/standby-and-takeover.md"));
+    let is_gate = |lines: &Vec<String>| lines.iter().any(|line| line.starts_with("ExecCondition="));
+    blocks.into_iter().map(|(_, lines)| lines).find(is_gate).unwrap().join("\n")
+}
+
+/// A service that its unit starts, stopped for each backup.
+const SHOP: &str = "[service.shop]\nengine = \"files\"\npath = \"/srv/shop\"\nrole = \"primary\"\n\
+     unit = \"shop.service\"\nquiesce = \"stop\"\n";
+
+/// The same, of a unit that is not enabled, and is named as `systemctl` lets people name it.
+const CAFE: &str = "[service.cafe]\nengine = \"files\"\npath = \"/srv/cafe\"\nrole = \"primary\"\n\
+     unit = \"cafe\"\nquiesce = \"stop\"\n";
+
+/// A host with these services, set up as the guide says; `shop` runs. None where no systemd can be started.
+fn host(sections: &str) -> Option<Machine> {
+    let mut machine = Machine::new()?;
+    for name in ["shop", "cafe"] {
+        machine.write(&format!("srv/{name}/letter"), "dear reader\n");
+        machine.write(
+            &format!("etc/systemd/system/{name}.service"),
+            &format!(
+                "[Service]\nUser=keeper\nExecStart=/bin/sleep infinity\n\
+                 [Install]\nWantedBy=multi-user.target\n\
+                 # {name}\n"
+            ),
+        );
+    }
+    machine.write("etc/systemd/system/shop.service.d/mainstay.conf", &gate());
+    machine.configure(sections);
+    machine.boot();
+    machine.run(&["mainstay", "init", "--no-recovery-key", "--install-timer"]);
+    machine.run(&["systemctl", "enable", "--now", "shop.service"]);
+    assert!(machine.is_active("shop"), "{}", machine.status("shop"));
+    Some(machine)
+}
+
+/// Begins a backup, which stands still at a line of its journal.
+fn halted(machine: &Machine, service: &str, at: &str) -> Child {
+    let stop = format!("MAINSTAY_TEST_STOP_AT={at}");
+    let mut command = machine.inside(&["env", &stop, "mainstay", "backup", service]);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let operations = machine.operations(service);
+    wait_for("it stands still", || {
+        let unfinished = unfinished_in(&operations).pop();
+        unfinished.is_some_and(|dir| lines_in(&dir).iter().any(|line| line == at))
+    });
+    child
+}
+
+/// The host has no power any more, with all that ran on it.
+fn lost(machine: &mut Machine, running: Vec<Child>) {
+    machine.lose_power();
+    for mut child in running {
+        child.wait().unwrap();
+    }
+}
+
+/// When the clean-up at the start of the host began and ended, in microseconds.
+fn cleaned_up(machine: &Machine) -> (u64, u64) {
+    let recover = |what| machine.micros("mainstay-recover.service", what);
+    (recover("ExecMainStartTimestampMonotonic"), recover("ExecMainExitTimestampMonotonic"))
+}
+
+#[test]
+fn after_a_loss_of_power_what_was_stopped_is_back_and_was_cleaned_up_before() {
+    let Some(mut machine) = host(&format!("{SHOP}schedule = \"0 0 1 1 *\"\n{CAFE}")) else {
+        return;
+    };
+    machine.run(&["systemctl", "start", "cafe.service"]);
+    let both = ["shop", "cafe"];
+    let running = both.map(|service| halted(&machine, service, "quiesce:done"));
+    assert!(!both.into_iter().any(|service| machine.is_active(service)));
+    lost(&mut machine, running.into());
+    // The timer has missed its time, and so what is due is looked for at once.
+    machine.was_off_for(Duration::from_secs(300));
+    machine.boot();
+    wait_for("what is due was looked for", || {
+        machine.micros("mainstay.service", "ExecMainExitTimestampMonotonic") > 0
+    });
+    wait_for("both are back", || both.into_iter().all(|service| machine.is_active(service)));
+    let (_, over) = cleaned_up(&machine);
+    assert_eq!(machine.show("mainstay-recover.service", "Result"), "success");
+    for unit in ["shop.service", "cafe.service", "mainstay.service"] {
+        let began = machine.micros(unit, "InactiveExitTimestampMonotonic");
+        assert!(over > 0 && began >= over, "{unit} {began} {over}: {}", machine.journal());
+    }
+    for (service, how) in [("shop", "starts with its host"), ("cafe", "systemd was told to start")]
+    {
+        assert!(unfinished_in(&machine.operations(service)).is_empty());
+        let said = machine.run(&["mainstay", "logs", "--list", service]);
+        assert!(said.out.contains(how), "{said:#?}");
+    }
+    assert_eq!(machine.run(&["systemctl", "is-system-running", "--wait"]).out, "running\n");
+}
+
+#[test]
+fn a_host_that_was_taken_over_while_it_was_off_does_not_serve_and_says_why() {
+    let Some(mut machine) = host(SHOP) else { return };
+    machine.run(&["mainstay", "backup", "shop"]);
+    let running = halted(&machine, "shop", "quiesce:done");
+    lost(&mut machine, vec![running]);
+    // Meanwhile, on another host.
+    let (disk, here) = (machine.disk(""), machine.path("b"));
+    fs::create_dir(&here).unwrap();
+    let (disk, place) = (disk.display(), here.display());
+    let config = here.join("mainstay.toml");
+    let text = format!(
+        "[host]\nname = \"b\"\nstate-dir = \"{place}/state\"\n\n[vault]\nurl = \"{disk}/srv/vault\"\n\
+         password-file = \"{disk}/etc/mainstay/vault.password\"\n\n[service.shop]\n\
+         engine = \"files\"\npath = \"{place}/data\"\nrole = \"standby\"\n"
+    );
+    fs::write(&config, text).unwrap();
+    let word = "primary-not-fenced=it has no power";
+    for words in [
+        &["init", "--no-recovery-key"][..],
+        &["refresh", "shop"],
+        &["takeover", "shop", "--yes", "--override", word],
+    ] {
+        run(mainstay().env("MAINSTAY_CONFIG", &config).args(words)).code(0);
+    }
+    machine.boot();
+    wait_for("its unit had its turn", || {
+        machine.show("shop.service", "Result") == "exec-condition"
+    });
+    assert!(!machine.is_active("shop"));
+    let why = "shop must not start: a was taken over by b at generation 2 and must not serve; \
+               `mainstay rejoin` makes it a standby";
+    let status = machine.status("shop");
+    assert!(status.contains(why), "{status}");
+    assert_eq!(machine.micros("shop.service", "ExecMainStartTimestampMonotonic"), 0);
+    // Nobody brings it up past its gate, either.
+    machine.run(&["systemctl", "start", "mainstay.service"]);
+    assert!(!machine.is_active("shop"));
+    assert!(unfinished_in(&machine.operations("shop")).is_empty());
+}
+
+/// A vault host that takes connections and never answers. What waits for it is not what the host waits for.
+#[test]
+fn a_vault_that_says_nothing_does_not_hold_up_the_start_of_the_host() {
+    let cafe = CAFE.replace("quiesce = \"stop\"\n", "");
+    let Some(mut machine) = host(&format!("{SHOP}{cafe}")) else { return };
+    let halts = [("shop", "quiesce:done"), ("cafe", "snapshot:done")];
+    let running = halts.map(|(service, at)| halted(&machine, service, at));
+    lost(&mut machine, running.into());
+    machine.write(
+        "etc/systemd/system/silent.socket",
+        "[Unit]\nDefaultDependencies=no\n[Socket]\nListenStream=127.0.0.1:8000\n\
+         [Install]\nWantedBy=sockets.target\n",
+    );
+    machine
+        .write("etc/systemd/system/silent.service", "[Service]\nExecStart=/bin/sleep infinity\n");
+    machine.link("../silent.socket", "etc/systemd/system/sockets.target.wants/silent.socket");
+    // Its gate waits for a minute; here it has none.
+    fs::remove_file(machine.disk("etc/systemd/system/shop.service.d/mainstay.conf")).unwrap();
+    machine.configure_at("rest:http://127.0.0.1:8000/", &format!("{SHOP}{cafe}"));
+    machine.boot();
+    wait_for("it is back", || machine.is_active("shop"));
+    let (began, over) = cleaned_up(&machine);
+    let waited = Duration::from_micros(over - began);
+    assert!(waited < Duration::from_secs(15), "{waited:?}: {}", machine.journal());
+    assert!(unfinished_in(&machine.operations("shop")).is_empty());
+    assert_eq!(unfinished_in(&machine.operations("cafe")).len(), 1, "the next command sees to it");
+}
+
+/// Holds the backup that the timer has begun, as long as there is a file `hold`.
+const EXPORT: &str = "mkdir -p \"$MAINSTAY_BACKUP_DIR\"\ndate +%s.%N > \"$MAINSTAY_BACKUP_DIR/letter\"\n\
+     while [ -e \"/srv/hold-$MAINSTAY_SERVICE\" ]; do sleep 0.02; done\n\
+     printf '{\"export-id\": \"%s\", \"source-time\": \"%s\"}\\n' \"$MAINSTAY_EXPORT_ID\" \
+     \"$(date -u +%Y-%m-%dT%H:%M:%SZ)\"\n";
+
+/// A service that is exported.
+fn exported(name: &str, control: &str) -> String {
+    format!(
+        "[service.{name}]\nengine = \"script\"\npath = \"/srv/{name}\"\nexporter = \"/srv/export\"\n\
+         importer = \"/bin/true\"\nrole = \"primary\"\nquiesce = \"stop\"\n\
+         schedule = \"0 0 1 1 *\"\n{control}"
+    )
+}
+
+#[test]
+fn what_the_timer_has_begun_outlives_its_unit_and_a_stop_of_the_unit_ends_it_cleanly() {
+    let shop = exported("shop", "unit = \"shop.service\"\n");
+    let Some(mut machine) = host(&shop) else { return };
+    machine.script("srv/export", EXPORT);
+    machine.write("srv/hold-shop", "");
+    machine.lose_power();
+    machine.was_off_for(Duration::from_secs(300));
+    machine.boot();
+    let (shops, held) = (machine.operations("shop"), |machine: &Machine, service: &str| {
+        let unfinished = unfinished_in(&machine.operations(service)).pop();
+        unfinished.is_some_and(|dir| lines_in(&dir).iter().any(|line| line == "quiesce:done"))
+    });
+    wait_for("the timer has begun the backup that is due", || held(&machine, "shop"));
+    assert!(!machine.is_active("shop"));
+    // The unit's own process goes, as it does when it has attended for long enough; the work does not.
+    machine.run(&["systemctl", "kill", "--kill-whom=main", "--signal=KILL", "mainstay.service"]);
+    wait_for("the unit is down", || machine.show("mainstay.service", "ActiveState") == "failed");
+    machine.run(&["systemctl", "start", "mainstay.service"]);
+    assert_eq!(unfinished_in(&shops).len(), 1, "the next run leaves it alone");
+    assert!(!machine.is_active("shop"));
+    fs::remove_file(machine.disk("srv/hold-shop")).unwrap();
+    wait_for("it is done", || unfinished_in(&shops).is_empty());
+    assert!(machine.is_active("shop"));
+    let said = machine.run(&["mainstay", "--json", "snapshots", "shop"]).json();
+    assert_eq!(said["services"][0]["snapshots"].as_array().unwrap().len(), 1, "{said}");
+
+    // One that is started by a command: it becomes a child of the unit, and stays.
+    let pid = "/srv/cafe.pid";
+    let start =
+        format!("setsid sh -c 'echo $$ > {pid}; exec sleep infinity' >/dev/null 2>&1 </dev/null &");
+    let runs = format!("kill -0 $(cat {pid}) 2>/dev/null");
+    let cafe = exported(
+        "cafe",
+        &format!(
+            "start = \"{start}\"\nstop = \"kill $(cat {pid}); while {runs}; do sleep 0.01; done\"\n\
+             status = \"{runs} || exit 3\"\n"
+        ),
+    );
+    machine.configure(&format!("{shop}{cafe}"));
+    machine.run(&["mainstay", "init", "--no-recovery-key"]);
+    machine.run(&["sh", "-c", &start]);
+    let runs = |machine: &Machine| run(&mut machine.inside(&["sh", "-c", &runs])).code == 0;
+    wait_for("it runs", || runs(&machine));
+    machine.write("srv/hold-cafe", "");
+    machine.run(&["systemctl", "start", "--no-block", "mainstay.service"]);
+    wait_for("its backup has begun", || held(&machine, "cafe"));
+    assert!(!runs(&machine));
+    machine.run(&["systemctl", "stop", "mainstay.service"]);
+    assert!(runs(&machine), "it is back before the unit is down");
+    let said = machine.run(&["mainstay", "logs", "--list", "cafe"]);
+    assert!(said.out.contains("cancelled"), "{said:#?}");
+    // That somebody wanted it to end is no failure of the unit.
+    assert_eq!(machine.show("mainstay.service", "ActiveState"), "inactive");
+    assert_eq!(machine.show("mainstay.service", "Nice"), "10");
+    let nice = machine.run(&["sh", "-c", &format!("ps -o ni= -p $(cat {pid})")]);
+    assert_eq!(nice.out.trim(), "0", "what runs for good is not nice");
+    machine.run(&["systemctl", "start", "mainstay.service"]);
+    machine.run(&["systemctl", "stop", "mainstay.service"]);
+    assert!(runs(&machine), "neither the next run nor its stop touches it");
+}
