@@ -61,12 +61,14 @@ fn halted(machine: &Machine, service: &str, at: &str) -> Child {
     let stop = format!("MAINSTAY_TEST_STOP_AT={at}");
     let mut command = machine.inside(&["env", &stop, "mainstay", "backup", service]);
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let operations = machine.operations(service);
-    wait_for("it stands still", || {
-        let unfinished = unfinished_in(&operations).pop();
-        unfinished.is_some_and(|dir| lines_in(&dir).iter().any(|line| line == at))
-    });
+    wait_for("it stands still", || is_at(machine, service, at));
     child
+}
+
+/// Whether an operation that has not ended has come to a line of its journal.
+fn is_at(machine: &Machine, service: &str, at: &str) -> bool {
+    let unfinished = unfinished_in(&machine.operations(service)).pop();
+    unfinished.is_some_and(|dir| lines_in(&dir).iter().any(|line| line == at))
 }
 
 /// The host has no power any more, with all that ran on it.
@@ -208,11 +210,10 @@ fn what_the_timer_has_begun_outlives_its_unit_and_a_stop_of_the_unit_ends_it_cle
     machine.lose_power();
     machine.was_off_for(Duration::from_secs(300));
     machine.boot();
-    let (shops, held) = (machine.operations("shop"), |machine: &Machine, service: &str| {
-        let unfinished = unfinished_in(&machine.operations(service)).pop();
-        unfinished.is_some_and(|dir| lines_in(&dir).iter().any(|line| line == "quiesce:done"))
+    let shops = machine.operations("shop");
+    wait_for("the timer has begun the backup that is due", || {
+        is_at(&machine, "shop", "quiesce:done")
     });
-    wait_for("the timer has begun the backup that is due", || held(&machine, "shop"));
     assert!(!machine.is_active("shop"));
     // The unit's own process goes, as it does when it has attended for long enough; the work does not.
     machine.run(&["systemctl", "kill", "--kill-whom=main", "--signal=KILL", "mainstay.service"]);
@@ -245,7 +246,7 @@ fn what_the_timer_has_begun_outlives_its_unit_and_a_stop_of_the_unit_ends_it_cle
     wait_for("it runs", || runs(&machine));
     machine.write("srv/hold-cafe", "");
     machine.run(&["systemctl", "start", "--no-block", "mainstay.service"]);
-    wait_for("its backup has begun", || held(&machine, "cafe"));
+    wait_for("its backup has begun", || is_at(&machine, "cafe", "quiesce:done"));
     assert!(!runs(&machine));
     machine.run(&["systemctl", "stop", "mainstay.service"]);
     assert!(runs(&machine), "it is back before the unit is down");
@@ -259,4 +260,21 @@ fn what_the_timer_has_begun_outlives_its_unit_and_a_stop_of_the_unit_ends_it_cle
     machine.run(&["systemctl", "start", "mainstay.service"]);
     machine.run(&["systemctl", "stop", "mainstay.service"]);
     assert!(runs(&machine), "neither the next run nor its stop touches it");
+}
+
+/// While a host shuts down nothing can be started any more. It does not wait for those who would: its services
+/// are back when it has started again.
+#[test]
+fn a_host_that_shuts_down_in_the_middle_of_something_does_not_wait_for_its_guardian() {
+    let Some(mut machine) = host(&exported("shop", "unit = \"shop.service\"\n")) else { return };
+    machine.script("srv/export", EXPORT);
+    machine.write("srv/hold-shop", "");
+    machine.run(&["systemctl", "start", "--no-block", "mainstay.service"]);
+    wait_for("its backup has begun", || is_at(&machine, "shop", "quiesce:done"));
+    machine.shut_down();
+    assert!(!unfinished_in(&machine.operations("shop")).is_empty(), "nobody could start it");
+    machine.boot();
+    wait_for("it is back", || machine.is_active("shop"));
+    assert!(unfinished_in(&machine.operations("shop")).is_empty());
+    assert_eq!(machine.show("mainstay-recover.service", "Result"), "success");
 }

@@ -32,15 +32,14 @@ set -e
 [ $$ = 1 ] || exit 1
 disk=$1 root=$2 program=$3 boot_id=$4 systemd=$5
 mount --bind "$disk" "$root"
-for dir in bin sbin lib lib32 lib64 libexec share; do
-    if [ -d "/usr/$dir" ]; then
-        mkdir -p "$root/usr/$dir"
-        mount --bind "/usr/$dir" "$root/usr/$dir"
-        mount -o remount,bind,ro "$root/usr/$dir"
-    fi
+mkdir -p "$root/usr" "$root/proc" "$root/sys" "$root/dev" "$root/run" "$root/tmp" "$root/old"
+mount --bind /usr "$root/usr"
+mount -o remount,bind,ro "$root/usr"
+for dir in bin sbin lib lib32 lib64; do
     [ ! -L "/$dir" ] || [ -e "$root/$dir" ] || cp -a "/$dir" "$root/$dir"
 done
-mkdir -p "$root/usr/local/bin" "$root/proc" "$root/sys" "$root/dev" "$root/run" "$root/tmp" "$root/old"
+mount -t tmpfs -o mode=755 none "$root/usr/local"
+mkdir "$root/usr/local/bin"
 touch "$root/usr/local/bin/mainstay"
 mount --bind "$program" "$root/usr/local/bin/mainstay"
 mount -t tmpfs -o mode=755 none "$root/run"
@@ -208,6 +207,16 @@ impl Machine {
         }
         let asked = ["systemctl", "show", "--property=Version"];
         wait_for("its systemd answers", || run(&mut self.inside(&asked)).code == 0);
+    }
+
+    /// Shuts it down, as its systemd does that.
+    pub(crate) fn shut_down(&mut self) {
+        let now = ["--no-block", "--job-mode=replace-irreversibly", "start", "poweroff.target"];
+        self.run(&[&["systemctl"][..], &now].concat());
+        wait_for("it is down", || {
+            self.on.as_mut().is_none_or(|on| on.namespaces.try_wait().unwrap().is_some())
+        });
+        self.on = None;
     }
 
     /// Takes its power away. Whatever ran there is dead when this returns.
