@@ -7,6 +7,7 @@ mod data;
 pub(crate) mod measure;
 mod report;
 mod sets;
+mod spread;
 mod tools;
 
 use crate::{Failure, cargo, root};
@@ -125,14 +126,14 @@ impl Bench {
         step: &'static str,
         tool: Tool,
         command: &mut Command,
-    ) -> Result<(), Failure> {
+    ) -> Result<Figures, Failure> {
         if self.cold {
             drop_caches()?;
         }
         let figures = measure::run(command, &self.place)?;
         println!("  {:17} {step:27} {:7.2} s", tool.name(), figures.seconds);
         self.samples.push(Sample { set, step, tool, figures });
-        Ok(())
+        Ok(figures)
     }
 
     /// Notes how large a repository has become.
