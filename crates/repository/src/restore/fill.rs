@@ -1,6 +1,7 @@
 //! Writes the content of files, in the order in which it lies in the packs.
 
 use super::amend::Changes;
+use super::differing::{Ahead, BLOCK, Density, differing, read_up_to};
 use super::layout;
 use super::plan::{Batch, Job};
 use super::redo;
@@ -8,9 +9,10 @@ use super::reuse::{Missing, Old, old_handles};
 use super::site::{self, Handles, Site};
 use crate::{BlobId, BlobKind, Error, Node, Repository, parallel};
 use model::{CancelToken, Progress};
-use rustix::fs::AtFlags;
+use rustix::fs::{Advice, AtFlags};
 use std::collections::HashMap;
 use std::io;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -20,8 +22,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 const MAX_OPEN: usize = 200;
 /// Changed files of this size begin to go to the disk before the others are written.
 const EARLY: u64 = 1 << 20;
-/// Zeros are looked for in blocks of this size, aligned in the file.
-const BLOCK: usize = 4096;
 /// Shorter runs of zeros are written: a hole for each would only make the file slower to read.
 const MIN_HOLE: usize = 32 << 10;
 
@@ -39,8 +39,8 @@ pub(super) struct Filler<'a> {
     pub(super) cloned_files: AtomicU64,
     pub(super) patched_files: AtomicU64,
     pub(super) open: AtomicUsize,
-    /// Bytes of older files that were asked for before they are needed.
-    pub(super) ahead: AtomicU64,
+    /// Whether what is there is worth a look before it is written over.
+    density: Density,
 }
 
 /// Where a blob goes: a file of the batch, and the offset in it.
@@ -67,7 +67,7 @@ impl<'a> Filler<'a> {
             cloned_files: AtomicU64::new(0),
             patched_files: AtomicU64::new(0),
             open: AtomicUsize::new(0),
-            ahead: AtomicU64::new(0),
+            density: Density::default(),
         }
     }
 
@@ -150,8 +150,13 @@ impl<'a> Filler<'a> {
         parallel::for_each(&reads, parallel::readers(), |read| -> Result<(), Error> {
             let mut handles = Handles::new(self.site, &self.site.base);
             let mut before = Vec::new();
+            let mut ahead = Ahead::default();
             self.repository.read_pack(read, &mut |id, bytes| {
                 self.check()?;
+                if self.density.pays() {
+                    let ask = |id: &BlobId| self.read_ahead(id, batch, wanted, &mut handles);
+                    ahead.behind(&read.blobs, id, ask)?;
+                }
                 let places = wanted.get(id).map_or(&[][..], Vec::as_slice);
                 let first = places.first().and_then(|(job, _)| batch.jobs.get(*job));
                 let bytes = bytes.map_err(|e| match first {
@@ -170,6 +175,26 @@ impl<'a> Filler<'a> {
                 Ok(())
             })
         })
+    }
+
+    /// Asks for what a blob is going to be compared with, and says how long it is. It is only advice.
+    fn read_ahead(
+        &self,
+        id: &BlobId,
+        batch: &Batch,
+        wanted: &Wanted,
+        handles: &mut Handles<'_>,
+    ) -> Result<u64, Error> {
+        let length = self.length(id)?;
+        for (job, at) in wanted.get(id).map_or(&[][..], Vec::as_slice) {
+            let Some(job) = batch.jobs.get(*job) else { continue };
+            if job.patched.load(Ordering::Relaxed) || job.cloned.load(Ordering::Relaxed) {
+                let failed = |e| self.site.error("write", job.dir, &job.node.name, e);
+                let file = self.file(job, handles.get(job.dir).map_err(failed)?)?;
+                let _ = rustix::fs::fadvise(&*file, *at, NonZeroU64::new(length), Advice::WillNeed);
+            }
+        }
+        Ok(length)
     }
 
     fn empty(&self, job: &Job, handles: &mut Handles<'_>) -> Result<(), Error> {
@@ -218,7 +243,8 @@ impl<'a> Filler<'a> {
     }
 
     /// Writes bytes of a file, leaving long runs of zeros out; of one that began as a clone, or that
-    /// is to be changed in its place, what differs. What is there is read into `before`.
+    /// is to be changed in its place, what differs, as far as that is [worth a look](Density). What is
+    /// there is read into `before`.
     pub(super) fn write_at(
         &self,
         file: &OwnedFd,
@@ -230,9 +256,16 @@ impl<'a> Filler<'a> {
         let failed = |e| self.site.error("write", job.dir, &job.node.name, e);
         let patched = job.patched.load(Ordering::Relaxed);
         if patched || job.cloned.load(Ordering::Relaxed) {
-            before.resize(bytes.len(), 0);
-            read_up_to(file, before, bytes, at).map_err(failed)?;
-            for run in differing(before, bytes, at) {
+            let runs = if self.density.is_worth_a_look() || has_hole(bytes, at) {
+                before.resize(bytes.len(), 0);
+                read_up_to(file, before, bytes, at).map_err(failed)?;
+                let runs = differing(before, bytes, at);
+                self.density.note(bytes.len(), runs.iter().map(Range::len).sum());
+                runs
+            } else {
+                vec![0..bytes.len()]
+            };
+            for run in runs {
                 let (bytes, at) = (&bytes[run.clone()], at + run.start as u64);
                 self.written_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 match self.redo().filter(|_| patched) {
@@ -377,57 +410,6 @@ fn write_all(file: &OwnedFd, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads what there is of a place in a file; behind its end are zeros. What cannot be read comes out as
-/// something else than what is `wanted` there, so that it is written anew, whatever it was.
-fn read_up_to(file: impl AsFd, bytes: &mut [u8], wanted: &[u8], mut at: u64) -> io::Result<()> {
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        match rustix::io::pread(&file, &mut *rest, at) {
-            Ok(0) => {
-                rest.fill(0);
-                break;
-            }
-            Ok(read) => {
-                rest = &mut rest[read..];
-                at += read as u64;
-            }
-            Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::IO) => {
-                let step = rest.len().min(BLOCK);
-                let (unread, others) = rest.split_at_mut(step);
-                let from = wanted.len().saturating_sub(step + others.len());
-                for (byte, wanted) in unread.iter_mut().zip(wanted.get(from..).unwrap_or_default())
-                {
-                    *byte = !wanted;
-                }
-                rest = others;
-                at += step as u64;
-            }
-            Err(e) => return Err(e.into()),
-        }
-    }
-    Ok(())
-}
-
-/// Where bytes that go to a place of a file differ from those that are there, in whole blocks of the
-/// file. Short stretches that do not differ are taken along: one longer write is cheaper than two.
-fn differing(before: &[u8], bytes: &[u8], at: u64) -> Vec<Range<usize>> {
-    let mut runs: Vec<Range<usize>> = Vec::new();
-    let into_block = usize::try_from(at % BLOCK as u64).unwrap_or(0);
-    let mut start = 0;
-    while start < bytes.len() {
-        let end = (start + BLOCK - if start == 0 { into_block } else { 0 }).min(bytes.len());
-        if before.get(start..end) != bytes.get(start..end) {
-            match runs.last_mut() {
-                Some(last) if start - last.end < 4 * BLOCK => last.end = end,
-                _ => runs.push(start..end),
-            }
-        }
-        start = end;
-    }
-    runs
-}
-
 /// How many bytes come before the next hole, and how long the hole is. `at` is where they go.
 fn split_at_hole(bytes: &[u8], at: u64) -> (usize, usize) {
     let into_block = usize::try_from(at % BLOCK as u64).unwrap_or(0);
@@ -446,6 +428,11 @@ fn split_at_hole(bytes: &[u8], at: u64) -> (usize, usize) {
         end = next;
     }
     if end.saturating_sub(start) >= MIN_HOLE { (start, end - start) } else { (bytes.len(), 0) }
+}
+
+/// Whether there are zeros of which nothing need be written where a file has none there already.
+fn has_hole(bytes: &[u8], at: u64) -> bool {
+    split_at_hole(bytes, at).1 > 0
 }
 
 fn is_zero(block: &[u8]) -> bool {
@@ -472,48 +459,5 @@ mod tests {
         assert_eq!(split_at_hole(&vec![0; 100_001], 0), (0, 100_001));
         assert_eq!(split_at_hole(&[0; 100], 0), (100, 0));
         assert_eq!(split_at_hole(&[], 5), (0, 0));
-    }
-
-    #[test]
-    fn what_cannot_be_read_differs_from_everything() {
-        // Nothing is mapped at the beginning of our memory: to read it is an I/O error.
-        let memory = std::fs::File::open("/proc/self/mem").unwrap();
-        for wanted in [vec![0; 10_000], vec![1; 10_000], (0..=255).cycle().take(10_000).collect()] {
-            let mut before = vec![0; wanted.len()];
-            read_up_to(&memory, &mut before, &wanted, 96).unwrap();
-            assert!(before.iter().zip(&wanted).all(|(before, wanted)| before != wanted));
-            let runs = differing(&before, &wanted, 96);
-            assert_eq!((runs.len(), runs.first()), (1, Some(&(0..10_000))));
-        }
-    }
-
-    #[test]
-    fn behind_the_end_of_a_file_are_zeros_whatever_the_buffer_held() {
-        let mut file = tempfile::tempfile().unwrap();
-        std::io::Write::write_all(&mut file, &[7; 5000]).unwrap();
-        let mut before = vec![9; 10_000];
-        read_up_to(&file, &mut before, &[1; 10_000], 1000).unwrap();
-        assert!(before[..4000].iter().all(|byte| *byte == 7));
-        assert!(before[4000..].iter().all(|byte| *byte == 0));
-    }
-
-    #[test]
-    fn what_differs_is_written_in_blocks_of_the_file() {
-        let before = vec![1; 100_000];
-        let runs = |bytes: &[u8], at| -> Vec<(usize, usize)> {
-            let runs = differing(&before[..bytes.len()], bytes, at);
-            runs.into_iter().map(|run| (run.start, run.end)).collect()
-        };
-        assert_eq!(runs(&before, 0), []);
-        let mut bytes = before.clone();
-        bytes[5000] = 2;
-        assert_eq!(runs(&bytes, 0), [(4096, 8192)]);
-        // The blocks are the file's, wherever the bytes begin.
-        assert_eq!(runs(&bytes, 4000), [(4192, 8288)]);
-        bytes[20_000] = 2;
-        assert_eq!(runs(&bytes, 0), [(4096, 20_480)], "a short gap is written");
-        bytes[99_999] = 2;
-        assert_eq!(runs(&bytes, 0), [(4096, 20_480), (98_304, 100_000)]);
-        assert_eq!(runs(&[], 7), []);
     }
 }

@@ -5,6 +5,7 @@
 //! Attributes of directories come last, the deepest first.
 
 mod amend;
+mod differing;
 mod fill;
 mod lacking;
 mod layout;

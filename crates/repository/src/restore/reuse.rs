@@ -12,7 +12,6 @@ use rustix::fs::{Advice, AtFlags, Mode, OFlags};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
-use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -95,9 +94,6 @@ impl OldFile {
         Some(OldFile { name, node: old.clone(), alone, same })
     }
 }
-
-/// So much is read ahead of all files together: the memory is not to lose it before it is looked at.
-const MOST_AHEAD: u64 = 128 << 20;
 
 /// What could not be taken from the copy: blobs, and where they go.
 pub(super) type Missing = Layout;
@@ -204,7 +200,7 @@ impl Filler<'_> {
         }
         let mut missing = Missing::new();
         let mut before = Vec::new();
-        let (mut written, mut ahead) = (0, Vec::new());
+        let mut written = 0;
         for (number, (id, at)) in wanted.iter().enumerate() {
             self.check()?;
             if stays(number) {
@@ -218,35 +214,18 @@ impl Filler<'_> {
                     self.write_at(&*self.file(job, dir)?, job, *at, &bytes, &mut before)?;
                     written += 1;
                 }
-                None => {
-                    ahead.push((*at, length(number)));
-                    missing.push((*id, *at));
-                }
+                None => missing.push((*id, *at)),
             }
         }
         if written > 0 {
             self.wrote(job, dir, written)?;
         }
-        if keeps && !missing.is_empty() {
-            self.read_ahead(&*self.file(job, dir)?, job, &ahead);
+        // What is fetched is compared with what is there, and not with what lies around that: a file
+        // that is changed in a few places was read several times over for each of them.
+        if keeps && !missing.is_empty() && missing.len() < wanted.len() / 2 {
+            let _ = rustix::fs::fadvise(&*self.file(job, dir)?, 0, None, Advice::Random);
         }
         Ok(Some(missing).filter(|missing| !missing.is_empty()))
-    }
-
-    /// What is fetched is compared with what is there. That is read while the repository is, and what lies
-    /// around it is not: a file that is changed in a few places was read several times over for each of
-    /// them. It is only advice.
-    fn read_ahead(&self, file: &OwnedFd, job: &Job, missing: &[(u64, u64)]) {
-        if missing.iter().map(|(_, length)| length).sum::<u64>() > job.node.size / 2 {
-            return;
-        }
-        let _ = rustix::fs::fadvise(file, 0, None, Advice::Random);
-        for (at, length) in missing {
-            if self.ahead.fetch_add(*length, Ordering::Relaxed) > MOST_AHEAD {
-                break;
-            }
-            let _ = rustix::fs::fadvise(file, *at, NonZeroU64::new(*length), Advice::WillNeed);
-        }
     }
 
     /// Whether the older file has all of the blobs where they go, in a file that ends at `end`.

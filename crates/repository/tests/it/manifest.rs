@@ -196,3 +196,54 @@ fn a_root_that_is_not_there_cannot_be_recorded() {
     assert!(record_manifest(&copy.path("none"), &copy.manifest).is_err());
     assert!(!copy.manifest.exists());
 }
+
+/// So many that the manifest is read by another thread.
+#[test]
+fn of_very_many_files_every_change_is_named_too_and_a_damaged_line_is_an_error() {
+    let copy = Copy::new();
+    for dir in 0..5 {
+        let dir = copy.path(&format!("many/{dir}"));
+        fs::create_dir_all(&dir).unwrap();
+        for file in 0..1000 {
+            File::create(dir.join(format!("{file:04}"))).unwrap();
+        }
+    }
+    record_manifest(&copy.root, &copy.manifest).unwrap();
+    copy.assert(&[]);
+    // Only the first is asked for: the rest is not waited for.
+    fs::remove_file(copy.path("many/0/0000")).unwrap();
+    assert_eq!(differences(&copy.root, &copy.manifest, 1).unwrap().len(), 1);
+    fs::write(copy.path("many/2/0500"), "x").unwrap();
+    fs::remove_dir_all(copy.path("many/3")).unwrap();
+    fs::create_dir_all(copy.path("many/30/deep")).unwrap();
+    fs::write(copy.path("z/two"), "x").unwrap();
+    fs::write(copy.path("zz"), "x").unwrap();
+    copy.assert(&[
+        ("many/0/0000", "gone"),
+        ("many/2/0500", "changed"),
+        ("many/3", "gone"),
+        ("many/30", "new"),
+        ("z/two", "changed"),
+        ("zz", "new"),
+    ]);
+    // A line in the middle, below a sum that fits.
+    let text = fs::read_to_string(&copy.manifest).unwrap();
+    let (body, end) = text.trim_end().rsplit_once('\n').unwrap();
+    let count = end.split(' ').nth(1).unwrap();
+    let sealed = |body: &str, count: &str| {
+        let sum = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(body.as_bytes()));
+        fs::write(&copy.manifest, format!("{body}end {count} {sum}\n")).unwrap();
+    };
+    let body = format!("{body}\n");
+    sealed(&body, count);
+    assert_eq!(copy.found().len(), 6);
+    sealed(&body.replacen("many/4/0500", "many/4/0500\tx", 1), count);
+    let said = differences(&copy.root, &copy.manifest, 100).unwrap_err();
+    assert!(matches!(said, Error::Damaged { .. }), "{said}");
+    // The same with fewer lines, and with more, than it says.
+    for wrong in ["5000", "6000"] {
+        sealed(&body, wrong);
+        let said = differences(&copy.root, &copy.manifest, 100).unwrap_err();
+        assert!(matches!(said, Error::Damaged { .. }), "{said}");
+    }
+}
