@@ -6,62 +6,64 @@ use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Files are compared in blocks of this size, aligned in the file.
 pub(super) const BLOCK: usize = 4096;
 
-/// How much differed where it was looked at. To look takes a read of all that is there, and saves the
-/// write of what is the same. Where most of it is not, as in the middle of a long stretch that has
-/// changed, that is no bargain: the reads are waited for, and the writes are not.
+/// How much of a file differed where it was last looked at. To look takes a read of all that is there, and
+/// saves the write of what is the same. Where most of it is not, as in the middle of a long stretch that
+/// has changed, that is no bargain: the reads are waited for, and the writes are not.
 #[derive(Debug, Default)]
 pub(super) struct Density {
     seen: Mutex<Seen>,
 }
 
-/// Bytes that were compared, and of them those that differed; and how many blobs were written as a whole
-/// since.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
+    /// How many bytes were compared.
     compared: usize,
-    differed: usize,
+    /// How many of a thousand differ. Each look counts as much as all before it: neighbours have mostly
+    /// changed in the same way.
+    differ: usize,
+    /// Blobs that were written without a look since the last one.
     passed: usize,
 }
 
-/// Before so much was compared nothing follows from it.
-const SAMPLE: usize = 2 << 20;
-/// One of so many blobs is compared anyhow: other files may have changed in another way.
-const EVERY: usize = 16;
-/// What was seen longer ago than this counts for half.
-const MEMORY: usize = 32 << 20;
+/// So much of all files is compared in any case: it costs next to nothing.
+const LITTLE: usize = 1 << 20;
+/// One of so many blobs of a file is compared anyhow.
+const EVERY: usize = 8;
 
 impl Density {
-    /// Whether it is likely to pay to look at what is there.
-    pub(super) fn pays(&self) -> bool {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).pays()
+    /// Whether it is likely to pay to look at what is there. Of a file that nobody has looked at it is
+    /// told from `all` others.
+    pub(super) fn pays(&self, all: &Density) -> bool {
+        let (seen, all) = (*self.seen(), *all.seen());
+        let told = if seen.compared == 0 { all } else { seen };
+        told.differ <= 500 || all.compared < LITTLE
     }
 
     /// Whether the next blob is to be compared with what is there.
-    pub(super) fn is_worth_a_look(&self) -> bool {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.passed = (seen.passed + 1) % EVERY;
-        seen.passed == 0 || seen.pays()
+    pub(super) fn is_worth_a_look(&self, all: &Density) -> bool {
+        let is_due = {
+            let mut seen = self.seen();
+            seen.passed = (seen.passed + 1) % EVERY;
+            seen.passed == 0
+        };
+        is_due || self.pays(all)
     }
 
     /// Notes what a look has shown.
     pub(super) fn note(&self, compared: usize, differed: usize) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.compared > MEMORY {
-            (seen.compared, seen.differed) = (seen.compared / 2, seen.differed / 2);
-        }
-        seen.compared += compared;
-        seen.differed += differed;
+        let mut seen = self.seen();
+        let differ = differed.saturating_mul(1000) / compared.max(1);
+        seen.differ = if seen.compared == 0 { differ } else { (seen.differ + differ) / 2 };
+        seen.compared = seen.compared.saturating_add(compared);
     }
-}
 
-impl Seen {
-    fn pays(&self) -> bool {
-        self.compared < SAMPLE || self.differed <= self.compared / 2
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -164,26 +166,27 @@ mod tests {
 
     #[test]
     fn where_most_differs_nobody_looks_any_more_but_now_and_then() {
-        let density = Density::default();
-        let looks = |times: usize| (0..times).filter(|_| density.is_worth_a_look()).count();
-        assert_eq!(looks(100), 100);
-        density.note(1 << 20, 1 << 20);
-        assert!(density.pays(), "too little was seen");
-        density.note(1 << 20, 1 << 19);
-        assert!(!density.pays());
-        assert_eq!(looks(160), 10);
-        // What changed in a few places only is seen by those looks, and soon by all.
-        for _ in 0..4 {
-            density.note(1 << 20, 4096);
-        }
-        assert_eq!(looks(100), 100);
-        // However much was seen before.
-        density.note(1 << 40, 1 << 40);
-        assert_eq!(looks(160), 10);
-        for _ in 0..50 {
-            density.note(16 << 20, 4096);
-        }
-        assert_eq!(looks(100), 100);
+        let (all, file, other) = (Density::default(), Density::default(), Density::default());
+        let looks = |file: &Density| (0..80).filter(|_| file.is_worth_a_look(&all)).count();
+        let note = |file: &Density, compared, differed| {
+            file.note(compared, differed);
+            all.note(compared, differed);
+        };
+        assert_eq!(looks(&file), 80);
+        note(&file, LITTLE - 1, LITTLE - 1);
+        assert_eq!(looks(&file), 80, "so little tells nothing");
+        note(&file, 1000, 1000);
+        assert_eq!(looks(&file), 10);
+        // Another may have changed in the same way, until one of these looks finds little.
+        assert!(!other.pays(&all));
+        note(&other, 1000, 4);
+        assert_eq!((looks(&other), looks(&file)), (80, 10));
+        note(&file, 1000, 0);
+        assert_eq!(looks(&file), 80);
+        note(&file, 1 << 40, 1 << 40);
+        assert_eq!(looks(&file), 10);
+        note(&file, 0, 0);
+        assert_eq!(looks(&file), 80);
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub(super) struct Filler<'a> {
     pub(super) cloned_files: AtomicU64,
     pub(super) patched_files: AtomicU64,
     pub(super) open: AtomicUsize,
-    /// Whether what is there is worth a look before it is written over.
+    /// Of all files together.
     density: Density,
 }
 
@@ -153,7 +153,7 @@ impl<'a> Filler<'a> {
             let mut ahead = Ahead::default();
             self.repository.read_pack(read, &mut |id, bytes| {
                 self.check()?;
-                if self.density.pays() {
+                if self.old.is_some() {
                     let ask = |id: &BlobId| self.read_ahead(id, batch, wanted, &mut handles);
                     ahead.behind(&read.blobs, id, ask)?;
                 }
@@ -188,7 +188,9 @@ impl<'a> Filler<'a> {
         let length = self.length(id)?;
         for (job, at) in wanted.get(id).map_or(&[][..], Vec::as_slice) {
             let Some(job) = batch.jobs.get(*job) else { continue };
-            if job.patched.load(Ordering::Relaxed) || job.cloned.load(Ordering::Relaxed) {
+            let is_there =
+                job.patched.load(Ordering::Relaxed) || job.cloned.load(Ordering::Relaxed);
+            if is_there && job.density.pays(&self.density) {
                 let failed = |e| self.site.error("write", job.dir, &job.node.name, e);
                 let file = self.file(job, handles.get(job.dir).map_err(failed)?)?;
                 let _ = rustix::fs::fadvise(&*file, *at, NonZeroU64::new(length), Advice::WillNeed);
@@ -256,11 +258,13 @@ impl<'a> Filler<'a> {
         let failed = |e| self.site.error("write", job.dir, &job.node.name, e);
         let patched = job.patched.load(Ordering::Relaxed);
         if patched || job.cloned.load(Ordering::Relaxed) {
-            let runs = if self.density.is_worth_a_look() || has_hole(bytes, at) {
+            let runs = if job.density.is_worth_a_look(&self.density) || has_hole(bytes, at) {
                 before.resize(bytes.len(), 0);
                 read_up_to(file, before, bytes, at).map_err(failed)?;
                 let runs = differing(before, bytes, at);
-                self.density.note(bytes.len(), runs.iter().map(Range::len).sum());
+                let differed = runs.iter().map(Range::len).sum();
+                job.density.note(bytes.len(), differed);
+                self.density.note(bytes.len(), differed);
                 runs
             } else {
                 vec![0..bytes.len()]

@@ -2,6 +2,7 @@
 //! files in batches, so that a tree of any size takes bounded memory.
 
 use super::amend::{Changes, Meets};
+use super::differing::Density;
 use super::fill::Filler;
 use super::lacking::Lacking;
 use super::over::Overlay;
@@ -40,6 +41,7 @@ pub(super) struct Job {
     pub(super) patched: AtomicBool,
     /// It stands in its place already, and has to be compared.
     pub(super) stands: bool,
+    pub(super) density: Density,
     pub(super) opened: Mutex<Opened>,
 }
 
@@ -58,6 +60,7 @@ impl Job {
             node,
             holes: AtomicBool::new(false),
             cloned: AtomicBool::new(false),
+            density: Density::default(),
             patched: AtomicBool::new(false),
             stands: false,
             opened: Mutex::default(),

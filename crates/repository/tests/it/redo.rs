@@ -308,3 +308,46 @@ fn a_damaged_journal_changes_nothing() {
     fs::write(&journal, &whole).unwrap();
     assert!(redo::apply(any(&journal), &new, &mut |_| ()).is_err());
 }
+
+/// Where most differs it is written without a look at what is there; that is as right, and where little
+/// does, little is written, whatever came before.
+#[test]
+fn a_long_stretch_that_has_changed_and_single_blocks_that_have() {
+    const BLOCK: u64 = 4096;
+    const BLOB: u64 = 256 << 10;
+    const MIB: usize = 1 << 20;
+    let blocks: Vec<u64> = (0..30).map(|n| n * 2 * BLOB + 3 * BLOCK).collect();
+    let fill = |source: &Path| {
+        fs::write(source.join("a-long"), noise(1, 40 * MIB)).unwrap();
+        fs::write(source.join("b-single"), noise(2, 20 * MIB)).unwrap();
+        // Zeros where there was something, and something where zeros were.
+        let mut holes = noise(3, 16 * MIB);
+        holes[2 * MIB..6 * MIB].fill(0);
+        fs::write(source.join("c-holes"), &holes).unwrap();
+    };
+    let change = |source: &Path| {
+        let open = |name| File::options().write(true).open(source.join(name)).unwrap();
+        open("a-long").write_all_at(&noise(4, 16 * MIB), 3 * MIB as u64 + 5000).unwrap();
+        let single = open("b-single");
+        for at in &blocks {
+            single.write_all_at(&noise(*at, 100), *at).unwrap();
+        }
+        let holes = open("c-holes");
+        holes.write_all_at(&noise(5, 2 * MIB), 3 * MIB as u64).unwrap();
+        holes.write_all_at(&vec![0; 2 * MIB], 10 * MIB as u64).unwrap();
+    };
+    let Some(case) = Case::of(fill, change) else { return };
+    let (new, journal) = (case.path("new"), case.path("new.redo"));
+    let done = case.restore(case.snapshots[1], &new, Some(case.reuse(&journal)));
+    assert_eq!(done.patched_files, 3, "{done:?}");
+    // Of the stretches all, and at their ends perhaps the rest of a blob; and of the blobs with single
+    // blocks those, but for the first ones, before it is seen that a look pays there.
+    let stretches = 20 * MIB as u64;
+    let most = stretches + 6 * BLOB + 12 * BLOB;
+    assert!((stretches..most).contains(&done.written_bytes), "{done:?}");
+    redo::apply(any(&journal), &new, &mut |_| ()).unwrap();
+    for name in ["a-long", "b-single", "c-holes"] {
+        let bytes = |dir: &Path| fs::read(dir.join(name)).unwrap();
+        assert!(bytes(&new) == bytes(&case.source), "{name}");
+    }
+}
