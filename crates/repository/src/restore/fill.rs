@@ -267,7 +267,7 @@ impl<'a> Filler<'a> {
                 self.density.note(bytes.len(), differed);
                 runs
             } else {
-                vec![0..bytes.len()]
+                std::iter::once(0..bytes.len()).collect()
             };
             for run in runs {
                 let (bytes, at) = (&bytes[run.clone()], at + run.start as u64);
