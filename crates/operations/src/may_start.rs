@@ -28,15 +28,17 @@ pub struct Answer {
     pub allowed: bool,
     /// Why, or why not.
     pub why: String,
+    /// It must not, and the vault could not be asked: later the answer may be another one.
+    pub unheard: bool,
 }
 
 impl Answer {
     fn yes(why: impl Into<String>) -> Answer {
-        Answer { allowed: true, why: why.into() }
+        Answer { allowed: true, why: why.into(), unheard: false }
     }
 
     fn no(why: impl Into<String>) -> Answer {
-        Answer { allowed: false, why: why.into() }
+        Answer { allowed: false, why: why.into(), unheard: false }
     }
 }
 
@@ -92,7 +94,8 @@ pub fn ask(site: &ServiceSite) -> Result<Answer, Error> {
         }
         Ok(versioned) => Ok(judge(site, &versioned.state, follows, record.applied.is_some())),
         Err(error) if unreachable(&error) => {
-            without_vault(site, &error, !follows && record.applied.is_some())
+            let answer = without_vault(site, &error, !follows && record.applied.is_some())?;
+            Ok(Answer { unheard: !answer.allowed, ..answer })
         }
         Err(error) => Err(error),
     }
@@ -171,7 +174,7 @@ pub(crate) fn heard(site: &ServiceSite, answer: Result<Versioned, Error>) -> Opt
     }
     let seeded = is_seeded(site);
     let follows = site.engine().is_ok_and(|engine| engine.refresh() == Refresh::Follow);
-    let Answer { allowed, why } = judge(site, &state, follows, seeded);
+    let Answer { allowed, why, .. } = judge(site, &state, follows, seeded);
     let for_good = state.primary.as_ref() != Some(me);
     Some(if allowed { Heard::Serves } else { Heard::MustNot { why, for_good } })
 }

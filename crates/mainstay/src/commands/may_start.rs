@@ -13,14 +13,22 @@ use operations::may_start;
 pub(crate) struct MayStartArgs {
     /// The service.
     service: ServiceName,
+
+    /// Exit with 255, and not with 1, where the vault could not be asked and the answer is no: for systemd the
+    /// start has failed then, and `Restart=on-failure` tries it again.
+    #[arg(long)]
+    fail_when_unreachable: bool,
 }
+
+/// What systemd takes for a failure of `ExecCondition=`, and not for a no.
+const UNHEARD: Exit = Exit(255);
 
 pub(crate) fn run(app: &App, args: &MayStartArgs) -> Outcome {
     let answer = app.service(&args.service).and_then(|service| Ok(may_start::ask(&service)?));
-    let (allowed, why) = match answer {
-        Ok(answer) => (answer.allowed, answer.why),
+    let (allowed, why, unheard) = match answer {
+        Ok(answer) => (answer.allowed, answer.why, answer.unheard),
         // Whoever cannot be asked has not allowed it.
-        Err(failure) => (false, failure.one_line()),
+        Err(failure) => (false, failure.one_line(), false),
     };
     if app.out.json {
         let service = &args.service;
@@ -32,5 +40,9 @@ pub(crate) fn run(app: &App, args: &MayStartArgs) -> Outcome {
         // Even with --quiet: a service that does not start must say why.
         app.out.complain(format_args!("{} must not start: {why}", args.service));
     }
-    Ok(if allowed { Exit::DONE } else { Exit::NOT_WELL })
+    Ok(match allowed {
+        true => Exit::DONE,
+        false if unheard && args.fail_when_unreachable => UNHEARD,
+        false => Exit::NOT_WELL,
+    })
 }

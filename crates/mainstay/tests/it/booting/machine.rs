@@ -276,6 +276,12 @@ impl Machine {
         run(&mut self.inside(&["systemctl", "status", "--no-pager", "--full", &unit])).out
     }
 
+    /// Waits until that tells this: what is said goes to the journal first.
+    #[track_caller]
+    pub(crate) fn tells(&self, service: &str, what: &str) {
+        wait_for(what, || self.status(service).contains(what));
+    }
+
     /// All that its units have said since it was switched on.
     pub(crate) fn journal(&self) -> String {
         run(&mut self.inside(&["journalctl", "--no-pager", "--output=short-monotonic"])).out
