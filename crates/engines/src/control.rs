@@ -134,6 +134,21 @@ impl Control {
         self.systemctl(cx, &["start", "--no-block"], unit).run(cx.cancel).map(|_| ())
     }
 
+    /// Whether the service's unit comes after another when both are to start; none if it has no unit, or that
+    /// other one is not there.
+    pub fn comes_after(&self, other: &str, cx: &Context<'_>) -> Result<Option<bool>, Error> {
+        let Some(unit) = self.started_unit() else { return Ok(None) };
+        let look = |of: &str| {
+            let properties = ["show", "--property=LoadState,After"];
+            self.systemctl(cx, &properties, of).run(cx.cancel)
+        };
+        // In this order: what another unit says of the order is known once that was loaded.
+        let there = look(other)?.stdout_text()?.lines().any(|line| line == "LoadState=loaded");
+        let after = look(unit)?.stdout_text()?;
+        let mut after = after.lines().filter_map(|line| line.strip_prefix("After="));
+        Ok(there.then(|| after.any(|units| units.split(' ').any(|unit| unit == other))))
+    }
+
     fn started_unit(&self) -> Option<&str> {
         match &self.start {
             Some(Step::Systemctl { unit, .. }) => Some(unit),

@@ -1,6 +1,7 @@
 //! Walks the whole chain from the configuration to the newest point, and says of each link whether
 //! it holds, and what to do where it does not.
 
+pub(crate) mod boot;
 pub(crate) mod host;
 pub(crate) mod service;
 

@@ -1,7 +1,7 @@
 //! The links of one service: repository, state, engine, the service itself, and how fresh the
 //! history and the standbys are.
 
-use super::{Chain, Told};
+use super::{Chain, Told, boot};
 use crate::app::App;
 use crate::commands::wal;
 use crate::failure::Failure;
@@ -61,6 +61,7 @@ pub(crate) fn examine(chain: &mut Chain<'_>, app: &App, service: &ServiceSite) -
             same_disk(chain, service, engine)?;
         }
     }
+    boot::examine(chain, app, service)?;
     history_of(chain, service, my_role)?;
     if my_role == Role::Standby {
         following(chain, app, service, &state)?;

@@ -15,7 +15,8 @@ pub(crate) const SYSTEM_UNITS: &str = "/etc/systemd/system";
 
 const SERVICE: &str = "mainstay.service";
 const TIMER: &str = "mainstay.timer";
-const RECOVER: &str = "mainstay-recover.service";
+/// Cleans up when the host starts.
+pub(crate) const RECOVER: &str = "mainstay-recover.service";
 const PROVISION: &str = "mainstay-provision.service";
 /// One for each service whose log is shipped: `mainstay-log@shop.service`.
 const LOG: &str = "mainstay-log@.service";

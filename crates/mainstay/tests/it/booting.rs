@@ -166,6 +166,25 @@ fn a_host_that_was_taken_over_while_it_was_off_does_not_serve_and_says_why() {
     assert!(unfinished_in(&machine.operations("shop")).is_empty());
 }
 
+/// What was written when the timer was installed knows nothing of it.
+#[test]
+fn the_doctor_finds_a_unit_that_would_not_wait_for_the_clean_up() {
+    let Some(machine) = host(SHOP) else { return };
+    machine.configure(&format!("{SHOP}{CAFE}"));
+    machine.run(&["mainstay", "init", "--no-recovery-key"]);
+    machine.run(&["systemctl", "enable", "--now", "cafe.service"]);
+    let boot = |service: &str| {
+        let said = run(&mut machine.inside(&["mainstay", "--json", "doctor", service])).json();
+        let links = said["links"].as_array().unwrap().clone();
+        let boot = links.iter().find(|link| link["link"] == "boot");
+        boot.map(|link| link["verdict"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(boot("shop").as_deref(), Some("ok"));
+    assert_eq!(boot("cafe").as_deref(), Some("warn"));
+    machine.run(&["mainstay", "init", "--no-recovery-key", "--install-timer"]);
+    assert_eq!(boot("cafe").as_deref(), Some("ok"));
+}
+
 /// As after a loss of power everywhere: the vault comes back later than the host.
 #[test]
 fn a_service_whose_vault_is_not_there_yet_is_started_when_it_is_if_the_unit_says_so() {
