@@ -17,13 +17,17 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+/// The first block of a guide that has such a line.
+fn block(guide: &str, is_it: impl Fn(&String) -> bool) -> Vec<String> {
+    let guides = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/guide");
+    let mut blocks = fences(&guides.join(guide)).into_iter().map(|(_, lines)| lines);
+    blocks.find(|lines| lines.iter().any(&is_it)).unwrap()
+}
+
 /// The start gate of `shop`, as the guide has it; the first that has these words.
 fn gate(words: &str) -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let blocks = fences(&root.join("docs/guide/standby-and-takeover.md"));
     let is_gate = |line: &String| line.starts_with("ExecCondition=") && line.contains(words);
-    let is_gate = |lines: &Vec<String>| lines.iter().any(is_gate);
-    blocks.into_iter().map(|(_, lines)| lines).find(is_gate).unwrap().join("\n")
+    block("standby-and-takeover.md", is_gate).join("\n")
 }
 
 /// A service that its unit starts, stopped for each backup.
@@ -164,6 +168,42 @@ fn a_host_that_was_taken_over_while_it_was_off_does_not_serve_and_says_why() {
     machine.run(&["systemctl", "start", "mainstay.service"]);
     assert!(!machine.is_active("shop"));
     assert!(unfinished_in(&machine.operations("shop")).is_empty());
+}
+
+/// The second host is made of the first: with its vault, and nothing else of it.
+#[test]
+fn a_new_host_is_a_standby_when_it_is_switched_on_as_the_guide_says() {
+    let Some(mut machine) = host(SHOP) else { return };
+    machine.run(&["mainstay", "backup", "shop"]);
+    machine.lose_power();
+    for gone in ["var/lib/mainstay", "srv/shop", "etc/systemd/system/multi-user.target.wants"] {
+        fs::remove_dir_all(machine.disk(gone)).unwrap();
+    }
+    machine.configure("");
+    let config = machine.disk("etc/mainstay/mainstay.toml");
+    let text = fs::read_to_string(&config).unwrap().replace("name = \"a\"", "name = \"c\"");
+    fs::write(config, text).unwrap();
+    machine.write("etc/mainstay/provision.toml", "services = [\"shop\"]\n");
+    machine.boot();
+    machine.run(&["systemctl", "disable", "--now", "mainstay.timer"]);
+    let guide =
+        block("new-host.md", |line| line.starts_with("systemctl enable mainstay-provision"));
+    for line in &guide {
+        machine.run(&["sh", "-c", line]);
+    }
+    machine.run(&["systemctl", "enable", "shop.service"]);
+    machine.lose_power();
+    machine.boot();
+    wait_for("it is one", || machine.disk("srv/shop/letter").exists());
+    wait_for("that is over", || {
+        machine.micros("mainstay-provision.service", "ExecMainExitTimestampMonotonic") > 0
+    });
+    let status = machine.run(&["mainstay", "--json", "status", "shop"]).json();
+    assert_eq!(status["services"][0]["role"], "standby", "{status}");
+    assert!(!machine.is_active("shop"));
+    // From now on it is refreshed, and cleaned up after.
+    assert_eq!(machine.show("mainstay.timer", "ActiveState"), "active");
+    assert!(cleaned_up(&machine).1 > 0);
 }
 
 /// What was written when the timer was installed knows nothing of it.
