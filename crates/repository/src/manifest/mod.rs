@@ -13,7 +13,7 @@ use crate::restore::redo::Touched;
 use crate::{Error, disk};
 use entry::{Entry, FileState, State};
 pub use recorded::recorded_entries;
-use recorded::{Entries, Recorded, Recording};
+use recorded::{Recorded, Recording};
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -208,7 +208,7 @@ fn compare(
     known: &Known<'_>,
     found: &mut Found<'_>,
 ) -> Result<(), Error> {
-    let mut recorded = Entries::open(manifest)?;
+    let mut recorded = Recorded::open(manifest)?;
     let mut before = recorded.next()?;
     let mut walk = match Walk::new(root) {
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -225,6 +225,8 @@ fn compare(
             (None, None) => break,
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
+            // Nearly always.
+            (Some(before), Some(now)) if before.path == now.path => Ordering::Equal,
             (Some(before), Some(now)) => parts(&before.path).cmp(parts(&now.path)),
         };
         match (order, before.take(), now.take()) {

@@ -6,8 +6,6 @@ use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::vec::IntoIter;
 
 const HEAD: &str = "mainstay manifest 1";
 
@@ -147,95 +145,12 @@ impl Recorded {
         Entry::parse(line.trim_end_matches('\n')).map(Some).ok_or_else(|| self.damaged())
     }
 
-    /// The next entries; none, at the end.
-    fn batch(&mut self) -> Result<Vec<Entry>, Error> {
-        let mut batch = Vec::with_capacity(BATCH);
-        while batch.len() < BATCH
-            && let Some(entry) = self.next()?
-        {
-            batch.push(entry);
-        }
-        Ok(batch)
-    }
-
     /// The next entry as it is written, with its path.
     pub(super) fn line(&mut self) -> Result<Option<(Vec<u8>, String)>, Error> {
         let Some(line) = self.read()? else { return Ok(None) };
         let path = line.trim_end_matches('\n').rsplit('\t').next();
         let path = path.and_then(crate::format::tree::unquoted).ok_or_else(|| self.damaged())?;
         Ok(Some((path, line)))
-    }
-}
-
-/// A manifest's entries, of which another thread reads and parses the next ones if there are many: whoever
-/// compares them with a tree is busy with that.
-pub(super) enum Entries {
-    Here(Recorded),
-    Ahead(Ahead),
-}
-
-pub(super) struct Ahead {
-    /// None behind the last one.
-    batches: Option<Receiver<Result<Vec<Entry>, Error>>>,
-    batch: IntoIter<Entry>,
-    path: PathBuf,
-}
-
-/// With fewer entries another thread is not worth it.
-const MANY: u64 = 4096;
-/// How many entries are handed over at once, and how many such batches wait.
-const BATCH: usize = 256;
-const WAITING: usize = 8;
-
-impl Entries {
-    pub(super) fn open(manifest: &Path) -> Result<Entries, Error> {
-        let mut recorded = Recorded::open(manifest)?;
-        if recorded.left < MANY {
-            return Ok(Entries::Here(recorded));
-        }
-        let (sender, batches) = sync_channel(WAITING);
-        // It ends when nobody listens any more. An empty batch is the end.
-        let read = move || {
-            loop {
-                let batch = recorded.batch();
-                let is_last = batch.as_ref().map_or(true, Vec::is_empty);
-                if sender.send(batch).is_err() || is_last {
-                    return;
-                }
-            }
-        };
-        match std::thread::Builder::new().spawn(read) {
-            Ok(_) => {
-                let (batches, batch) = (Some(batches), Vec::new().into_iter());
-                Ok(Entries::Ahead(Ahead { batches, batch, path: manifest.to_owned() }))
-            }
-            // The system grants no other.
-            Err(_) => Ok(Entries::Here(Recorded::open(manifest)?)),
-        }
-    }
-
-    pub(super) fn next(&mut self) -> Result<Option<Entry>, Error> {
-        match self {
-            Entries::Here(recorded) => recorded.next(),
-            Entries::Ahead(ahead) => ahead.next(),
-        }
-    }
-}
-
-impl Ahead {
-    fn next(&mut self) -> Result<Option<Entry>, Error> {
-        if let Some(entry) = self.batch.next() {
-            return Ok(Some(entry));
-        }
-        let Some(batches) = &self.batches else { return Ok(None) };
-        // A thread that ended without saying so must not pass for the end of the manifest.
-        let gone = |_| Error::io("read", &self.path, io::ErrorKind::BrokenPipe.into());
-        let batch = batches.recv().map_err(gone)??;
-        if batch.is_empty() {
-            self.batches = None;
-        }
-        self.batch = batch.into_iter();
-        Ok(self.batch.next())
     }
 }
 

@@ -197,7 +197,6 @@ fn a_root_that_is_not_there_cannot_be_recorded() {
     assert!(!copy.manifest.exists());
 }
 
-/// So many that the manifest is read by another thread.
 #[test]
 fn of_very_many_files_every_change_is_named_too_and_a_damaged_line_is_an_error() {
     let copy = Copy::new();
