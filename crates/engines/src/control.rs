@@ -119,9 +119,10 @@ impl Control {
     pub fn at_boot(&self, cx: &Context<'_>) -> Result<AtBoot, Error> {
         let Some(unit) = self.started_unit() else { return Ok(AtBoot::ByCommand) };
         let output = self.systemctl(cx, &["is-enabled"], unit).ask(cx.cancel)?;
-        // Others (`static`, `disabled`, `linked`) may be started by something else, or not. To tell
-        // systemd to start what it starts anyway changes nothing.
-        let starts = ["enabled", "enabled-runtime", "alias", "generated"];
+        // Others (`static`, `disabled`, `linked`) may be started by something else, or not; so may what a
+        // generator enables (`enabled-runtime`, `generated`): Debian's PostgreSQL clusters come with another
+        // unit, which can be disabled. To tell systemd to start what it starts anyway changes nothing.
+        let starts = ["enabled", "alias"];
         let by_itself = output.success()
             && output.stdout_text().is_ok_and(|text| starts.contains(&text.trim()));
         Ok(if by_itself { AtBoot::ByItself } else { AtBoot::IfTold })

@@ -270,7 +270,7 @@ fn a_vault_that_says_nothing_does_not_hold_up_the_start_of_the_host() {
     wait_for("it is back", || machine.is_active("shop"));
     let (began, over) = cleaned_up(&machine);
     let waited = Duration::from_micros(over - began);
-    assert!(waited < Duration::from_secs(15), "{waited:?}: {}", machine.journal());
+    assert!(waited < Duration::from_secs(25), "{waited:?}: {}", machine.journal());
     assert!(unfinished_in(&machine.operations("shop")).is_empty());
     assert_eq!(unfinished_in(&machine.operations("cafe")).len(), 1, "the next command sees to it");
 }
