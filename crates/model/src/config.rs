@@ -16,7 +16,7 @@ mod vault;
 
 pub use bucket::{Bucket, ObjectLock};
 pub use copies::SecondVault;
-pub use read::{Checked, ConfigError, Finding, read, read_sound, schema};
+pub use read::{Checked, ConfigError, Finding, Tellable, read, read_sound, schema, tellable};
 pub use rules::{CHUNK_BYTES, CHUNK_WORDS, ENGINES};
 pub use section::Section;
 pub use url::{lacks_password, without_password, without_path};

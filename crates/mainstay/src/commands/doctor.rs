@@ -4,6 +4,7 @@ use crate::failure::{Exit, Outcome};
 use model::ServiceName;
 use operations::Site;
 use serde_json::json;
+use std::collections::BTreeSet;
 
 /// Walk the whole chain, from the configuration to the newest point, and say which link is broken.
 ///
@@ -23,7 +24,10 @@ pub(crate) fn run(app: &App, args: &DoctorArgs) -> Outcome {
     for name in args.services.iter().filter(|name| !site.services().contains(name)) {
         site.service(name)?;
     }
-    let asked = if args.services.is_empty() { site.services() } else { args.services.clone() };
+    // Named twice, it is looked at once.
+    let mut seen = BTreeSet::new();
+    let mut asked = if args.services.is_empty() { site.services() } else { args.services.clone() };
+    asked.retain(|name| seen.insert(name.clone()));
     let mut told = |link: &Link| match app.out.json {
         true => Ok(()),
         false if app.out.quiet() && link.verdict != Verdict::Fail => Ok(()),

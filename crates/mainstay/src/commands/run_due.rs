@@ -54,7 +54,13 @@ pub(crate) fn run(app: &App, args: &RunDueArgs) -> Outcome {
         app.watch_quietly()?;
         return turns::run(app, name);
     }
-    let site = app.site()?;
+    let site = match app.site() {
+        Err(failure) if !args.dry_run && failure.class() == Class::Invalid => {
+            mistakes::tell_unusable(app, &failure);
+            return Err(failure);
+        }
+        site => site?,
+    };
     let names = site.services();
     if !args.dry_run {
         let order = |name: &ServiceName, at: usize| {

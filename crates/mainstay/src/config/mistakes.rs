@@ -1,11 +1,13 @@
 //! What is said of a mistake in one section of the configuration, beside what is done by the others.
 
+use super::place::{self, Defaults};
 use crate::app::App;
 use crate::failure::{Exit, Failure};
 use crate::teller::Teller;
-use model::ServiceName;
-use model::config::{Finding, Section};
+use model::config::{Config, Finding, Host, Section, Vault, tellable};
+use model::{MemberName, ServiceName};
 use operations::Site;
+use std::collections::BTreeMap;
 
 /// What it is told by, by `run-due`.
 const EVENT: &str = "configuration-broken";
@@ -50,7 +52,33 @@ pub(crate) fn tell(app: &App, site: &Site) -> Exit {
     }
     let mut teller = Teller::of_host(app, site);
     teller.tell_each(EVENT, &told);
+    // It can be read.
+    teller.tell(EVENT, None);
     if teller.finish() { Exit::NOT_WELL } else { Exit::DONE }
+}
+
+/// Tells a person that nothing can be done by this file, if it says soundly who that is.
+pub(crate) fn tell_unusable(app: &App, why: &Failure) {
+    let Ok(file) = app.config_file() else { return };
+    let Some(tellable) = std::fs::read_to_string(&file).ok().and_then(|text| tellable(&text))
+    else {
+        return;
+    };
+    let name = tellable.name.or_else(|| MemberName::new(&place::host_name()).ok());
+    let Some(name) = name else { return };
+    let state_dir = tellable.state_dir.unwrap_or_else(|| Defaults::of_this_user().state_dir);
+    let config = Config {
+        host: Host { name, state_dir },
+        vault: Vault::default(),
+        copy: BTreeMap::new(),
+        alerts: tellable.alerts,
+        service: BTreeMap::new(),
+    };
+    let site = Site::new(config, file);
+    let mut teller = Teller::of_host(app, &site);
+    let said = format!("{}: nothing is done on this host until that is corrected", why.one_line());
+    teller.tell(EVENT, Some(said));
+    teller.finish();
 }
 
 /// What is wrong, and what comes of it.

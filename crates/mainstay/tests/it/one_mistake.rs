@@ -150,6 +150,38 @@ fn run_due_runs_the_others_and_somebody_is_told() {
     assert_eq!(alerts().lines().count(), 3);
 }
 
+/// Nothing is done by such a file, on the whole host: whoever it says is told is told.
+#[test]
+fn somebody_is_told_of_a_mistake_in_what_all_share() {
+    let (rig, sound) = rig();
+    let alerts = || fs::read_to_string(rig.path("alerts")).unwrap_or_default();
+    rig.configure(&sound.replace("[alerts]", "passwort-file = \"x\"\n[alerts]"));
+    for _ in 0..2 {
+        rig.run(&["run-due"]).code(1).complains("passwort-file: unknown key");
+    }
+    let told: Vec<Value> =
+        alerts().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0]["event"], "configuration-broken");
+    let message = told[0]["message"].as_str().unwrap();
+    assert!(message.contains("passwort-file") && message.contains("on this host"), "{message}");
+    rig.run(&["run-due", "--dry-run"]).code(1);
+    rig.configure(&sound);
+    for _ in 0..2 {
+        rig.run(&["run-due"]).code(0);
+    }
+    assert_eq!(alerts().lines().count(), 2, "{}", alerts());
+    assert!(alerts().contains("configuration-broken-over"), "{}", alerts());
+}
+
+#[test]
+fn a_service_that_is_named_twice_is_looked_at_once() {
+    let (rig, sound) = rig();
+    rig.configure(&sound);
+    let once = rig.run(&["doctor", "docs"]).code(0).out;
+    assert_eq!(rig.run(&["doctor", "docs", "docs"]).code(0).out, once);
+}
+
 fn stops_for_a_backup() -> World {
     let world = world(ALERTS);
     append(&world.path("a/mainstay.toml"), BROKEN);

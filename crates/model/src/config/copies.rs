@@ -1,12 +1,13 @@
 //! Second vaults: `[copy.NAME]`.
 
-use super::rules::Judge;
-use super::{Config, Vault};
+use super::rules::{Judge, left_out, roots};
+use super::{Config, Vault, vault_dir};
 use crate::ServiceName;
 use crate::schedule::Schedule;
 use jiff::tz::TimeZone;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// A second vault, to which the history is copied. No host goes by it: it has no members, and nothing
 /// is removed there.
@@ -33,12 +34,36 @@ impl SecondVault {
     }
 }
 
+/// What is protected must hold no second vault, nor lie in one: a backup would back up the copies, a restore
+/// put them aside, and the repository of a service be made where its data is.
+fn apart(judge: &mut Judge<'_>, config: &Config, vault: &Path) {
+    for (name, service) in &config.service {
+        for (_, root) in roots(service) {
+            let shown = root.display();
+            if vault.starts_with(root) && !left_out(service, vault) {
+                judge.wrong(
+                    "vault.url",
+                    format!(
+                        "lies in {shown} of service {name}: every backup would back up the copies; move \
+                         it, or add it to `exclude` there"
+                    ),
+                );
+            } else if root.starts_with(vault) {
+                judge.wrong("vault.url", format!("holds {shown} of service {name}; move it"));
+            }
+        }
+    }
+}
+
 pub(super) fn judge(judge: &mut Judge<'_>, config: &Config) {
     for (name, copy) in &config.copy {
         judge.begin(&["copy", name.as_str()]);
         judge.vault(&copy.vault, config);
         if copy.vault.url == config.vault.url {
             judge.wrong("vault.url", "is the vault itself; a copy belongs elsewhere");
+        }
+        if let Some(vault) = vault_dir(&copy.vault.url) {
+            apart(judge, config, vault);
         }
         if let Some(schedule) = &copy.schedule
             && let Err(e) = Schedule::parse(schedule, TimeZone::UTC)

@@ -3,11 +3,12 @@
 
 use super::section::{self, Section};
 use super::source::{Source, place};
-use super::{Config, keys, rules};
-use crate::{Class, Classify};
+use super::{Alerts, Config, keys, rules};
+use crate::{Class, Classify, MemberName};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::PathBuf;
 
 /// A configuration that may be used.
 #[derive(Clone, Debug, PartialEq)]
@@ -164,6 +165,27 @@ pub fn read_sound(text: &str, file: &str) -> Result<Checked, ConfigError> {
     let alerts = mistakes.iter().filter_map(|finding| finding.key.strip_prefix("alerts."));
     config.alerts = section::alerts_without(&config.alerts, alerts);
     Ok(Checked { config, warnings, mistakes })
+}
+
+/// Whom to tell of a configuration that cannot be used, as far as its text says that soundly.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tellable {
+    /// The host's name.
+    pub name: Option<MemberName>,
+    /// Where it keeps what was told.
+    pub state_dir: Option<PathBuf>,
+    /// Who is told.
+    pub alerts: Alerts,
+}
+
+/// Reads nothing else: of a text that [`read_sound`] refuses. None if it cannot be read at all.
+pub fn tellable(text: &str) -> Option<Tellable> {
+    let source = Source::parse(text).ok()?;
+    let (name, state_dir, alerts) = section::tellable(text, &keys::unknown(&source))?;
+    let state_dir = state_dir.filter(|dir: &PathBuf| dir.is_absolute());
+    let wrong = rules::judge_alerts(&alerts);
+    let wrong = wrong.iter().filter_map(|finding| finding.key.strip_prefix("alerts."));
+    Some(Tellable { name, state_dir, alerts: section::alerts_without(&alerts, wrong) })
 }
 
 /// The JSON schema of the file, for editors.

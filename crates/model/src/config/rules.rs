@@ -5,7 +5,7 @@ use super::read::Finding;
 use super::section::Section;
 use super::source::Source;
 use super::{
-    Config, Quiesce, Service, Vault, VaultUrl, bucket, copies, drills, keys, vault_dir,
+    Alerts, Config, Quiesce, Service, Vault, VaultUrl, bucket, copies, drills, keys, vault_dir,
     without_password,
 };
 use crate::schedule::Schedule;
@@ -53,6 +53,13 @@ pub(super) fn judge(config: &Config, source: Option<&Source>) -> Verdict {
         }
     }
     judge.verdict
+}
+
+/// What is wrong with `[alerts]` alone.
+pub(super) fn judge_alerts(alerts: &Alerts) -> Vec<Finding> {
+    let mut judge = Judge { source: None, place: Vec::new(), verdict: Verdict::default() };
+    judge.alerts(alerts);
+    judge.verdict.errors
 }
 
 pub(super) struct Judge<'a> {
@@ -133,12 +140,19 @@ impl Judge<'_> {
     fn host_and_vault(&mut self, config: &Config) {
         self.path("host.state-dir", &config.host.state_dir);
         self.vault(&config.vault, config);
-        if let Some(webhook) = &config.alerts.webhook
+        self.alerts(&config.alerts);
+        if config.service.is_empty() {
+            self.doubtful("service", "no service is configured, so nothing is protected");
+        }
+    }
+
+    /// Who is told.
+    fn alerts(&mut self, alerts: &Alerts) {
+        if let Some(webhook) = &alerts.webhook
             && !(webhook.starts_with("https://") || webhook.starts_with("http://"))
         {
             self.wrong("alerts.webhook", "must begin with https:// or http://");
         }
-        let alerts = &config.alerts;
         self.not_empty("alerts.command", alerts.command.as_ref());
         self.duration("alerts.command-timeout", alerts.command_timeout.as_deref());
         self.at_most_one(&[
@@ -154,9 +168,6 @@ impl Judge<'_> {
         self.not_empty("alerts.webhook-env", alerts.webhook_env.as_ref());
         self.not_empty("alerts.webhook-command", alerts.webhook_command.as_ref());
         self.credential("alerts.webhook-credential", alerts.webhook_credential.as_ref());
-        if config.service.is_empty() {
-            self.doubtful("service", "no service is configured, so nothing is protected");
-        }
     }
 
     /// How a vault on another machine is reached.
@@ -373,12 +384,11 @@ impl Judge<'_> {
     /// The vault and our own state must not be part of what is protected, nor the other way round:
     /// a backup would back up the backups, and a refresh would replace them.
     fn neighbours(&mut self, config: &Config, service: &Service) {
-        let second = config.copy.values().map(|copy| &copy.vault.url);
-        let vaults: Vec<&Path> =
-            second.chain([&config.vault.url]).filter_map(|url| vault_dir(url)).collect();
+        // A second vault that is in the way is its own mistake: what is protected was there before it.
+        let vault = vault_dir(&config.vault.url);
         for (key, root) in roots(service) {
             let shown = root.display();
-            for vault in &vaults {
+            if let Some(vault) = vault {
                 if vault.starts_with(root) && !left_out(service, vault) {
                     self.wrong(
                         key,

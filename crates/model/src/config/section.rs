@@ -3,7 +3,7 @@
 
 use super::keys::Unknown;
 use super::{Alerts, Config};
-use crate::{ServiceName, VaultName};
+use crate::{MemberName, ServiceName, VaultName};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::mem;
 use std::ops::Range;
+use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue, Deserializer, Error, ValueDeserializer};
 
@@ -98,6 +99,29 @@ pub(super) fn read(
     let alerts = alerts(root.get_mut(), wrong);
     let config = Config::deserialize(Deserializer::from(root)).map_err(shared)?;
     Ok(Config { service: services, copy: copies, alerts, ..config })
+}
+
+/// The host's name and its state directory, as far as they are sound, and what is sound of `[alerts]`. None
+/// if the text cannot be read.
+pub(super) fn tellable(
+    text: &str,
+    unknown: &[Unknown],
+) -> Option<(Option<MemberName>, Option<PathBuf>, Alerts)> {
+    let mut root = DeTable::parse(text).ok()?;
+    for key in unknown {
+        correct(root.get_mut(), &key.path, None);
+    }
+    let alerts = alerts(root.get_mut(), &mut Vec::new());
+    let host = match root.get_mut().remove("host").map(Spanned::into_inner) {
+        Some(DeValue::Table(host)) => host,
+        _ => DeTable::new(),
+    };
+    Some((of(&host, "name"), of(&host, "state-dir"), alerts))
+}
+
+/// What a table says of a key, if that is of the right shape.
+fn of<T: DeserializeOwned>(table: &DeTable<'_>, key: &str) -> Option<T> {
+    T::deserialize(ValueDeserializer::from(table.get(key)?.clone())).ok()
 }
 
 /// Takes a key out, or gives it the name that was meant, if nothing has that.

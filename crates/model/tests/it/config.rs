@@ -1,7 +1,7 @@
 //! What a configuration file may say, and what is said about a wrong one.
 
 use mainstay_model::config::{
-    Config, Finding, lacks_password, read, read_sound, schema, without_password,
+    Config, Finding, lacks_password, read, read_sound, schema, tellable, without_password,
 };
 use mainstay_model::{Class, Classify};
 use proptest::prelude::*;
@@ -555,6 +555,9 @@ fn a_mistake_in_a_section_leaves_the_others_as_they_are() {
             "vault = { url = \"/srv/far\" }\nservices = [\"x\"]",
             "no service of this host",
         ),
+        ("[copy.far]", "vault = { url = \"/srv/a/far\" }", "lies in /srv/a of service a"),
+        ("[copy.far]", "vault = { url = \"/srv/a\" }", "lies in /srv/a of service a"),
+        ("[copy.far]", "vault = { url = \"/srv\" }", "holds /srv/a of service a"),
         ("[alerts]", "comand = \"x\"", "did you mean `command`?"),
         ("[sevice.b]", "engine = \"files\"\npath = \"/srv/b\"", "did you mean `service`?"),
     ] {
@@ -648,4 +651,25 @@ fn who_is_told_is_told_by_what_is_sound_of_it() {
     assert_eq!(config.alerts.command.as_deref(), Some("tell"));
     assert_eq!((config.alerts.command_timeout, config.alerts.webhook), (None, None));
     assert!(told.iter().all(|(section, _)| section == "[alerts]"), "{told:?}");
+}
+
+/// Where nothing else of the file can be used.
+#[test]
+fn who_is_told_of_a_mistake_in_what_all_share_is_read_by_itself() {
+    let alerts =
+        "[alerts]\ncommand = \"tell\"\ncommand-timeout = 30\nwebhook = \"ftp://x\"\nx = 1\n";
+    for (from, to, name, dir) in [
+        ("/srv/vault", "sftp:host:/x", true, true),
+        ("state-dir", "state-dri", true, false),
+        ("\"db1\"", "3", false, true),
+        ("[vault]", "[valut]", true, true),
+    ] {
+        let text = format!("{}{SOUND}{alerts}", BASE.replace(from, to));
+        assert!(read_sound(&text, "m.toml").is_err(), "{text}");
+        let found = tellable(&text).unwrap();
+        assert_eq!((found.name.is_some(), found.state_dir.is_some()), (name, dir), "{text}");
+        assert_eq!(found.alerts.command.as_deref(), Some("tell"));
+        assert_eq!((found.alerts.command_timeout, found.alerts.webhook), (None, None));
+    }
+    assert_eq!(tellable("[alerts\ncommand = 3"), None);
 }
