@@ -147,12 +147,15 @@ impl LogStore {
 
     /// The bytes of a segment, from the newest generation that has it; none if none has.
     pub fn fetch(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
-        match self.generations(name)?.pop() {
-            Some(generation) => self.read(&self.key(name, generation)?).map(Some),
-            None => match self.before.as_ref().map_or(Ok(None), |before| before.fetch(name))? {
-                Some(bytes) => Ok(Some(bytes)),
-                None => self.require_repository().map(|()| None),
-            },
+        let near = self.list_own_near(name)?;
+        if let Some((_, generation)) = near.iter().rfind(|(there, _)| there == name) {
+            return self.read(&self.key(name, *generation)?).map(Some);
+        }
+        match self.before.as_ref().map_or(Ok(None), |before| before.fetch(name))? {
+            Some(bytes) => Ok(Some(bytes)),
+            // Its neighbours are there: so is the vault.
+            None if !near.is_empty() => Ok(None),
+            None => self.require_repository().map(|()| None),
         }
     }
 

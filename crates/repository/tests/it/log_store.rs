@@ -7,6 +7,7 @@ use model::{Class, Classify, ClusterId, Generation, Seal, SealError};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
+use storage::doubles::{Recording, Verb};
 use storage::{Key, Local, Storage};
 
 const SEGMENT: &str = "000000010000000A000000FF";
@@ -601,4 +602,17 @@ fn who_wrote_a_log_without_a_cluster_is_told_by_what_is_whole_of_it() {
     stored[20] ^= 1;
     bench.storage.put(&at(&second), &stored).expect("damage");
     assert!(bench.log.wrote(wrote).expect("asked").is_empty());
+}
+
+/// A standby asks for the next segment every few seconds, and mostly it is not there yet.
+#[test]
+fn what_is_not_there_yet_costs_a_look_at_each_place() {
+    let bench = Bench::new();
+    let storage = Arc::new(Recording::new(bench.storage.clone()));
+    let log = LogStore::on(storage.clone(), Arc::new(Glass)).with_cluster(ONE, wrote);
+    log.push(Generation(1), SEGMENT, &[1; 100]).expect("pushed");
+    storage.take();
+    assert_eq!(log.fetch("000000010000000A00000100").expect("asked"), None);
+    let calls = storage.take();
+    assert!(calls.len() == 2 && calls.iter().all(|call| call.verb == Verb::List), "{calls:?}");
 }
