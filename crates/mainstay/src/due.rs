@@ -46,12 +46,14 @@ pub(crate) struct Observed {
     /// What of the log is missing, or why it leads on from no point, so that a base is due whatever the
     /// schedule says.
     pub(crate) gap: Option<String>,
+    /// That base is made only once somebody has said that it is meant.
+    pub(crate) is_refused: bool,
 }
 
 impl Observed {
-    /// No recovery gets to what is written now.
+    /// No recovery gets to what is written now, and a base helps.
     fn needs_base(&self) -> bool {
-        self.role == Role::Primary && self.gap.is_some()
+        self.role == Role::Primary && self.gap.is_some() && !self.is_refused
     }
 }
 
@@ -302,6 +304,7 @@ mod tests {
             standbys: Vec::new(),
             since: at("00:00:00"),
             gap: None,
+            is_refused: false,
         }
     }
 

@@ -162,10 +162,13 @@ pub(crate) struct MemberStatus {
     pub(crate) stopped: bool,
     /// What the copy of a broken member is called.
     pub(crate) label: Option<String>,
-    /// Why a standby that follows the log cannot go on, as far as this host can tell.
+    /// Why a standby that follows the log cannot go on, or has nothing to be built anew from, as far as this
+    /// host can tell.
     pub(crate) stuck: Option<String>,
     /// That is because it stands on what the primary left behind.
     pub(crate) left_behind: bool,
+    /// That is because it is of another database cluster than the newest point, or than the primary.
+    pub(crate) other_cluster: bool,
 }
 
 /// Gathers it.
@@ -202,10 +205,11 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
     let is_primary = me.is_some_and(|me| me.role == Role::Primary);
     // That its files cannot be read is told by others.
     let went_back = operations::wal::went_back(service, &state).ok().flatten();
-    let went_back = went_back.filter(|_| is_primary);
+    let went_back = went_back.filter(|_| is_primary).map(|went_back| went_back.why);
     let trouble = trouble(service, &state);
     let stuck = trouble.as_ref().map(Trouble::told);
     let on_what_was_left = matches!(trouble, Some(Trouble::Left { .. }));
+    let of_another_cluster = matches!(trouble, Some(Trouble::Cluster(_)));
     let replayed = replayed(service, &state);
     // Where the log alone is followed, nobody gets over a gap in it.
     let all_stuck = log_gap.as_ref().filter(|_| follows(service));
@@ -239,6 +243,7 @@ pub(crate) fn of(service: &ServiceSite, now: Timestamp) -> Result<Status, Failur
             label: member.label.clone(),
             stuck,
             left_behind: own && on_what_was_left,
+            other_cluster: own && of_another_cluster,
         }
     });
     let members: Vec<MemberStatus> = members.collect();

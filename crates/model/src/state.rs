@@ -217,6 +217,13 @@ pub struct ServiceState {
     /// nothing of its log.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub clusters: BTreeSet<ClusterId>,
+    /// Those of which the last points were given up as lost: their log may be all that is left of them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub lost: BTreeSet<ClusterId>,
+    /// The database cluster that the primary wrote last, as far as it has said so with what it stored: a
+    /// point, or a piece of its log. It may be another than that of any point.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<ClusterId>,
     /// The last drill of any point. It outlives the point.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_drill: Option<LastDrill>,
@@ -241,6 +248,8 @@ impl ServiceState {
             head: None,
             points: Vec::new(),
             clusters: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            written: None,
             last_drill: None,
             intent: None,
             takeovers: Vec::new(),

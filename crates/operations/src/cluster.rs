@@ -97,21 +97,82 @@ pub(crate) fn in_detail(detail: &serde_json::Value) -> Option<ClusterId> {
     detail.get("system-identifier")?.as_str()?.parse().ok()
 }
 
-/// What lies here, if it is of another cluster than a point: positions in their logs compare well, and say
-/// nothing.
-pub(crate) fn other_than(
-    site: &ServiceSite,
-    point: &RecoveryPoint,
-) -> Result<Option<String>, Error> {
-    match (here(site)?, of_point(site, point)?) {
-        (Some(here), Some(there)) if here != there => Ok(Some(format!(
-            "the copy of {} on this host holds the database cluster {here}, and nothing of {there}, \
-             which {} is of",
-            site.name(),
-            point.name()
-        ))),
-        _ => Ok(None),
+/// How what lies here stands to a point. Of another cluster positions in the log compare well, and say
+/// nothing. With one sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Here {
+    /// It is of the same cluster, as far as is known.
+    OfThePoint,
+    /// Only a newer point is going to be of it: the primary writes it now, in the place of the point's.
+    Unsaved(String),
+    /// It is of the same, which is the newest in the vault, and the primary writes another in its place.
+    Outlived(String),
+    /// It is of another, which was there before, or has nothing to do with the service.
+    Another(String),
+}
+
+impl Here {
+    /// What to do about a standby whose copy it is.
+    pub fn advice(&self, site: &ServiceSite) -> String {
+        let name = site.name();
+        let base = format!("Run `mainstay backup {name} --allow-another` on the primary");
+        match self {
+            Here::OfThePoint => String::new(),
+            Here::Unsaved(_) => {
+                format!("{base}: that makes one. Until then nothing brings it back.")
+            }
+            Here::Outlived(_) => {
+                format!(
+                    "{base}, then `mainstay refresh {name} --reseed` here, which builds it anew."
+                )
+            }
+            Here::Another(_) => format!(
+                "Look at what is in it; `mainstay refresh {name} --reseed` puts it aside and builds it anew."
+            ),
+        }
     }
+}
+
+/// Compares what lies here with a point.
+pub(crate) fn compare(
+    site: &ServiceSite,
+    state: &ServiceState,
+    point: &RecoveryPoint,
+) -> Result<Here, Error> {
+    let (Some(here), Some(there)) = (here(site)?, of_point(site, point)?) else {
+        return Ok(Here::OfThePoint);
+    };
+    let is_newest = state.head.is_some_and(|head| head.snapshot == point.snapshot);
+    let holds =
+        format!("the copy of {} on this host holds the database cluster {here}", site.name());
+    let point = point.name();
+    Ok(match state.written.filter(|_| is_newest) {
+        Some(now) if here == now && here != there => Here::Unsaved(format!(
+            "{holds}, which the primary writes now, and the vault has no point of that: {point}, the newest, \
+             is of {there}"
+        )),
+        Some(now) if here == there && here != now => Here::Outlived(format!(
+            "{holds}, as {point} does, and the primary has gone on with {now} in its place"
+        )),
+        _ if here == there => Here::OfThePoint,
+        _ => Here::Another(format!("{holds}, and nothing of {there}, which {point} is of")),
+    })
+}
+
+/// The same with the newest whole point.
+pub(crate) fn compare_with_head(site: &ServiceSite, state: &ServiceState) -> Result<Here, Error> {
+    state.head_point().map_or(Ok(Here::OfThePoint), |head| compare(site, state, head))
+}
+
+/// Says in the vault which cluster the primary writes, unless the vault knows that. How it went is of no
+/// account: what is stored is stored, and it is said with the next piece.
+pub(crate) fn say_written(site: &ServiceSite, state: &ServiceState, cluster: Option<ClusterId>) {
+    let Some(cluster) = cluster.filter(|cluster| state.written != Some(*cluster)) else { return };
+    let (member, generation) = (site.member(), state.generation);
+    let said = site
+        .state()
+        .map(|store| store.update(|state| state.writes(member, generation, cluster)).map(|_| ()));
+    drop(said);
 }
 
 /// A state as far as it is of one cluster: the points that are, or may be.

@@ -238,17 +238,27 @@ fn may_need_old(wrote: &[ClusterId], said: Option<ClusterId>) -> bool {
     wrote.is_empty() || said.is_none_or(|cluster| wrote.contains(&cluster))
 }
 
-/// Whether there were points of the cluster whose log it is, and are none any more. Of one of which there
-/// was none yet, the first is about to be taken.
+/// Whether there were points of the cluster whose log it is, and are none any more, or there never will be
+/// one. Of one that is written, and of which there was none yet, the first is about to be taken.
 fn is_over(site: &ServiceSite, state: &ServiceState, log: &LogStore) -> Result<bool, Error> {
     if state.intent.is_some() || crate::wal::sqlite::is_meant(site) {
         return Ok(false);
     }
-    let had_points = match log.cluster() {
-        Some(cluster) => state.clusters.contains(&cluster),
+    let is_over = match log.cluster() {
+        Some(cluster) if state.written == Some(cluster) => false,
+        Some(cluster) => state.clusters.contains(&cluster) || was_left(site, state, cluster)?,
         None => log.wrote(cluster_in)?.iter().any(|cluster| state.clusters.contains(cluster)),
     };
-    Ok(had_points && needing(site, state, log)?.is_empty())
+    Ok(is_over && needing(site, state, log)?.is_empty())
+}
+
+/// Whether the primary left a cluster before any point was taken of it, and writes another of which there is
+/// one. Should it come back, its first point needs only what is written from then on.
+fn was_left(site: &ServiceSite, state: &ServiceState, cluster: ClusterId) -> Result<bool, Error> {
+    let writes_another = state.written.is_some_and(|written| written != cluster);
+    Ok(writes_another
+        && !state.lost.contains(&cluster)
+        && cluster::of_head(site, state)? == state.written)
 }
 
 /// Parts of segments that are whole by now, or go with what lies beside them.

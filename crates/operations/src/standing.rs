@@ -2,6 +2,8 @@
 //! gets past that. In front of a part of the log that is in no vault it waits for ever, and looks as if
 //! nothing had happened at its source.
 
+pub use crate::cluster::Here;
+
 use crate::cluster::own_log;
 use crate::wal::{self, Gap};
 use crate::{Error, Run, ServiceSite, cluster, placing};
@@ -95,6 +97,8 @@ pub enum Trouble {
         /// Where the newest timeline left the one that it is on.
         left: Lsn,
     },
+    /// Its database cluster is not that of the newest point, or not the primary's.
+    Cluster(Here),
 }
 
 impl Trouble {
@@ -106,6 +110,11 @@ impl Trouble {
                 "it stands at {at}, past {left}, where the newest timeline left the one that it is on: it \
                  gets nothing of what the primary writes now"
             ),
+            Trouble::Cluster(here) => match here {
+                Here::Another(what) | Here::Outlived(what) => format!("it cannot go on: {what}"),
+                Here::Unsaved(what) => what.clone(),
+                Here::OfThePoint => String::new(),
+            },
         }
     }
 
@@ -118,6 +127,7 @@ impl Trouble {
                  anew, along what the primary writes now.",
                 site.name()
             ),
+            Trouble::Cluster(here) => here.advice(site),
         }
     }
 }
@@ -144,11 +154,33 @@ pub(crate) fn seen_trouble(
     state: &ServiceState,
     seen: &Inspection,
 ) -> Result<Option<Trouble>, Error> {
-    if let Some(stuck) = seen_stuck(site, state, seen, state.head_point())? {
-        return Ok(Some(Trouble::Gap(stuck)));
+    match beside_gaps(site, state, seen)? {
+        // It lacks more than what is missing of its own log.
+        Some(Trouble::Cluster(here)) if !matches!(here, Here::Unsaved(_)) => {
+            Ok(Some(Trouble::Cluster(here)))
+        }
+        other => Ok(match seen_stuck(site, state, seen, state.head_point())? {
+            Some(stuck) => Some(Trouble::Gap(stuck)),
+            None => other,
+        }),
     }
-    let at = seen.position.as_ref().filter(|_| seen.following);
-    Ok(wal::went_past(site, at)?.zip(at.cloned()).map(|(left, at)| Trouble::Left { at, left }))
+}
+
+/// The same but for gaps.
+pub(crate) fn beside_gaps(
+    site: &ServiceSite,
+    state: &ServiceState,
+    seen: &Inspection,
+) -> Result<Option<Trouble>, Error> {
+    let Some(at) = seen.position.as_ref().filter(|_| seen.following) else { return Ok(None) };
+    let here = cluster::compare_with_head(site, state)?;
+    if matches!(here, Here::Another(_) | Here::Outlived(_)) {
+        return Ok(Some(Trouble::Cluster(here)));
+    }
+    Ok(match wal::went_past(site, Some(at))? {
+        Some(left) => Some(Trouble::Left { at: at.clone(), left }),
+        None => (here != Here::OfThePoint).then_some(Trouble::Cluster(here)),
+    })
 }
 
 /// Whether a standby that was looked at stands in front of a gap, and how it gets to this point.
@@ -159,32 +191,19 @@ pub(crate) fn seen_stuck(
     point: Option<&RecoveryPoint>,
 ) -> Result<Option<Stuck>, Error> {
     let (true, Some(at)) = (seen.following, &seen.position) else { return Ok(None) };
-    if let Some(head) = state.head_point()
-        && let Some(what) = cluster::other_than(site, head)?
-    {
-        let gap = of_another_log(site, at)?;
-        return Ok(Some(Stuck { at: at.clone(), gap, way: Way::ByHand(what) }));
-    }
     let Some(gap) = in_front_of(site, state, at)? else { return Ok(None) };
-    let way = way(site, at, &gap, point)?;
+    let way = match point {
+        // No place in the log of another cluster is past it.
+        Some(point) if !is_of(site, point)? => Way::Awaited,
+        point => way(site, at, &gap, point)?,
+    };
     Ok(Some(Stuck { at: at.clone(), gap, way }))
 }
 
-/// What one lacks whose database cluster nobody writes any more: all that comes.
-fn of_another_log(site: &ServiceSite, at: &Position) -> Result<Gap, Error> {
-    let (timeline, from) = match at {
-        Position::Lsn { timeline, lsn } => (*timeline, *lsn),
-        _ => (0, 0),
-    };
-    Ok(Gap {
-        cluster: cluster::here(site)?,
-        timeline,
-        from,
-        to: None,
-        noticed: Timestamp::now(),
-        why: "another database cluster has taken the place of the one that it is of".to_owned(),
-        recorded: false,
-    })
+/// Whether a point is of the cluster that lies here, as far as is known.
+fn is_of(site: &ServiceSite, point: &RecoveryPoint) -> Result<bool, Error> {
+    let both = cluster::here(site)?.zip(cluster::of_point(site, point)?);
+    Ok(both.is_none_or(|(here, there)| here == there))
 }
 
 /// Whether a standby that stands still has something to go on with all the same: what it received from
@@ -321,7 +340,7 @@ fn in_front_of(
     let near = shelf.near(own)?;
     let missing = [own, next].into_iter().find(|n| !near.contains(&shelf.name(*n)));
     let Some(missing) = missing else { return Ok(None) };
-    for name in near.iter().filter(|name| name.ends_with(".gap")) {
+    for name in near.iter().filter(|name| shelf.notes_before(name, missing)) {
         let Some(bytes) = shelf.log.fetch(name)? else { continue };
         let gap: Gap = serde_json::from_slice(&bytes).map_err(|e| {
             Error::new(Class::Corrupt, format!("{name} in the vault is not valid")).because(e)
@@ -333,9 +352,15 @@ fn in_front_of(
     }
     // In the midst of a segment it has that, and asks for the one after it.
     let asked = segments.number(Lsn(lsn.saturating_add(segments.size() - 1)));
-    match near.contains(&shelf.name(asked)) {
-        true => Ok(None),
-        false => shelf.removed(state, asked, &near),
+    if near.contains(&shelf.name(asked)) {
+        return Ok(None);
+    }
+    match shelf.removed(state, asked, &near)? {
+        Some(gap) => Ok(Some(gap)),
+        None => {
+            let lacks = wal::lacks_branch(&shelf.log, segments, (*timeline, *lsn))?;
+            Ok(lacks.map(|(timeline, from, to)| shelf.unnoted(timeline, from, to)))
+        }
     }
 }
 
@@ -362,6 +387,19 @@ impl Shelf {
         Ok(near)
     }
 
+    /// Whether this is the note of a gap that begins at or before a segment, on this timeline or one that
+    /// may have come of it. Its name says so: one that lies elsewhere concerns nobody here, sound or not.
+    fn notes_before(&self, name: &str, number: u64) -> bool {
+        match name.strip_suffix(".gap").and_then(WalFile::parse) {
+            Some(WalFile::Segment { timeline, place }) => {
+                let start = self.segments.start_of(place);
+                timeline >= self.timeline
+                    && start.is_some_and(|at| self.segments.number(at) <= number)
+            }
+            _ => false,
+        }
+    }
+
     /// What was removed with the points that needed it leaves no note: all that tells is that there is
     /// more of the log after it.
     fn removed(
@@ -382,15 +420,20 @@ impl Shelf {
         if self.has(&name)? || self.goes_on(missing)? || !self.log.parts(&name)?.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Gap {
+        Ok(Some(self.unnoted(self.timeline, self.segments.start(missing), to)))
+    }
+
+    /// A gap of which there is no note.
+    fn unnoted(&self, timeline: u32, from: Lsn, to: Lsn) -> Gap {
+        Gap {
             cluster: self.log.cluster(),
-            timeline: self.timeline,
-            from: self.segments.start(missing).0,
+            timeline,
+            from: from.0,
             to: Some(to.0),
             noticed: Timestamp::now(),
             why: "no point that is kept needs it, or it was never stored".to_owned(),
             recorded: false,
-        }))
+        }
     }
 
     /// Whether the log goes on with this segment on the next timeline.

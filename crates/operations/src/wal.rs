@@ -16,14 +16,14 @@ mod went_back;
 pub(crate) use branch::{HandedOver, hand_over, while_kept};
 pub use gap::{Gap, open as open_gap};
 pub use left::left_behind;
-pub(crate) use left::went_past;
+pub(crate) use left::{lacks_branch, went_past};
 pub use receive::{Done as Received, Params as Receive, cap, is_running, run as receive, spare};
 pub(crate) use until::LAST as LAST_MARKS;
 pub use until::{Until, note_pushed, note_quiet, reaches};
-pub use went_back::went_back;
+pub use went_back::{WentBack, went_back};
 
 use crate::asking::{Asking, Patience};
-use crate::cluster::{log_of, own_log};
+use crate::cluster::{Here, log_of, own_log};
 use crate::operation::Operation;
 use crate::standing::{self, Still};
 use crate::{Error, ServiceSite, cluster, refresh};
@@ -81,7 +81,8 @@ pub fn push(site: &ServiceSite, segment: &Path) -> Result<Pushed, Error> {
         return Err(Error::invalid(format!("{} is no file of a log", segment.display()))
             .hinting(format!("Write archive_command = 'mainstay wal push {} %p'.", site.name())));
     }
-    let generation = allowed(site)?;
+    let state = site.load_state()?.state;
+    let generation = allowed_in(site, &state)?;
     let bytes =
         std::fs::read(segment).map_err(|e| Error::io("read the log segment", segment, e))?;
     check_wal_file(name, &bytes).map_err(|what| {
@@ -90,6 +91,7 @@ pub fn push(site: &ServiceSite, segment: &Path) -> Result<Pushed, Error> {
     let cluster = cluster_that_wrote(site, segment, &bytes)?;
     let log = log_of(site, cluster)?;
     let pushed = log.push(generation, name, &bytes)?;
+    cluster::say_written(site, &state, cluster);
     if let Some(WalFile::Segment { place, .. }) = WalFile::parse(name)
         && let Some(segments) = Segments::of(bytes.len() as u64)
         && let Some(gap) = gap::load(site)?.filter(|gap| gap.may_be_of(cluster))
@@ -323,11 +325,15 @@ pub(crate) fn catch_up(
 ) -> Result<(), Error> {
     let engine = site.engine()?;
     let state = site.load_state()?.state;
-    let other = state.head_point().map_or(Ok(None), |head| cluster::other_than(site, head))?;
-    match &other {
-        Some(what) if as_it_is => operation.report().warn(what),
-        Some(what) => return Err(Error::new(Class::Unavailable, what).hinting(OTHER)),
-        None => {}
+    let here = cluster::compare_with_head(site, &state)?;
+    match &here {
+        Here::OfThePoint => {}
+        Here::Unsaved(what) => operation.report().warn(what),
+        Here::Outlived(what) | Here::Another(what) if as_it_is => operation.report().warn(what),
+        Here::Outlived(what) | Here::Another(what) => {
+            let hint = format!("{} {AS_IT_IS}", here.advice(site));
+            return Err(Error::new(Class::Unavailable, what).hinting(hint));
+        }
     }
     if operation.with_context(site, |cx| engine.running(cx))? == Running::No {
         operation.with_context(site, |cx| engine.start(cx))?;
@@ -337,7 +343,7 @@ pub(crate) fn catch_up(
         .filter(|stopped| stopped.generation == state.generation)
         .and_then(|stopped| stopped.last_position.clone());
     let is_last = last.is_some();
-    let head = state.head_point().filter(|_| other.is_none());
+    let head = state.head_point().filter(|_| here == Here::OfThePoint);
     let goal = last.or_else(|| head.and_then(|point| point.position.clone()));
     let stored = Stored::look(site)?;
     let mut still = Still::default();
@@ -430,10 +436,9 @@ const LEFT: &str = "\
     `mainstay refresh --reseed` puts its copy aside and builds it anew, along what the primary wrote last; \
     or say with `--override replay-stands-still=REASON` that what it has is wanted instead.";
 
-/// And about one of what was there before the primary's cluster.
-const OTHER: &str = "\
-    `mainstay refresh --reseed` puts its copy aside and builds it anew; or say with `--override \
-    replay-stands-still=REASON` that what it has is wanted instead.";
+/// And about one of another cluster than the primary's.
+const AS_IT_IS: &str =
+    "Or say with `--override replay-stands-still=REASON` that what it has is wanted instead.";
 
 /// What is wrong with a standby that stands still is in its server's log.
 const STANDS_STILL: &str = "\

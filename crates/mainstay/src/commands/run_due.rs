@@ -343,6 +343,10 @@ pub(crate) fn observe_age(app: &App, service: &ServiceSite) -> Result<Observed, 
         holds = holds.max(wal::Until::look(service, &state)?.held(&seen)?);
     }
     let newest = state.newest_sound().map(|point| point.source_time);
+    let went_back = wal::went_back(service, &state)?.filter(|_| me.role == Role::Primary);
+    let is_refused = went_back.as_ref().is_some_and(|went_back| went_back.is_another);
+    // What is missing of the log of another cluster is not what keeps anybody from this one's.
+    let gap = if is_refused { None } else { wal::open_gap(service, &state)? };
     Ok(Observed {
         role: me.role,
         schedule,
@@ -352,9 +356,7 @@ pub(crate) fn observe_age(app: &App, service: &ServiceSite) -> Result<Observed, 
         holds,
         standbys: status::standbys(service, &state),
         since: me.since,
-        gap: match wal::open_gap(service, &state)? {
-            Some(gap) => Some(gap.told()),
-            None => wal::went_back(service, &state)?.filter(|_| me.role == Role::Primary),
-        },
+        gap: gap.map(|gap| gap.told()).or(went_back.map(|went_back| went_back.why)),
+        is_refused,
     })
 }

@@ -191,13 +191,18 @@ fn the_log(
             chain.warn("log", found, advice)?;
         }
     }
-    if let Some(gap) = chain.need("log", operations::wal::open_gap(service, state))?.flatten() {
-        let advice = format!("Run `mainstay backup {}`: no recovery gets over it.", service.name());
-        chain.fail("log", gap.told(), advice)?;
-    } else if let Some(why) =
-        chain.need("log", operations::wal::went_back(service, state))?.flatten()
-    {
-        chain.fail("log", why, format!("Run `mainstay backup {}`.", service.name()))?;
+    let gap = chain.need("log", operations::wal::open_gap(service, state))?.flatten();
+    let went_back = chain.need("log", operations::wal::went_back(service, state))?.flatten();
+    match (gap, went_back) {
+        (gap, Some(went_back)) if went_back.is_another || gap.is_none() => {
+            chain.fail("log", went_back.why.clone(), went_back.advice(service))?;
+        }
+        (Some(gap), _) => {
+            let advice =
+                format!("Run `mainstay backup {}`: no recovery gets over it.", service.name());
+            chain.fail("log", gap.told(), advice)?;
+        }
+        (None, _) => {}
     }
     the_slot(chain, service)
 }

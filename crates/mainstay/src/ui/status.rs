@@ -73,6 +73,7 @@ fn standby(app: &App, member: &MemberStatus) -> String {
     let what = match member.behind_seconds {
         _ if member.importing => "refreshing".to_owned(),
         _ if member.left_behind => app.out.paint.bad("on what the primary left behind"),
+        _ if member.other_cluster => app.out.paint.bad("of another database cluster"),
         _ if member.stuck.is_some() => app.out.paint.bad("in front of a gap in the log"),
         None if member.holds.is_none() => app.out.paint.warning("empty"),
         None | Some(0) => "up to date".to_owned(),

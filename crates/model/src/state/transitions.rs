@@ -131,17 +131,37 @@ impl ServiceState {
         }
         // What a primary writes after it was fenced is what the takeover does not know of: it would
         // stand in the history as kept, and be lost.
-        if let Some(intent) = self.intent.as_ref().filter(|intent| intent.fenced.is_some())
-            && intent.from.as_ref() == Some(&point.member)
-        {
-            return Err(Refusal::Fenced { member: point.member, id: intent.id.clone() });
-        }
+        self.not_fenced(&point.member)?;
         if !point.incomplete {
             self.head = Some(Head { snapshot: point.snapshot, generation: point.generation });
         }
         self.clusters.extend(point.cluster);
+        self.written = point.cluster.or(self.written);
         self.points.push(point);
         Ok(())
+    }
+
+    /// The primary stores log of this database cluster.
+    pub fn writes(
+        &mut self,
+        member: &MemberName,
+        generation: Generation,
+        cluster: ClusterId,
+    ) -> Result<(), Refusal> {
+        self.require_primary(member, generation)?;
+        self.not_fenced(member)?;
+        self.written = Some(cluster);
+        Ok(())
+    }
+
+    /// Refuses a primary that a takeover has fenced.
+    fn not_fenced(&self, member: &MemberName) -> Result<(), Refusal> {
+        match self.intent.as_ref().filter(|intent| intent.fenced.is_some()) {
+            Some(intent) if intent.from.as_ref() == Some(member) => {
+                Err(Refusal::Fenced { member: member.clone(), id: intent.id.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Points leave the history: all of them or, if one is needed, none. One that is not there is
@@ -176,7 +196,10 @@ impl ServiceState {
         // The log may be all that is left of a cluster, and of use to a point that lies elsewhere: it is not
         // over as one is that was forgotten.
         let has_points = |cluster| self.points.iter().any(|point| point.cluster == Some(cluster));
-        self.clusters.retain(|cluster| !lost.contains(cluster) || has_points(*cluster));
+        let lost = lost.into_iter().filter(|cluster| !has_points(*cluster));
+        for cluster in lost.filter(|cluster| self.clusters.remove(cluster)) {
+            self.lost.insert(cluster);
+        }
         Ok(())
     }
 
@@ -248,6 +271,8 @@ impl ServiceState {
         }
         self.points = in_order(copies, here);
         self.clusters.extend(&source.clusters);
+        self.lost.extend(&source.lost);
+        self.written = source.written;
         let copied_head = source.head.and_then(|head| ids.get(&head.snapshot).copied());
         let newest = self.points.iter().rfind(|point| !point.incomplete);
         let head = copied_head.and_then(|id| self.point(id)).or(newest);

@@ -434,6 +434,7 @@ fn points_that_cannot_be_restored_are_lost_whoever_needs_them() {
     state.lose(&[id(4), id(5)]).unwrap();
     assert_eq!(state.head.map(|head| head.snapshot), Some(id(2)), "the newest that is left");
     assert_eq!(clusters(&state), [7], "the log of the other one is not over");
+    assert_eq!(state.lost, [ClusterId(8)].into());
     assert_eq!(state.points.len(), 2);
     state.claim(unplanned("op", "b")).unwrap();
     assert!(matches!(state.lose(&[id(2)]), Err(Refusal::TakeoverUnderWay { .. })));
@@ -442,6 +443,27 @@ fn points_that_cannot_be_restored_are_lost_whoever_needs_them() {
     state.lose(&[id(1), id(2)]).unwrap();
     assert_eq!((state.head, state.points.len()), (None, 0));
     assert_eq!(clusters(&state), [0; 0]);
+}
+
+#[test]
+fn what_the_primary_stores_says_which_cluster_it_writes() {
+    let mut state = three();
+    let first = Generation::FIRST;
+    assert_eq!(state.written, None);
+    state.writes(&member("a"), first, ClusterId(7)).unwrap();
+    assert!(state.writes(&member("b"), first, ClusterId(8)).is_err(), "a standby");
+    assert!(state.writes(&member("a"), Generation(2), ClusterId(8)).is_err());
+    assert_eq!(state.written, Some(ClusterId(7)));
+    state.commit(RecoveryPoint { cluster: Some(ClusterId(8)), ..point(2, T) }).unwrap();
+    assert_eq!(state.written, Some(ClusterId(8)));
+    state.commit(point(3, T)).unwrap();
+    assert_eq!(state.written, Some(ClusterId(8)), "that point does not say");
+    state.claim(unplanned("op", "b")).unwrap();
+    state.writes(&member("a"), first, ClusterId(7)).unwrap();
+    state.fenced("op", hook()).unwrap();
+    let refused = state.writes(&member("a"), first, ClusterId(8));
+    assert!(matches!(refused, Err(Refusal::Fenced { .. })));
+    assert_eq!(state.written, Some(ClusterId(7)));
 }
 
 #[test]

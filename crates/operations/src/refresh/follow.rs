@@ -2,12 +2,12 @@
 
 use super::Done;
 use crate::operation::Operation;
-use crate::standing::{self, Still, Stuck, Trouble};
+use crate::standing::{self, Here, Still, Stuck, Trouble};
 use crate::{Error, MemberRecord, ServiceSite, cluster, wal};
 use engines::{Inspection, Running};
 use jiff::Timestamp;
 use model::state::Applied;
-use model::{Class, Position, Progress, RecoveryPoint};
+use model::{Class, Classify, Position, Progress, RecoveryPoint};
 use std::time::{Duration, Instant};
 
 /// How long a following standby that has more to replay may stand still.
@@ -46,10 +46,9 @@ pub(super) fn follow(
     done: &mut Done,
 ) -> Result<Followed, Error> {
     let (engine, name) = (site.engine()?, site.name());
-    if let Some(what) = cluster::other_than(site, point)? {
-        return Err(Error::refused(what).hinting(format!(
-            "`mainstay refresh {name} --reseed` puts it aside and builds it anew."
-        )));
+    let here = cluster::compare(site, &site.load_state()?.state, point)?;
+    if let Here::Unsaved(what) | Here::Another(what) = &here {
+        return Err(Error::refused(what).hinting(here.advice(site)));
     }
     let _held = (cancel == Cancel::EndsTheWait).then(|| operation.hold());
     if operation.with_context(site, |cx| engine.running(cx))? != Running::Yes {
@@ -98,7 +97,7 @@ pub(super) fn follow(
                     applied.source_time = source_time;
                 }
             })?;
-            if let Some(trouble) = beyond(site, &seen)? {
+            if let Some(trouble) = beyond(site, operation, &seen)? {
                 (done.stuck, done.advice) = (Some(trouble.told()), Some(trouble.advice(site)));
             }
             return Ok(Followed::There);
@@ -140,11 +139,21 @@ pub(super) fn follow(
 }
 
 /// Whether a standby that has all of its point stands in front of a gap beyond that, or on what was given up.
-/// One that streams passes over a gap.
-fn beyond(site: &ServiceSite, seen: &Inspection) -> Result<Option<Trouble>, Error> {
-    let trouble = standing::seen_trouble(site, &site.load_state()?.state, seen)?;
-    let streams = site.spec().stream_from.is_some();
-    Ok(trouble.filter(|trouble| !(streams && matches!(trouble, Trouble::Gap(_)))))
+/// One that streams passes over a gap: a note of one that is damaged is told, and keeps it from nothing.
+fn beyond(
+    site: &ServiceSite,
+    operation: &Operation,
+    seen: &Inspection,
+) -> Result<Option<Trouble>, Error> {
+    let state = site.load_state()?.state;
+    if site.spec().stream_from.is_none() {
+        return standing::seen_trouble(site, &state, seen);
+    }
+    match standing::seen_stuck(site, &state, seen, None) {
+        Err(e) if e.class() == Class::Corrupt => operation.report().warn(&e.chain()),
+        looked => drop(looked?),
+    }
+    standing::beside_gaps(site, &state, seen)
 }
 
 /// Whether a position is at or past another in the same log. On an older timeline it is not, however

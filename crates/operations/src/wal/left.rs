@@ -5,7 +5,7 @@ use super::Stored;
 use super::timelines::{Way, place_of};
 use crate::cluster::{self, log_of, own_log};
 use crate::{Error, ServiceSite};
-use engines::postgres::Lsn;
+use engines::postgres::{Lsn, Segments, WalFile};
 use model::{Position, RecoveryPoint, ServiceState, SnapshotId};
 use repository::log::LogStore;
 use std::collections::BTreeSet;
@@ -42,6 +42,43 @@ pub(crate) fn went_past(
         Some(_) => Stored::look(site)?.left(site, position),
         None => Ok(None),
     }
+}
+
+/// What is missing of the log where the newest timeline left the one that a standby at this place is on, in
+/// the same segment: on which timeline, from where to where. Who took over there had thrown it away when
+/// somebody began to store its log, and no point needs it, so that nobody has noted it.
+pub(crate) fn lacks_branch(
+    log: &LogStore,
+    segments: Segments,
+    (timeline, lsn): (u32, u64),
+) -> Result<Option<(u32, Lsn, Lsn)>, Error> {
+    let next = timeline.saturating_add(1);
+    let way = match history(log, next)? {
+        Some(_) => newest(log, next)?,
+        None => None,
+    };
+    let left = way.as_ref().and_then(|way| way.leaves(timeline));
+    let (Some(way), Some(left)) = (way, left) else { return Ok(None) };
+    let number = segments.number(Lsn(left));
+    if lsn > left || segments.number(Lsn(lsn)) != number {
+        return Ok(None);
+    }
+    let on = way.timeline_of(segments, number);
+    let name = segments.name(on, number);
+    let shard = (4 << 30) / segments.size().max(1);
+    let mut there = log.list_near(&name)?;
+    there.extend(log.list_near(&segments.name(on, number.saturating_add(shard)))?);
+    let starts = there.iter().filter_map(|(other, _)| match WalFile::parse(other) {
+        Some(WalFile::Segment { timeline, place }) if timeline == on && *other > name => {
+            segments.start_of(place)
+        }
+        _ => None,
+    });
+    let Some(goes_on) = starts.min() else { return Ok(None) };
+    // A listing is not of one instant: what is missing in it may have come with what is not.
+    let is_there = log.list_near(&name)?.iter().any(|(other, _)| *other == name);
+    let lacks = !is_there && log.parts(&name)?.is_empty();
+    Ok(lacks.then(|| (on, segments.start(number), goes_on)))
 }
 
 /// The way to the newest timeline, from one that is known on. A server that begins one takes the first

@@ -1,8 +1,8 @@
 //! From the server's log into the vault: whole segments, and of the one that is written to what is new.
 
 use super::lag::{Lag, Seen};
-use super::{allowed, gap};
-use crate::cluster::{log_of, own_log};
+use super::{allowed_in, gap};
+use crate::cluster::{self, log_of, own_log};
 use crate::{Error, ServiceSite};
 use engines::postgres::{Cut, Live, Log, Lsn, Records, Segments, check_wal_file, cluster_in};
 use model::{Class, Classify, ClusterId, Generation};
@@ -146,7 +146,8 @@ impl<'a> Shipper<'a> {
     /// Of the segment that is written to, whole records go, and each is sound: what somebody is just
     /// writing there, or never wrote, is not shipped.
     pub(super) fn ship(&mut self, goal: Option<&Goal>) -> Result<Went, Error> {
-        let generation = allowed(self.site)?;
+        let state = self.site.load_state()?.state;
+        let generation = allowed_in(self.site, &state)?;
         let Some(goal) = goal else {
             self.lag.look(Instant::now());
             return Ok(Went { covered: false, gone: None, behind: false, trouble: None });
@@ -172,6 +173,9 @@ impl<'a> Shipper<'a> {
             (covered, behind) = (rest == Rest::All, rest == Rest::Behind);
             rest != Rest::Gone
         };
+        if self.shipped.is_some() {
+            cluster::say_written(self.site, &state, Some(goal.cluster));
+        }
         // One that is behind is looked at again when it has written more.
         if covered || behind {
             self.lag.cover(goal.flushed);

@@ -85,8 +85,14 @@ impl Way {
         self.legs.last().map_or(0, |leg| leg.from)
     }
 
+    /// The timeline by which a segment on it is named: the last that begins in it or before.
+    pub(super) fn timeline_of(&self, segments: Segments, number: u64) -> u32 {
+        let begun = |leg: &&Leg| segments.number(Lsn(leg.from)) <= number;
+        self.legs.iter().rev().find(begun).map_or(1, |leg| leg.timeline)
+    }
+
     /// Where it leaves a timeline that is on it.
-    fn leaves(&self, timeline: u32) -> Option<u64> {
+    pub(super) fn leaves(&self, timeline: u32) -> Option<u64> {
         self.legs.iter().find(|leg| leg.timeline == timeline).map(|leg| leg.to)
     }
 }

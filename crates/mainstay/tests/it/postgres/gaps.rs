@@ -3,6 +3,7 @@
 use super::receiving::{is_stored, receiver, restored, wait_for};
 use super::*;
 use jiff::Timestamp;
+use model::Generation;
 use serde_json::Value;
 use std::path::Path;
 
@@ -297,4 +298,88 @@ fn what_is_let_go_beside_a_full_state_directory_is_found_by_the_next_segment() {
     a.archived();
     let copy = restored(&stage, a, "copy", &[]);
     assert_eq!(copy.newest(), wanted);
+}
+
+/// Puts a note of a gap into the vault that is none, by the name of one so many segments after where the
+/// primary is.
+fn notes_nonsense(stage: &Stage, ahead: u32) {
+    let a = &stage.a;
+    let segment = a.server.sql(&format!(
+        "SELECT pg_walfile_name(pg_current_wal_lsn() + \
+         {ahead} * pg_size_bytes(current_setting('wal_segment_size')))"
+    ));
+    let log = other_cluster::log(stage).at(Some(other_cluster::cluster(a).parse().unwrap()));
+    log.push(Generation::FIRST, &format!("{segment}.gap"), b"nonsense").unwrap();
+    other_cluster::is_the_servers(stage);
+}
+
+/// A standby that streams passes over any gap.
+#[test]
+fn a_damaged_note_of_a_gap_keeps_no_standby_that_streams_from_its_refresh() {
+    let stage =
+        Stage::with("archive_mode = on", "stream-from = 'postgres://postgres@/?host=OTHER'");
+    let (a, b) = (&stage.a, &stage.b);
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    b.run(&["refresh", "shop"]).code(0);
+    b.server.eventually("SELECT count(*) = 1 FROM pg_stat_wal_receiver WHERE status = 'streaming'");
+    let wanted = a.write();
+    b.server.eventually(&format!("SELECT max(n) = {wanted} FROM orders"));
+    notes_nonsense(&stage, 0);
+    b.run(&["refresh", "shop"]).code(0).complains(".gap in the vault is not valid");
+    b.run(&["doctor", "shop"]).code(1).says(".gap in the vault is not valid");
+}
+
+/// What is missing further on is nothing that a standby stands in front of.
+#[test]
+fn a_damaged_note_of_a_later_gap_concerns_nobody_who_is_before_it() {
+    let stage = Stage::new();
+    let (a, b) = (&stage.a, &stage.b);
+    a.write();
+    a.run(&["backup", "shop"]).code(0);
+    b.run(&["refresh", "shop"]).code(0);
+    notes_nonsense(&stage, 3);
+    b.run(&["refresh", "shop"]).code(0);
+    assert_eq!(status(b).0, 0);
+    let doctor = b.run(&["doctor", "shop"]).out;
+    assert!(!doctor.contains("is not valid"), "{doctor}");
+}
+
+/// Nobody notes what a primary had thrown away of a new timeline before its log was stored, as its first point
+/// there needs nothing of that: whoever follows the timeline before waits for it all the same.
+#[test]
+fn a_standby_does_not_get_to_a_timeline_of_which_the_vault_lacks_the_beginning() {
+    let stage = Stage::with(NO_ARCHIVE, "");
+    let (a, b) = (&stage.a, &stage.b);
+    a.run(&["backup", "shop"]).code(0);
+    let receive = receiver(a);
+    let last = a.write();
+    is_stored(a);
+    b.run(&["refresh", "shop"]).code(0);
+    b.server.eventually(&format!("SELECT max(n) = {last} FROM orders"));
+    drop(receive);
+    a.run(&["restore", "shop", "--replace"]).code(0);
+    a.server.eventually("SELECT NOT pg_is_in_recovery()");
+    a.keeps_little();
+    let began = a.server.sql("SELECT pg_walfile_name(pg_current_wal_lsn())");
+    a.fill_much();
+    a.server.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
+    a.server.sql("CHECKPOINT");
+    let is_gone = format!("SELECT NOT EXISTS (SELECT FROM pg_ls_waldir() WHERE name = '{began}')");
+    a.server.eventually(&is_gone);
+    a.run(&["backup", "shop"]).code(0);
+    let _receive = receiver(a);
+    let newest = a.write();
+    is_stored(a);
+    wait_for("the standby says that it is stuck", || {
+        let (code, seen) = status(b);
+        let stuck = standby(&seen)["stuck"].clone();
+        code == 1 && stuck.as_str().is_some_and(|why| why.contains("cannot go on"))
+    });
+    b.run(&["doctor", "shop"]).code(1).says("Run `mainstay refresh shop`");
+    let done = refreshed(b);
+    let why = done["built-anew"].as_str().unwrap_or_default();
+    assert!(why.contains("never stored"), "{done}");
+    b.server.eventually(&format!("SELECT max(n) = {newest} FROM orders"));
+    assert_eq!(standby(&status(b).1)["stuck"], Value::Null);
 }

@@ -34,7 +34,7 @@ fn as_the_primary(host: &Host, settings: &str) -> String {
     )
 }
 
-fn cluster(host: &Host) -> String {
+pub(super) fn cluster(host: &Host) -> String {
     host.server.sql("SELECT system_identifier FROM pg_control_system()")
 }
 
@@ -53,6 +53,21 @@ fn of_cluster(stage: &Stage, cluster: &str) -> usize {
     let kinds = ["log", "log-parts", "log-until"];
     let places = kinds.map(|kind| stage.dir.path().join("vault/shop/mainstay").join(kind));
     places.iter().map(|place| files_below(&place.join(cluster)).len()).sum()
+}
+
+/// The log in the vault.
+pub(super) fn log(stage: &Stage) -> LogStore {
+    let storage = Arc::new(Local::open(stage.dir.path().join("vault/shop")).unwrap());
+    let password = fs::read_to_string(stage.dir.path().join("password")).unwrap();
+    let password = Secret::new(password.trim_end().to_owned());
+    LogStore::new(&Repository::open(storage, &password).unwrap())
+}
+
+/// What a test has put there is the server's user's.
+pub(super) fn is_the_servers(stage: &Stage) {
+    let vault = stage.dir.path().join("vault");
+    let mut chown = Command::new("chown");
+    run(chown.args(["-R", "--reference"]).arg(&vault).arg(vault.join("shop/mainstay"))).code(0);
 }
 
 /// It has timelines of its own, of the same numbers as the other's: its log is stored, a standby is built
@@ -265,11 +280,7 @@ fn a_log_that_was_stored_without_its_cluster_is_followed_and_goes_with_the_last_
     a.write();
     a.archived();
     let left = cluster(a);
-    let vault = stage.dir.path().join("vault");
-    let storage = Arc::new(Local::open(vault.join("shop")).unwrap());
-    let password = fs::read_to_string(stage.dir.path().join("password")).unwrap();
-    let password = Secret::new(password.trim_end().to_owned());
-    let log = LogStore::new(&Repository::open(storage, &password).unwrap());
+    let log = log(&stage);
     a.server.stop("fast");
     for place in log.places().unwrap() {
         for (name, generation) in place.list().unwrap() {
@@ -277,8 +288,7 @@ fn a_log_that_was_stored_without_its_cluster_is_followed_and_goes_with_the_last_
             place.remove(&name, generation).unwrap();
         }
     }
-    let mut chown = Command::new("chown");
-    run(chown.args(["-R", "--reference"]).arg(&vault).arg(vault.join("shop/mainstay"))).code(0);
+    is_the_servers(&stage);
     assert!(of_cluster(&stage, &left) <= 1 && !log.list().unwrap().is_empty());
     a.server.start();
     b.run(&["refresh", "shop"]).code(0);
@@ -303,4 +313,168 @@ fn a_log_that_was_stored_without_its_cluster_is_followed_and_goes_with_the_last_
     a.run(&["forget", "shop", "--yes", "--prune", &first]).code(0);
     assert!(log.list().unwrap().is_empty());
     assert_eq!(restored(&stage, a, "newest", &[]).newest(), wanted);
+}
+
+/// The standby's files are exchanged with the primary's, as where both are upgraded at once: a copy of the
+/// primary that was stopped, which follows the vault.
+fn is_exchanged_too(stage: &Stage) {
+    let (a, b) = (&stage.a, &stage.b);
+    a.server.stop("fast");
+    b.server.stop("fast");
+    fs::remove_dir_all(b.server.data()).unwrap();
+    run(Command::new("cp").arg("-a").arg(a.server.data()).arg(b.server.data())).code(0);
+    follows_the_vault(b);
+    a.server.start();
+    b.server.start();
+}
+
+/// What lies there is a standby's from its next start on.
+fn follows_the_vault(host: &Host) {
+    let restore = format!(
+        "restore_command = '{} --config {} wal fetch shop %f %p'",
+        host.program.display(),
+        host.config.display()
+    );
+    host.server.configure(&as_the_primary(host, &restore));
+    let signal = host.server.data().join("standby.signal");
+    fs::write(&signal, "").unwrap();
+    give(&signal);
+}
+
+/// The vault has no point of the newer cluster yet. Its standby is not taken for one of the older, which would
+/// have to be built anew from that.
+#[test]
+fn a_standby_that_was_exchanged_with_its_primary_takes_over_before_there_is_a_point() {
+    let stage = Stage::new();
+    let (a, b) = (&stage.a, &stage.b);
+    a.write();
+    point(a, &[]);
+    b.run(&["refresh", "shop"]).code(0);
+    takes_the_place(&stage, "archive_mode = on");
+    a.write();
+    is_exchanged_too(&stage);
+    let wanted = a.write();
+    a.archived();
+    b.server.eventually(&format!("SELECT max(n) = {wanted} FROM orders"));
+
+    for said in [
+        b.run(&["status", "shop"]).code(1).out,
+        b.run(&["doctor", "shop"]).code(1).says("--allow-another").out,
+        b.run(&["refresh", "shop"]).code(1).complains("--allow-another").err,
+    ] {
+        assert!(said.contains("the vault has no point of that"), "{said}");
+        assert!(!said.contains("--reseed") && !said.contains("cannot go on"), "{said}");
+    }
+    a.server.kill();
+    stage.dead(true);
+    b.run(&["takeover", "shop", "--yes"]).code(0).complains("the vault has no point of that");
+    assert_eq!((b.newest(), timeline(b)), (wanted, "2".to_owned()));
+    point(b, &["--allow-another"]);
+    let wanted = b.write();
+    b.archived();
+    assert_eq!(restored(&stage, b, "latest", &[]).newest(), wanted);
+}
+
+/// The newer cluster has no point yet, and what its primary wrote is lost to the standby of the older one, and
+/// to a copy of something else.
+#[test]
+fn a_standby_of_another_cluster_than_the_primary_takes_over_only_if_somebody_says_so() {
+    let stage = Stage::new();
+    let (a, b) = (&stage.a, &stage.b);
+    let had = a.write();
+    point(a, &[]);
+    b.run(&["refresh", "shop"]).code(0);
+    let left = cluster(a);
+    takes_the_place(&stage, "archive_mode = on");
+    a.write();
+    a.archived();
+    let advice = "mainstay backup shop --allow-another";
+    b.run(&["status", "shop"]).code(1).says("cannot go on").says("gone on with");
+    b.run(&["doctor", "shop"]).code(1).says(advice).says("--reseed");
+    a.server.kill();
+    stage.dead(true);
+    b.run(&["takeover", "shop", "--yes"]).code(1).complains("gone on with").complains(advice);
+
+    b.server.stop("fast");
+    let older = b.home().join("older");
+    fs::rename(b.server.data(), &older).unwrap();
+    let foreign = PgServer::create(&stage.dir.path().join("foreign"), "max_connections = 100");
+    fs::rename(foreign.data(), b.server.data()).unwrap();
+    follows_the_vault(b);
+    b.server.start();
+    b.run(&["status", "shop"]).code(1).says("cannot go on").says("and nothing of");
+    b.run(&["takeover", "shop", "--yes"]).code(1).complains("and nothing of");
+    b.server.stop("fast");
+    fs::remove_dir_all(b.server.data()).unwrap();
+    fs::rename(&older, b.server.data()).unwrap();
+    b.server.start();
+
+    let meant = "replay-stands-still=what it has is wanted";
+    b.run(&["takeover", "shop", "--yes", "--override", meant]).code(0);
+    assert_eq!((b.newest(), cluster(b)), (had, left));
+    b.write();
+    b.archived();
+    point(b, &[]);
+}
+
+/// Of what such a primary writes there is no point before somebody has said that it is meant: nothing looks
+/// well until then.
+#[test]
+fn a_primary_that_went_back_to_the_older_cluster_says_what_to_do() {
+    let stage = Stage::new();
+    let a = &stage.a;
+    let alerts = a.home().join("alerts");
+    let text = fs::read_to_string(&a.config).unwrap();
+    let told = format!("{text}[alerts]\ncommand = '(cat; echo) >> {}'\n", alerts.display());
+    fs::write(&a.config, told).unwrap();
+    a.write();
+    let first = point(a, &[]);
+    takes_the_place(&stage, "archive_mode = on");
+    a.write();
+    point(a, &["--allow-another"]);
+    a.run(&["run-due"]).code(0);
+    assert!(!alerts.exists());
+
+    a.run(&["restore", "shop", "--replace", "--snapshot", &first]).code(0);
+    a.server.eventually("SELECT NOT pg_is_in_recovery()");
+    a.write();
+    a.archived();
+    a.run(&["status", "shop"]).says("is refused without `--allow-another`");
+    a.run(&["doctor", "shop"]).code(1).says("mainstay backup shop --allow-another");
+    a.run(&["run-due"]).complains("is refused without `--allow-another`");
+    let told = fs::read_to_string(&alerts).unwrap();
+    assert!(told.contains("\"log-gap\"") && told.contains("--allow-another"), "{told}");
+    assert!(!told.contains("backup-failed"), "it is not tried in vain: {told}");
+    a.run(&["backup", "shop"]).code(1).complains("mainstay backup shop --allow-another");
+    point(a, &["--allow-another"]);
+    a.run(&["run-due"]).code(0);
+    let told = fs::read_to_string(&alerts).unwrap();
+    assert!(told.contains("log-gap-over"), "{told}");
+    let status = a.run(&["status", "shop", "--json"]).code(0).json();
+    assert!(status["services"][0]["went-back"].is_null(), "{status}");
+}
+
+/// Nothing can begin with it: the cluster was given up before there was a point of it.
+#[test]
+fn the_log_of_a_cluster_without_a_point_goes_once_another_is_written() {
+    let stage = Stage::new();
+    let a = &stage.a;
+    a.write();
+    point(a, &[]);
+    let left = cluster(a);
+    takes_the_place(&stage, "archive_mode = on");
+    a.write();
+    a.archived();
+    let taken = cluster(a);
+    // The first point of it may be about to be taken.
+    a.run(&["prune", "shop"]).code(0);
+    assert!(of_cluster(&stage, &taken) > 0);
+    a.run(&["restore", "shop", "--replace"]).code(0);
+    a.server.eventually("SELECT NOT pg_is_in_recovery()");
+    let wanted = a.write();
+    a.archived();
+    let kept = of_cluster(&stage, &left);
+    a.run(&["prune", "shop"]).code(0);
+    assert_eq!((of_cluster(&stage, &taken), of_cluster(&stage, &left)), (0, kept));
+    assert_eq!(restored(&stage, a, "latest", &[]).newest(), wanted);
 }
