@@ -94,6 +94,18 @@ pub fn plan(site: &ServiceSite, options: &Options, run: &Run) -> Result<Pruned, 
     Ok(Pruned { log_files, ..Pruned::of(figures) })
 }
 
+/// How many files there are of the log of database clusters of which there is no point, and is not going to
+/// be one. Changes nothing.
+pub fn log_of_nobody(site: &ServiceSite, state: &ServiceState) -> Result<u64, Error> {
+    let mut files = 0;
+    for log in LogStore::new(site.repository()?).places()? {
+        if log.cluster().is_some() && is_over(site, state, &log)? {
+            files += log.list()?.len().saturating_add(log.list_parts()?.len()) as u64;
+        }
+    }
+    Ok(files)
+}
+
 /// Prunes.
 pub fn run(site: &ServiceSite, options: &Options, run: &Run) -> Result<Pruned, Error> {
     let _room = Room::make(site, &*run.progress);

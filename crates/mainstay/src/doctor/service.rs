@@ -5,7 +5,7 @@ use super::{Chain, Told, boot};
 use crate::app::App;
 use crate::commands::wal;
 use crate::failure::Failure;
-use crate::ui::words::role;
+use crate::ui::words::{count, role};
 use crate::units;
 use engines::{Engine, Running};
 use jiff::Timestamp;
@@ -203,6 +203,15 @@ fn the_log(
             chain.fail("log", gap.told(), advice)?;
         }
         (None, _) => {}
+    }
+    let of_nobody = chain.need("log", operations::prune::log_of_nobody(service, state))?;
+    if let Some(files @ 1..) = of_nobody {
+        let files = count(files, "file", "files");
+        chain.warn(
+            "log",
+            format!("{files} of it are of a database cluster of which there is no point"),
+            format!("Nobody needs them: `mainstay prune {}` removes them.", service.name()),
+        )?;
     }
     the_slot(chain, service)
 }

@@ -469,12 +469,16 @@ fn the_log_of_a_cluster_without_a_point_goes_once_another_is_written() {
     // The first point of it may be about to be taken.
     a.run(&["prune", "shop"]).code(0);
     assert!(of_cluster(&stage, &taken) > 0);
+    let removes = "`mainstay prune shop` removes them";
+    assert!(!a.run(&["doctor", "shop"]).out.contains(removes));
     a.run(&["restore", "shop", "--replace"]).code(0);
     a.server.eventually("SELECT NOT pg_is_in_recovery()");
     let wanted = a.write();
     a.archived();
     let kept = of_cluster(&stage, &left);
+    a.run(&["doctor", "shop"]).says(removes);
     a.run(&["prune", "shop"]).code(0);
+    assert!(!a.run(&["doctor", "shop"]).out.contains(removes));
     assert_eq!((of_cluster(&stage, &taken), of_cluster(&stage, &left)), (0, kept));
     assert_eq!(restored(&stage, a, "latest", &[]).newest(), wanted);
 }
