@@ -39,6 +39,17 @@ pub enum AtBoot {
     ByCommand,
 }
 
+/// Whether a unit waits for another when their host starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// It does.
+    Yes,
+    /// It would, but its host does not start the other one.
+    IfItStarts,
+    /// It does not come after it.
+    Not,
+}
+
 /// One thing to run.
 #[derive(Clone, Debug)]
 enum Step {
@@ -135,19 +146,27 @@ impl Control {
         self.systemctl(cx, &["start", "--no-block"], unit).run(cx.cancel).map(|_| ())
     }
 
-    /// Whether the service's unit comes after another when both are to start; none if it has no unit, or that
+    /// Whether the service's unit waits for another when their host starts; none if it has no unit, or that
     /// other one is not there.
-    pub fn comes_after(&self, other: &str, cx: &Context<'_>) -> Result<Option<bool>, Error> {
+    pub fn waits_for(&self, other: &str, cx: &Context<'_>) -> Result<Option<Waits>, Error> {
         let Some(unit) = self.started_unit() else { return Ok(None) };
         let look = |of: &str| {
-            let properties = ["show", "--property=LoadState,After"];
+            let properties = ["show", "--property=LoadState,UnitFileState,After"];
             self.systemctl(cx, &properties, of).run(cx.cancel)
         };
         // In this order: what another unit says of the order is known once that was loaded.
-        let there = look(other)?.stdout_text()?.lines().any(|line| line == "LoadState=loaded");
+        let others = look(other)?.stdout_text()?;
         let after = look(unit)?.stdout_text()?;
+        let has = |line: &str| others.lines().any(|said| said == line);
+        if !has("LoadState=loaded") {
+            return Ok(None);
+        }
         let mut after = after.lines().filter_map(|line| line.strip_prefix("After="));
-        Ok(there.then(|| after.any(|units| units.split(' ').any(|unit| unit == other))))
+        Ok(Some(match after.any(|units| units.split(' ').any(|unit| unit == other)) {
+            false => Waits::Not,
+            true if has("UnitFileState=enabled") => Waits::Yes,
+            true => Waits::IfItStarts,
+        }))
     }
 
     fn started_unit(&self) -> Option<&str> {

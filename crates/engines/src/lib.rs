@@ -20,7 +20,7 @@ pub use contract::{
     LogPlace, LogTarget, Overwriting, Part, Promoted, Purpose, Refresh, Root, RootKind, Running,
     SnapshotMeta, Staged, TreeOptions, Verdict, Withheld,
 };
-pub use control::AtBoot;
+pub use control::{AtBoot, Waits};
 pub use error::Error;
 pub use password::Password;
 pub use rehearsal::{Enclosed, Isolation, Proof, Question, Rehearsal, Rehearsed};

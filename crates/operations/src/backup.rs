@@ -414,8 +414,10 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
     let site = left.site;
     let state = left.state_after("commit")?;
     let repository = site.repository()?;
-    // A killed worker leaves its repository lock behind; taking one removes what is stale.
-    let lock = repository.lock_for(Work::Backup, Duration::from_secs(60), &left.run.cancel)?;
+    // A killed worker leaves its repository lock behind; taking one removes what is stale. Who waits for the
+    // start of its host waits for nobody else's work.
+    let patience = if left.run.booting { Duration::ZERO } else { Duration::from_secs(60) };
+    let lock = repository.lock_for(Work::Backup, patience, &left.run.cancel)?;
     let tag = operation_tag(left.id);
     let (mut removed, mut kept) = (0, 0);
     for (id, snapshot) in repository.snapshots()? {

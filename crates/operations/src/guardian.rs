@@ -71,8 +71,7 @@ pub fn guard(site: &ServiceSite, id: &OperationId, run: &Run) -> Result<(), Erro
     let dir = operations_dir(site).join(id.as_str());
     let alive_path = dir.join("alive");
     let alive = File::open(&alive_path).map_err(|e| Error::io("open", &alive_path, e))?;
-    let ready = dir.join("guardian.ready");
-    std::fs::write(&ready, b"").map_err(|e| Error::io("write", &ready, e))?;
+    let ready = quiesce::ready(&dir)?;
     let aside = Arc::new(Aside::to(run.progress.clone()));
     let run = Run { progress: aside.clone(), ..run.clone() };
     let alarm = Alarm::of(site);
@@ -94,6 +93,7 @@ pub fn guard(site: &ServiceSite, id: &OperationId, run: &Run) -> Result<(), Erro
     see_it_run(&ward);
     alarm.over();
     aside.flush();
+    drop(ready);
     cleaned
 }
 

@@ -733,7 +733,7 @@ pub(crate) fn record(site: &ServiceSite, placing: &Placing, loaded: bool) -> Res
 }
 
 /// The same for what an operation left that died.
-fn record_left(left: &Left<'_>, placing: &Placing, loaded: bool) -> Result<(), Error> {
+pub(crate) fn record_left(left: &Left<'_>, placing: &Placing, loaded: bool) -> Result<(), Error> {
     record_here(left.site, placing, loaded)?;
     if placing.purpose == Purpose::Standby && loaded {
         left.vault_answers()?;

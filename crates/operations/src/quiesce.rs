@@ -10,7 +10,7 @@ mod limit;
 mod turn;
 
 pub(crate) use limit::limit;
-pub(crate) use turn::{Over, Turn, has_begun, heard, is_known, is_over, is_unheard};
+pub(crate) use turn::{Over, Turn, has_begun, heard, is_known, is_over, is_unheard, ready};
 
 use crate::journal::{self, Entry, Steps};
 use crate::may_start::{self, Verdict};
@@ -18,12 +18,12 @@ use crate::operation::{Operation, Parts, Run};
 use crate::recover::{After, Left};
 use crate::{Error, ServiceSite, hooks};
 use engines::{AtBoot, Running};
-use model::config::Quiesce;
-use model::{Class, OperationId, Progress};
+use model::config::{Quiesce, WhenUnreachable};
+use model::{Class, Classify, OperationId, Progress};
 use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 /// How often thawing a service is tried before it counts as failed.
@@ -32,6 +32,9 @@ pub(crate) const TRIES: usize = 3;
 const PAUSE: Duration = Duration::from_millis(500);
 /// Who stops something for others, as a container's daemon, gives it ten seconds before it kills it.
 const LINGER: Duration = Duration::from_secs(13);
+/// How long the start of a service may take at the start of its host. Others wait for that meanwhile, and what
+/// it waits for itself may be among them.
+const START_AT_BOOT: Duration = Duration::from_secs(20);
 /// How long a small file may take to be written beside the journal, once the service is frozen.
 const NOTE: Duration = Duration::from_secs(10);
 
@@ -170,7 +173,7 @@ fn return_in(
     // A fresh token: whoever cancelled the backup did not ask for the service to stay down.
     let calm = operation.calm(site);
     let stopping = stopping.then_some(After::Failure);
-    bring_back(site, operation.dir(), &calm.context(), stopping, TRIES)?;
+    bring_back(site, operation.dir(), &calm.context(), stopping, TRIES, Asks::On)?;
     turn.back(operation.dir());
     Ok(())
 }
@@ -188,15 +191,16 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
     }
     let booting = left.run.booting;
     if booting && site.spec().quiesce == Quiesce::Stop {
-        let said = start_at_boot(left)?;
+        let said = start_at_boot(left, || barred_after(left))?;
         return left.finished("resume", said);
     }
     let stopping = left.done(STEP).is_none() && site.spec().quiesce == Quiesce::Stop;
     let stopping = stopping.then_some(left.after);
     // Other services wait for this at the start of their host. It is tried again later.
     let tries = if booting { 1 } else { TRIES };
+    let asks = Asks::after(left);
     left.with_context(|cx| {
-        bring_back(site, left.dir, cx, stopping, tries).map_err(|e| {
+        bring_back(site, left.dir, cx, stopping, tries, asks).map_err(|e| {
             engines::Error::new(Class::Failed, "the service could not be brought back").because(e)
         })
     })?;
@@ -226,7 +230,7 @@ pub(crate) fn rescue(
     };
     let stopping = (half && site.spec().quiesce == Quiesce::Stop).then_some(After::Death);
     let parts = Parts::of_left(site, id, dir, run)?;
-    bring_back(site, dir, &parts.context(), stopping, TRIES)?;
+    bring_back(site, dir, &parts.context(), stopping, TRIES, Asks::On)?;
     turn.back(dir);
     Ok(true)
 }
@@ -238,27 +242,69 @@ pub(crate) fn say_back(dir: &Path) {
     }
 }
 
-/// Starts a service that an operation had stopped when its host went down, unless its host starts it
-/// anyway: that comes after this, and would be waited for in vain. What was done, in a sentence.
-pub(crate) fn start_at_boot(left: &Left<'_>) -> Result<String, Error> {
+/// Starts a service that an operation had stopped when its host went down. What has a unit comes after this,
+/// and would be waited for in vain. `barred`: why it must not be started; not asked if its host starts it. What
+/// was done, in a sentence.
+pub(crate) fn start_at_boot(
+    left: &Left<'_>,
+    barred: impl FnOnce() -> Result<Option<String>, Error>,
+) -> Result<String, Error> {
     let engine = left.site.engine()?;
     let at_boot = left.with_context(|cx| engine.control().at_boot(cx))?;
+    let in_turn = || left.with_context(|cx| engine.control().start_in_turn(cx));
     // Its own start gate decides, and the vault is not waited for here.
     if at_boot == AtBoot::ByItself {
+        // Its turn may be over: this may be called again long after the host has started.
+        in_turn()?;
         return Ok("the service starts with its host".to_owned());
     }
-    if let Some(why) = barred(left.site, left.dir) {
+    if let Some(why) = barred()? {
         return Ok(format!("the service is not started again: {why}"));
     }
-    left.with_context(|cx| match at_boot {
-        AtBoot::ByCommand => engine.start(cx),
-        AtBoot::ByItself | AtBoot::IfTold => engine.control().start_in_turn(cx),
-    })?;
     Ok(match at_boot {
-        AtBoot::ByCommand => "the service was started, which no unit of its host does",
-        _ => "systemd was told to start the service, which does not start by itself",
+        AtBoot::ByCommand => {
+            start_in_time(left)?;
+            "the service was started, which no unit of its host does"
+        }
+        AtBoot::ByItself | AtBoot::IfTold => {
+            in_turn()?;
+            "systemd was told to start the service, which does not start by itself"
+        }
     }
     .to_owned())
+}
+
+/// A start command may wait for a unit that comes after this one: for ever, as long as it is waited for.
+fn start_in_time(left: &Left<'_>) -> Result<(), Error> {
+    let engine = left.site.engine()?;
+    let cancel = left.run.cancel.child();
+    let (over, (started, ended)) = (cancel.clone(), sync_channel::<()>(0));
+    std::thread::Builder::new()
+        .name("start-at-boot".to_owned())
+        .spawn(move || {
+            if ended.recv_timeout(START_AT_BOOT) == Err(RecvTimeoutError::Timeout) {
+                over.cancel();
+            }
+        })
+        .map_err(|e| Error::new(Class::Failed, "cannot start a thread").because(e))?;
+    let run = Run { cancel, ..left.run.clone() };
+    let parts = Parts::of_left(left.site, left.id, left.dir, &run)?;
+    let how = parts.call(|cx| engine.start(cx));
+    drop(started);
+    how.map_err(|error| {
+        if error.class() != Class::Cancelled || left.run.cancel.is_cancelled() {
+            return error;
+        }
+        let name = left.site.name();
+        Error::new(
+            Class::Unavailable,
+            format!("{name} did not start within {START_AT_BOOT:?} at the start of its host"),
+        )
+        .hinting(format!(
+            "It is tried again by the next command, and by the timer. If `start` in [service.{name}] is a \
+             `systemctl start`, give `unit` instead: that is not waited for."
+        ))
+    })
 }
 
 /// Starts a service whose stop was begun, and did not come to its end.
@@ -320,6 +366,53 @@ pub(crate) fn barred(site: &ServiceSite, dir: &Path) -> Option<String> {
     verdict.barred()
 }
 
+/// The same for what an operation left. It is an error if the vault has not answered, nobody goes on asking,
+/// and that is declared to be no reason to serve: whoever cleans up next asks again.
+pub(crate) fn barred_after(left: &Left<'_>) -> Result<Option<String>, Error> {
+    Asks::after(left).barred(left.site, left.dir)
+}
+
+/// Who asks the vault on, after a service was started again of which it has not said whether it may be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asks {
+    /// The guardian of the operation.
+    On,
+    /// Nobody: it is dead, as after a crash of the host.
+    NoMore,
+}
+
+impl Asks {
+    fn after(left: &Left<'_>) -> Asks {
+        match left.after == After::Failure || turn::is_guarded(left.dir) {
+            true => Asks::On,
+            false => Asks::NoMore,
+        }
+    }
+
+    fn barred(self, site: &ServiceSite, dir: &Path) -> Result<Option<String>, Error> {
+        let declared = site.site().config().vault.when_unreachable;
+        if self == Asks::On || declared == WhenUnreachable::LastKnown {
+            return Ok(barred(site, dir));
+        }
+        let verdict = may_start::verdict(site);
+        if verdict != Verdict::Unheard {
+            turn::heard(dir);
+            return Ok(verdict.barred());
+        }
+        let name = site.name();
+        Err(Error::new(
+            Class::Unavailable,
+            format!(
+                "{name} is not started again yet: the vault does not say whether somebody took over, and \
+                 `when-unreachable` in [vault] is \"refuse\""
+            ),
+        )
+        .hinting(format!(
+            "It is asked again by the next command, and by the timer; `mainstay recover {name}` asks now."
+        )))
+    }
+}
+
 /// Brings it back, in so many tries. `stopping`: its stop was begun, and did not come to its end, and this
 /// is what ended it.
 pub(crate) fn bring_back(
@@ -328,6 +421,7 @@ pub(crate) fn bring_back(
     cx: &engines::Context<'_>,
     stopping: Option<After>,
     tries: usize,
+    asks: Asks,
 ) -> Result<(), Error> {
     match site.spec().quiesce {
         Quiesce::None => Ok(()),
@@ -336,7 +430,7 @@ pub(crate) fn bring_back(
             let engine = site.engine()?;
             let start = || {
                 // While it was stopped, or its host was gone, somebody may have taken over.
-                if let Some(why) = barred(site, dir) {
+                if let Some(why) = asks.barred(site, dir).map_err(told)? {
                     cx.progress.warn(&format!("the service is not started again: {why}"));
                     return Ok(());
                 }
@@ -420,7 +514,7 @@ fn arm(site: &ServiceSite, operation: &Operation) -> Result<u32, Error> {
         return Err(Error::new(Class::Failed, format!("the guardian did not start ({status})")));
     }
     // It writes this file once it waits; only then is it safe to stop anything.
-    let ready = operation.dir().join("guardian.ready");
+    let ready = operation.dir().join(turn::READY);
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
     while !ready.exists() {
         if std::time::Instant::now() >= deadline {

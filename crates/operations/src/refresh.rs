@@ -555,7 +555,8 @@ fn bring_back(left: &mut Left<'_>) -> Result<(), Error> {
         return Ok(());
     }
     if left.run.booting {
-        match crate::quiesce::start_at_boot(left) {
+        let barred = || Ok(may_start::barred(left.site));
+        match crate::quiesce::start_at_boot(left, barred) {
             Ok(said) => left.found(said),
             Err(error) => left.found(format!("the standby does not start: {}", error.chain())),
         }

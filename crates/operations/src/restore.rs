@@ -566,8 +566,8 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
     };
     if wanted && left.done("start").is_none() {
         let started = if left.run.booting {
-            quiesce::start_at_boot(left)
-        } else if let Some(why) = quiesce::barred(left.site, left.dir) {
+            quiesce::start_at_boot(left, || quiesce::barred_after(left))
+        } else if let Some(why) = quiesce::barred_after(left)? {
             left.found(format!("the service is not started again: {why}"));
             return Ok(());
         } else {
@@ -583,8 +583,9 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
         match started {
             Ok(said) => left.finished("start", said)?,
             // The content is what somebody asked for. One that the service does not start with must not
-            // bar the way to another.
-            Err(error) if replaced => {
+            // bar the way to another. Whether it does is not known yet if that was cut off, or the host
+            // has only just started: it is tried once more.
+            Err(error) if replaced && !left.run.booting && error.class() != Class::Cancelled => {
                 left.found(format!("the service does not start: {}", error.chain()));
             }
             Err(error) => return Err(error),

@@ -16,7 +16,8 @@ pub(crate) struct RecoverArgs {
     services: Services,
 
     /// The host has just started: services that had been stopped for a moment are left to their own
-    /// units, which come after this, if these start with the host; others are started.
+    /// units, which come after this, if these start with the host; others are started. Nothing is waited
+    /// for that may come after this.
     #[arg(long)]
     booting: bool,
 

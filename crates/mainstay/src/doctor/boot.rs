@@ -3,17 +3,25 @@
 use super::{Chain, Told};
 use crate::app::App;
 use crate::init::timer::RECOVER;
+use engines::Waits;
 use operations::{ServiceSite, look};
 
 /// Looks whether its unit waits for the clean-up. What was written down when the timer was installed knows
 /// nothing of a service that was added later.
 pub(crate) fn examine(chain: &mut Chain<'_>, app: &App, service: &ServiceSite) -> Told {
-    let after = service.engine().and_then(|engine| {
-        look(service, &app.run(), |cx| engine.control().comes_after(RECOVER, cx))
-    });
+    let after = service
+        .engine()
+        .and_then(|engine| look(service, &app.run(), |cx| engine.control().waits_for(RECOVER, cx)));
     match after {
-        Ok(Some(true)) => chain.ok("boot", "its unit waits for the clean-up at the host's start"),
-        Ok(Some(false)) => chain.warn(
+        Ok(Some(Waits::Yes)) => {
+            chain.ok("boot", "its unit waits for the clean-up at the host's start")
+        }
+        Ok(Some(Waits::IfItStarts)) => chain.warn(
+            "boot",
+            format!("{RECOVER} does not clean up at the host's start: it is not enabled"),
+            format!("Run `systemctl enable {RECOVER}`."),
+        ),
+        Ok(Some(Waits::Not)) => chain.warn(
             "boot",
             format!("its unit does not wait for {RECOVER} at the host's start"),
             "Run `mainstay init --install-timer` again.",

@@ -84,7 +84,9 @@ pub(crate) fn units(
         "[Unit]\n\
          Description=Mainstay cleans up after what died with the host\n\
          Documentation=man:mainstay-recover(1)\n\
-         After=local-fs.target remote-fs.target\n\
+         # The vault says whether a service that is started by this may be.\n\
+         After=local-fs.target network-online.target remote-fs.target\n\
+         Wants=network-online.target\n\
          # Only the order: should this fail, the start gate decides whether a service may start.\n\
          {all}\
          \n\

@@ -223,6 +223,8 @@ fn the_doctor_finds_a_unit_that_would_not_wait_for_the_clean_up() {
     assert_eq!(boot("cafe").as_deref(), Some("warn"));
     machine.run(&["mainstay", "init", "--no-recovery-key", "--install-timer"]);
     assert_eq!(boot("cafe").as_deref(), Some("ok"));
+    machine.run(&["systemctl", "disable", "mainstay-recover.service"]);
+    assert_eq!(boot("cafe").as_deref(), Some("warn"));
 }
 
 /// As after a loss of power everywhere: the vault comes back later than the host.
@@ -273,6 +275,54 @@ fn a_vault_that_says_nothing_does_not_hold_up_the_start_of_the_host() {
     assert!(waited < Duration::from_secs(25), "{waited:?}: {}", machine.journal());
     assert!(unfinished_in(&machine.operations("shop")).is_empty());
     assert_eq!(unfinished_in(&machine.operations("cafe")).len(), 1, "the next command sees to it");
+}
+
+/// Its guardian is gone with its host, so that nobody would hear that another host has taken over.
+#[test]
+fn what_only_the_clean_up_starts_waits_for_a_vault_that_says_nothing_yet() {
+    let Some(mut machine) = host(&format!("{SHOP}{CAFE}")) else { return };
+    machine.run(&["systemctl", "start", "cafe.service"]);
+    machine.run(&["systemctl", "disable", "mainstay.timer"]);
+    let running = halted(&machine, "cafe", "quiesce:done");
+    lost(&mut machine, vec![running]);
+    fs::rename(machine.disk("srv/vault"), machine.disk("srv/away")).unwrap();
+    machine.boot();
+    wait_for("the clean-up is over", || cleaned_up(&machine).1 > 0);
+    let units = machine.show("mainstay-recover.service", "After");
+    assert!(units.split(' ').any(|unit| unit == "network-online.target"), "{units}");
+    let said = run(&mut machine.inside(&["mainstay", "recover", "cafe"])).code(0);
+    assert!(said.out.contains("does not say whether somebody took over"), "{said:#?}");
+    assert!(!machine.is_active("cafe"), "{}", machine.status("cafe"));
+    assert_eq!(unfinished_in(&machine.operations("cafe")).len(), 1, "it is asked again");
+    fs::rename(machine.disk("srv/away"), machine.disk("srv/vault")).unwrap();
+    machine.run(&["systemctl", "start", "--no-block", "mainstay.service"]);
+    wait_for("it is back", || machine.is_active("cafe"));
+    wait_for("that is over", || unfinished_in(&machine.operations("cafe")).is_empty());
+}
+
+/// Who waits for a unit that comes after the clean-up waits for the end of the clean-up.
+#[test]
+fn a_start_command_that_waits_for_a_later_unit_does_not_hold_up_the_start_of_the_host() {
+    let cafe = CAFE.replace(
+        "unit = \"cafe\"\n",
+        "start = \"systemctl start cafe\"\nstop = \"systemctl stop cafe\"\n\
+         status = \"systemctl is-active --quiet cafe\"\n",
+    );
+    let Some(mut machine) = host(&format!("{SHOP}{cafe}")) else { return };
+    let later = "[Unit]\nAfter=mainstay-recover.service\n";
+    machine.write("etc/systemd/system/cafe.service.d/test.conf", later);
+    machine.run(&["systemctl", "daemon-reload"]);
+    machine.run(&["systemctl", "start", "cafe.service"]);
+    let running = halted(&machine, "cafe", "quiesce:done");
+    lost(&mut machine, vec![running]);
+    machine.boot();
+    wait_for("the clean-up has begun", || cleaned_up(&machine).0 > 0);
+    wait_for("the host has started", || machine.is_active("shop"));
+    let (began, over) = cleaned_up(&machine);
+    assert!(over > began, "{}", machine.journal());
+    machine.run(&["systemctl", "start", "--no-block", "mainstay.service"]);
+    wait_for("it is back", || machine.is_active("cafe"));
+    wait_for("that is over", || unfinished_in(&machine.operations("cafe")).is_empty());
 }
 
 /// Holds the backup that the timer has begun, as long as there is a file `hold`.

@@ -5,7 +5,7 @@ use super::{FIRST_PAUSE, LONGEST_PAUSE, Ward};
 use crate::Error;
 use crate::journal::{self, Steps};
 use crate::operation::Parts;
-use crate::quiesce::{self, Over, STEP, TRIES, Turn};
+use crate::quiesce::{self, Asks, Over, STEP, TRIES, Turn};
 use crate::recover::After;
 use model::config::Quiesce;
 use model::duration;
@@ -138,7 +138,8 @@ impl Watch {
             ward.alarm.trying();
         }
         let parts = Parts::of_left(ward.site, ward.id, ward.dir, ward.run)?;
-        let back = quiesce::bring_back(ward.site, ward.dir, &parts.context(), stopping, TRIES);
+        let (site, dir) = (ward.site, ward.dir);
+        let back = quiesce::bring_back(site, dir, &parts.context(), stopping, TRIES, Asks::On);
         match back {
             Err(_) if again && came == Came::ForNow => {}
             back => back?,

@@ -20,6 +20,8 @@ const LOCK: &str = "still.lock";
 const IN_TIME: &str = "still.in-time";
 /// Gone: the service is back.
 const AWAY: &str = "still.away";
+/// Written by a guardian that is ready, and locked as long as it lives.
+pub(super) const READY: &str = "guardian.ready";
 /// Gone: the vault was asked whether it may be started again, and has answered.
 const UNHEARD: &str = "unheard";
 
@@ -66,6 +68,22 @@ pub(crate) fn heard(dir: &Path) {
 /// Whether the vault has to be asked yet.
 pub(crate) fn is_unheard(dir: &Path) -> bool {
     dir.join(UNHEARD).exists()
+}
+
+/// A guardian is ready, and is one until it lets go of this, or ends.
+pub(crate) fn ready(dir: &Path) -> Result<File, Error> {
+    let path = dir.join(READY);
+    let ready = File::create(&path).map_err(|e| Error::io("make", &path, e))?;
+    // Who cannot see it takes it for dead, and only asks the vault once more before a service is started.
+    let _ = rustix::fs::flock(&ready, FlockOperation::NonBlockingLockExclusive);
+    Ok(ready)
+}
+
+/// Whether an operation has a guardian that lives.
+pub(super) fn is_guarded(dir: &Path) -> bool {
+    let Ok(ready) = File::open(dir.join(READY)) else { return false };
+    let tried = rustix::fs::flock(&ready, FlockOperation::NonBlockingLockShared);
+    tried == Err(rustix::io::Errno::WOULDBLOCK)
 }
 
 /// The right to bring the service back.

@@ -154,8 +154,16 @@ fn complete(
     cx: &engines::Context<'_>,
     completing: &Completing,
 ) -> Result<(), Error> {
-    site.engine()?.end_overwriting(cx, &staged(&completing.copy))?;
+    end_overwriting(site, cx, completing)?;
     if completing.placing.own { placing::record(site, &completing.placing, true) } else { Ok(()) }
+}
+
+fn end_overwriting(
+    site: &ServiceSite,
+    cx: &engines::Context<'_>,
+    completing: &Completing,
+) -> Result<(), Error> {
+    Ok(site.engine()?.end_overwriting(cx, &staged(&completing.copy))?)
 }
 
 fn staged(destination: &placing::Destination) -> Staged {
@@ -198,10 +206,13 @@ pub(super) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
         })?;
         let site = left.site;
         left.with_context(|cx| {
-            complete(site, cx, &completing).map_err(|e| {
+            end_overwriting(site, cx, &completing).map_err(|e| {
                 engines::Error::new(e.class(), "the restore could not be completed").because(e)
             })
         })?;
+        if completing.placing.own {
+            placing::record_left(left, &completing.placing, true)?;
+        }
         return left.finished("complete", "what was restored over was brought to its end");
     }
     if MemberRecord::load(left.site)?.overwriting.is_some() {
