@@ -164,15 +164,20 @@ pub(crate) fn compare_with_head(site: &ServiceSite, state: &ServiceState) -> Res
     state.head_point().map_or(Ok(Here::OfThePoint), |head| compare(site, state, head))
 }
 
-/// Says in the vault which cluster the primary writes, unless the vault knows that. How it went is of no
-/// account: what is stored is stored, and it is said with the next piece.
-pub(crate) fn say_written(site: &ServiceSite, state: &ServiceState, cluster: Option<ClusterId>) {
-    let Some(cluster) = cluster.filter(|cluster| state.written != Some(*cluster)) else { return };
+/// Says in the vault which cluster the primary writes, unless the vault knows that. Before the first piece
+/// of its log is stored: a prune looks first at what is stored, then at this, and removes the log of a
+/// cluster that was left without a point.
+pub(crate) fn say_written(
+    site: &ServiceSite,
+    state: &ServiceState,
+    cluster: Option<ClusterId>,
+) -> Result<(), Error> {
+    let Some(cluster) = cluster.filter(|cluster| state.written != Some(*cluster)) else {
+        return Ok(());
+    };
     let (member, generation) = (site.member(), state.generation);
-    let said = site
-        .state()
-        .map(|store| store.update(|state| state.writes(member, generation, cluster)).map(|_| ()));
-    drop(said);
+    site.state()?.update(|state| state.writes(member, generation, cluster))?;
+    Ok(())
 }
 
 /// A state as far as it is of one cluster: the points that are, or may be.

@@ -81,14 +81,14 @@ pub fn plan(site: &ServiceSite, options: &Options, run: &Run) -> Result<Pruned, 
     let repository = site.repository()?;
     let wait = run.wait.unwrap_or_default();
     let lock = repository.lock_for(Work::Check, wait, &run.cancel)?;
-    let state = site.load_state()?.state;
-    require_snapshots(site, &state)?;
+    require_snapshots(site, &site.load_state()?.state)?;
     let none = BTreeSet::new();
     let figures =
         repository::prune::estimate(repository, &none, options, &*run.progress, &run.cancel)?;
     let mut log_files = 0;
-    for log in LogStore::new(repository).places()? {
-        log_files += dispensable_log(site, &state, &log)?.len() as u64;
+    let (places, state) = stored(site)?;
+    for place in &places {
+        log_files += dispensable_log(site, &state, place)?.len() as u64;
     }
     drop(lock);
     Ok(Pruned { log_files, ..Pruned::of(figures) })
@@ -96,14 +96,34 @@ pub fn plan(site: &ServiceSite, options: &Options, run: &Run) -> Result<Pruned, 
 
 /// How many files there are of the log of database clusters of which there is no point, and is not going to
 /// be one. Changes nothing.
-pub fn log_of_nobody(site: &ServiceSite, state: &ServiceState) -> Result<u64, Error> {
+pub fn log_of_nobody(site: &ServiceSite) -> Result<u64, Error> {
+    let (places, state) = stored(site)?;
     let mut files = 0;
-    for log in LogStore::new(site.repository()?).places()? {
-        if log.cluster().is_some() && is_over(site, state, &log)? {
-            files += log.list()?.len().saturating_add(log.list_parts()?.len()) as u64;
+    for place in places {
+        if place.log.cluster().is_some() && is_over(site, &state, &place.log)? {
+            files += place.names.len().saturating_add(place.parts.len()) as u64;
         }
     }
     Ok(files)
+}
+
+/// What lies in one place of the log.
+struct Place {
+    log: LogStore,
+    names: Vec<(String, model::Generation)>,
+    parts: Vec<(String, Part)>,
+    marks: Vec<Mark>,
+}
+
+/// What is stored of the log, and then the state. In this order: who stores log of another cluster says so
+/// in the state before, and what was stored since nobody has looked at here.
+fn stored(site: &ServiceSite) -> Result<(Vec<Place>, ServiceState), Error> {
+    let mut places = Vec::new();
+    for log in LogStore::new(site.repository()?).places()? {
+        let (names, parts, marks) = (log.list()?, log.list_parts()?, log.marks()?);
+        places.push(Place { log, names, parts, marks });
+    }
+    Ok((places, site.load_state()?.state))
 }
 
 /// Prunes.
@@ -139,13 +159,14 @@ pub(crate) fn under_lock(
     progress: &dyn Progress,
     cancel: &CancelToken,
 ) -> Result<Pruned, Error> {
-    let state = site.load_state()?.state;
-    require_snapshots(site, &state)?;
+    require_snapshots(site, &site.load_state()?.state)?;
     let repository = site.repository()?;
     let figures = repository::prune::prune(repository, lock, options, progress, cancel)?;
     let mut log_files = 0;
-    for log in LogStore::new(repository).places()? {
-        log_files += prune_log(site, lock, &state, &log, progress)?;
+    // That may have taken hours, in which the log went on.
+    let (places, state) = stored(site)?;
+    for place in places {
+        log_files += prune_log(site, lock, &state, place, progress)?;
     }
     Ok(Pruned { log_files, ..Pruned::of(figures) })
 }
@@ -155,12 +176,13 @@ fn prune_log(
     site: &ServiceSite,
     lock: &RepositoryLock,
     state: &ServiceState,
-    log: &LogStore,
+    place: Place,
     progress: &dyn Progress,
 ) -> Result<u64, Error> {
+    let log = &place.log;
     // Before anything goes that tells whose it is.
     let all = is_over(site, state, log)?;
-    let gone = dispensable_log(site, state, log)?;
+    let gone = dispensable_log(site, state, &place)?;
     if !gone.is_empty() {
         progress.phase("removing the log that no point needs");
     }
@@ -168,11 +190,11 @@ fn prune_log(
         lock.still_trusted()?;
         log.remove(name, *generation)?;
     }
-    for (name, part) in &dispensable_parts(log, &gone, all)? {
+    for (name, part) in &dispensable_parts(&place, &gone, all) {
         lock.still_trusted()?;
         log.remove_parts(name, std::slice::from_ref(part))?;
     }
-    let marks = if all { log.marks()? } else { superseded(log.marks()?) };
+    let marks = if all { place.marks } else { superseded(place.marks) };
     if !marks.is_empty() {
         lock.still_trusted()?;
         log.remove_marks(&marks)?;
@@ -197,9 +219,9 @@ fn require_snapshots(site: &ServiceSite, state: &ServiceState) -> Result<(), Err
 fn dispensable_log(
     site: &ServiceSite,
     state: &ServiceState,
-    log: &LogStore,
+    place: &Place,
 ) -> Result<Vec<(String, model::Generation)>, Error> {
-    let names = log.list()?;
+    let (log, names) = (&place.log, place.names.clone());
     if names.is_empty() || state.intent.is_some() {
         return Ok(Vec::new());
     }
@@ -275,22 +297,22 @@ fn was_left(site: &ServiceSite, state: &ServiceState, cluster: ClusterId) -> Res
 
 /// Parts of segments that are whole by now, or go with what lies beside them.
 fn dispensable_parts(
-    log: &LogStore,
+    place: &Place,
     gone: &[(String, model::Generation)],
     all: bool,
-) -> Result<Vec<(String, Part)>, Error> {
-    let parts = log.list_parts()?;
+) -> Vec<(String, Part)> {
+    let parts = place.parts.clone();
     if parts.is_empty() || all {
-        return Ok(parts);
+        return parts;
     }
-    let whole: BTreeSet<String> = log.list()?.into_iter().map(|(name, _)| name).collect();
+    let whole: BTreeSet<&str> = place.names.iter().map(|(name, _)| name.as_str()).collect();
     // Names grow with the place, whatever the timeline.
     let last_gone = gone.iter().filter_map(|(name, _)| name.get(8..24)).max();
     let dispensable = |name: &str| {
         let before = last_gone.is_some_and(|last| name.get(8..24).is_some_and(|own| own <= last));
         whole.contains(name) || before
     };
-    Ok(parts.into_iter().filter(|(name, _)| dispensable(name)).collect())
+    parts.into_iter().filter(|(name, _)| dispensable(name)).collect()
 }
 
 /// Marks of the log that nobody reads: newer ones of the newest generation say more.

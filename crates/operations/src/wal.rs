@@ -90,8 +90,8 @@ pub fn push(site: &ServiceSite, segment: &Path) -> Result<Pushed, Error> {
     })?;
     let cluster = cluster_that_wrote(site, segment, &bytes)?;
     let log = log_of(site, cluster)?;
+    cluster::say_written(site, &state, cluster)?;
     let pushed = log.push(generation, name, &bytes)?;
-    cluster::say_written(site, &state, cluster);
     if let Some(WalFile::Segment { place, .. }) = WalFile::parse(name)
         && let Some(segments) = Segments::of(bytes.len() as u64)
         && let Some(gap) = gap::load(site)?.filter(|gap| gap.may_be_of(cluster))

@@ -204,7 +204,7 @@ fn the_log(
         }
         (None, _) => {}
     }
-    let of_nobody = chain.need("log", operations::prune::log_of_nobody(service, state))?;
+    let of_nobody = chain.need("log", operations::prune::log_of_nobody(service))?;
     if let Some(files @ 1..) = of_nobody {
         let files = count(files, "file", "files");
         chain.warn(

@@ -156,6 +156,7 @@ impl<'a> Shipper<'a> {
         if self.log.cluster() != Some(goal.cluster) {
             self.log = log_of(self.site, Some(goal.cluster))?;
         }
+        cluster::say_written(self.site, &state, Some(goal.cluster))?;
         // The first one after a takeover says where its timeline branched off.
         if self.shipped.is_none()
             && let Some((name, bytes)) = goal.live.history(goal.timeline)?
@@ -173,9 +174,6 @@ impl<'a> Shipper<'a> {
             (covered, behind) = (rest == Rest::All, rest == Rest::Behind);
             rest != Rest::Gone
         };
-        if self.shipped.is_some() {
-            cluster::say_written(self.site, &state, Some(goal.cluster));
-        }
         // One that is behind is looked at again when it has written more.
         if covered || behind {
             self.lag.cover(goal.flushed);

@@ -209,7 +209,6 @@ fn of_very_many_files_every_change_is_named_too_and_a_damaged_line_is_an_error()
     }
     record_manifest(&copy.root, &copy.manifest).unwrap();
     copy.assert(&[]);
-    // Only the first is asked for: the rest is not waited for.
     fs::remove_file(copy.path("many/0/0000")).unwrap();
     assert_eq!(differences(&copy.root, &copy.manifest, 1).unwrap().len(), 1);
     fs::write(copy.path("many/2/0500"), "x").unwrap();
