@@ -197,13 +197,17 @@ fn transactions(
     if receiver.is_some() {
         a.eventually("SELECT count(*) = 1 FROM pg_replication_slots")?;
     }
-    a.is_quiet()?;
-    if kind == Tool::Mainstay {
-        // It also ships what was written while nobody did, which is no part of this run.
-        a.eventually(
+    let has_everything = || match kind {
+        Tool::Mainstay => a.eventually(
             "SELECT bool_and(restart_lsn >= pg_current_wal_flush_lsn()) FROM pg_replication_slots",
-        )?;
-    }
+        ),
+        _ => Ok(()),
+    };
+    // It also ships what was written while nobody did, which is no part of this run; and as long as the
+    // server keeps that, it has no old segments to use again, and makes new ones.
+    has_everything()?;
+    a.is_quiet()?;
+    has_everything()?;
     let mut command = a.pgbench(&["--no-vacuum", "--client=2", "--transactions", each]);
     let figures = bench.step(Set::Postgres, step, kind, &mut command)?;
     drop(receiver);
@@ -464,7 +468,7 @@ impl Server {
         let text = std::fs::read_to_string(&file).map_err(|e| failed("read", &file, &e))?;
         let settings = format!(
             "{text}\nlisten_addresses = ''\nunix_socket_directories = '{}'\n\
-             shared_buffers = 256MB\nmax_wal_size = 4GB\nfsync = on\narchive_mode = on\n\
+             shared_buffers = 256MB\nmin_wal_size = 1GB\nmax_wal_size = 4GB\nfsync = on\narchive_mode = on\n\
              archive_command = '/bin/true'\n",
             self.at()
         );
