@@ -21,6 +21,10 @@ pub struct MemberRecord {
     /// An operation is changing the copy at this moment, or died while it did. The gate is closed.
     #[serde(default)]
     pub applying: Option<OperationId>,
+    /// The operation that has written down here what it put in place, whatever the vault has heard of that.
+    /// Somebody may have written to the copy since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recorded: Option<OperationId>,
     /// The copy in place is whole, but its engine refused to load it. The gate is closed.
     #[serde(default)]
     pub unloaded: Option<SnapshotId>,

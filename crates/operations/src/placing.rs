@@ -560,6 +560,9 @@ pub(crate) fn undo(left: &mut Left<'_>) -> Result<(), Error> {
             return Ok(());
         }
         let placing: Placing = serde_json::from_value(data).map_err(|e| decode("place", e))?;
+        if placing.own && MemberRecord::load(left.site)?.recorded.as_ref() == Some(left.id) {
+            return tell_vault(left, &placing);
+        }
         return match carry_on(left, &placing) {
             Ok(()) => bring_to_life(left, &placing),
             Err(error) if any_lost(&placing)? => give_up(left, &placing, &error),
@@ -704,6 +707,13 @@ fn bring_to_life(left: &mut Left<'_>, placing: &Placing) -> Result<(), Error> {
     }
 }
 
+/// The content was taken, and that was written down here, but the vault has not heard of it. What stands there
+/// now is not written down again: what somebody has written to it since would count as what was put there.
+fn tell_vault(left: &mut Left<'_>, placing: &Placing) -> Result<(), Error> {
+    record_left_there(left, placing, true)?;
+    left.finished("settle", "what was being put in place was brought to its end")
+}
+
 fn move_all(site: &ServiceSite, id: &OperationId, placing: &Placing) -> Result<(), Error> {
     if placing.own {
         MemberRecord::change(site, |record| record.applying = Some(id.clone()))?;
@@ -735,6 +745,10 @@ pub(crate) fn record(site: &ServiceSite, placing: &Placing, loaded: bool) -> Res
 /// The same for what an operation left that died.
 pub(crate) fn record_left(left: &Left<'_>, placing: &Placing, loaded: bool) -> Result<(), Error> {
     record_here(left.site, placing, loaded)?;
+    record_left_there(left, placing, loaded)
+}
+
+fn record_left_there(left: &Left<'_>, placing: &Placing, loaded: bool) -> Result<(), Error> {
     if placing.purpose == Purpose::Standby && loaded {
         left.vault_answers()?;
     }
@@ -758,7 +772,9 @@ fn record_here(site: &ServiceSite, placing: &Placing, loaded: bool) -> Result<()
         }
     }
     MemberRecord::change(site, |record| {
-        record.applying = None;
+        // In one step: before it nobody but this operation knows what is here, and from it on the copy may
+        // be written to. What its engine did not take is offered to it again.
+        record.recorded = record.applying.take().filter(|_| loaded);
         // Whatever had rotted, what is in place now was read and found whole, or came from the vault.
         record.rotten = false;
         record.unloaded = (!loaded).then_some(placing.snapshot);

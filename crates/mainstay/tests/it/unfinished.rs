@@ -46,6 +46,31 @@ fn untold(promoted: &str) -> World {
     world
 }
 
+/// What a refresh has put in place is written down once: what somebody writes to the copy before the vault has
+/// heard of it shows.
+#[test]
+fn a_copy_that_was_written_to_while_the_vault_was_away_is_not_taken_for_clean() {
+    let world = World::new("files", "");
+    world.run("a", &["init"]).code(0);
+    world.run("b", &["init"]).code(0);
+    fill(&world.path("a/data"), 1);
+    world.run("a", &["backup", "docs"]).code(0);
+    let mut command = world.command("b", &["refresh", "docs"]);
+    run(command.env("MAINSTAY_TEST_KILL_AT", "settle:begin")).code(137);
+    fs::rename(world.path("vault"), world.path("away")).unwrap();
+    assert_ne!(world.run("b", &["recover", "docs"]).code, 0);
+    assert_eq!(world.unfinished("b").len(), 1);
+    fs::write(world.path("b/data/mine"), "mine").unwrap();
+    let written = content(&world.path("b/data"));
+    fs::rename(world.path("away"), world.path("vault")).unwrap();
+    world.run("b", &["recover", "docs"]).code(0).says("brought to its end");
+    assert!(world.unfinished("b").is_empty());
+    fill(&world.path("a/data"), 2);
+    world.run("a", &["backup", "docs"]).code(0);
+    world.run("b", &["refresh", "docs"]).code(1).complains("was written to").complains("mine");
+    assert!(content(&world.path("b/data")) == written);
+}
+
 /// While the host starts, its units wait for the clean-up; so that must not wait for them.
 #[test]
 fn a_takeover_is_not_brought_to_its_end_while_the_host_starts() {
