@@ -33,13 +33,16 @@ pub enum Error {
         /// Why.
         #[source]
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
+        /// A secret could not be fetched from where it is: whoever it is for was not asked.
+        unfetched: bool,
     },
 }
 
 impl Error {
     /// An error of this class.
     pub fn new(class: Class, message: impl Into<String>) -> Self {
-        Error::Own { class, message: message.into(), hint: None, source: None }
+        let message = message.into();
+        Error::Own { class, message, hint: None, source: None, unfetched: false }
     }
 
     /// The request cannot be.
@@ -68,7 +71,17 @@ impl Error {
             message: format!("cannot {what} {}", path.as_ref().display()),
             hint: None,
             source: Some(Box::new(source)),
+            unfetched: false,
         }
+    }
+
+    /// Says that it kept a secret from being fetched, which may go better another time: a key server is not
+    /// up yet, a file system not mounted.
+    pub(crate) fn of_fetching(mut self) -> Self {
+        if let Error::Own { unfetched, .. } = &mut self {
+            *unfetched = true;
+        }
+        self
     }
 
     /// Adds what the user can do, a sentence that begins with a verb. Errors of other crates have

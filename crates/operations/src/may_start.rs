@@ -250,7 +250,8 @@ fn fenced(proof: &Option<FenceProof>) -> bool {
     )
 }
 
-/// Whether the vault could not be asked, in contrast to one that answered something bad.
+/// Whether the vault could not be asked, in contrast to one that answered something bad. Nor could it be where
+/// the secret could not be fetched that it is asked with.
 fn unreachable(error: &Error) -> bool {
     match error {
         Error::Storage(_) => true,
@@ -258,6 +259,8 @@ fn unreachable(error: &Error) -> bool {
         Error::Repository(repository::Error::Storage(_) | repository::Error::NoRepository(_)) => {
             true
         }
+        // Not one that was fetched, and is the wrong one: the vault says that.
+        Error::Own { unfetched: true, .. } => true,
         other => other.class() == Class::Unavailable,
     }
 }

@@ -115,7 +115,7 @@ pub fn served(vault: &Vault) -> Result<storage::rest::Options, Error> {
         // The hints of a missing password are of no use here.
         Some(Source::File(file)) if !file.exists() => {
             let what = format!("there is no token file {}", file.display());
-            return Err(Error::invalid(what).hinting(
+            return Err(Error::invalid(what).of_fetching().hinting(
                 "Write the token into it that `mainstay vault user add` printed on the vault host.",
             ));
         }
@@ -160,7 +160,7 @@ pub(crate) fn read_what(source: &Source, what: &str) -> Result<Secret, Error> {
 fn read_within(source: &Source, what: &str, limit: Option<Duration>) -> Result<Secret, Error> {
     let text = match source {
         Source::File(file) => std::fs::read_to_string(file)
-            .map_err(|e| Error::io(&format!("read the {what} file"), file, e))?,
+            .map_err(|e| Error::io(&format!("read the {what} file"), file, e).of_fetching())?,
         Source::Env(name) => std::env::var(name).map_err(|_| {
             Error::invalid(format!("the environment variable {name} holds no {what}"))
         })?,
@@ -189,12 +189,10 @@ fn read_within(source: &Source, what: &str, limit: Option<Duration>) -> Result<S
                 .stdin(Stdio::null())
                 .stderr(Stdio::inherit())
                 .output()
-                .map_err(|e| Error::io("run", "/bin/sh", e))?;
+                .map_err(|e| Error::io("run", "/bin/sh", e).of_fetching())?;
             if !output.status.success() {
-                return Err(Error::invalid(format!(
-                    "the {what} command failed ({})",
-                    output.status
-                )));
+                let how = format!("the {what} command failed ({})", output.status);
+                return Err(Error::invalid(how).of_fetching());
             }
             String::from_utf8(output.stdout)
                 .map_err(|_| Error::invalid(format!("the {what} command printed no text")))?
@@ -202,12 +200,17 @@ fn read_within(source: &Source, what: &str, limit: Option<Duration>) -> Result<S
     };
     let line = text.lines().next().unwrap_or_default();
     if line.is_empty() {
-        return Err(Error::invalid(match source {
+        let error = Error::invalid(match source {
             Source::File(file) => format!("the {what} file {} is empty", file.display()),
             Source::Env(name) => format!("the environment variable {name} is empty"),
             Source::Credential(name) => format!("the {what} credential {name} is empty"),
             Source::Command(_) => format!("the {what} command printed nothing"),
-        }));
+        });
+        return Err(match source {
+            // The last of a pipe ends well whatever became of the first.
+            Source::Command(_) => error.of_fetching(),
+            _ => error,
+        });
     }
     Ok(Secret::new(line.to_owned()))
 }

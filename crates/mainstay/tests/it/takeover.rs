@@ -174,6 +174,40 @@ fn without_the_vault_the_declared_policy_holds() {
     gate(&world, "b", true);
 }
 
+/// As after a loss of power everywhere: a key server that is not up yet, or a mount that is not there.
+#[test]
+fn without_the_secret_of_the_vault_it_is_as_without_the_vault() {
+    let world = ready("");
+    let file = world.path("a/mainstay.toml");
+    let sound = fs::read_to_string(&file).unwrap();
+    let (here, key) = (world.path("").display().to_string(), "password-file = \"@/password\"");
+    let key = key.replace('@', here.trim_end_matches('/'));
+    assert!(sound.contains(&key), "{sound}");
+    let by = |source: &str, policy: &str| {
+        let text = sound.replace(&key, &source.replace('@', &here));
+        fs::write(&file, text.replace("[vault]", &format!("[vault]\n{policy}"))).unwrap();
+    };
+    let asked = || world.run("a", &["may-start", "--fail-when-unreachable", "docs"]);
+    for source in [
+        "password-command = \"test -e @/up && cat @/password\"",
+        "password-command = \"cat @/password-there | cat\"",
+        "password-file = \"@/mounted/password\"",
+    ] {
+        by(source, "");
+        asked().code(255).complains("the vault cannot be asked").complains("refuse");
+        gate(&world, "a", false);
+        by(source, "when-unreachable = \"last-known\"");
+        asked().code(0);
+    }
+    // It comes up.
+    by("password-command = \"test -e @/up && cat @/password\"", "");
+    fs::write(world.path("up"), "").unwrap();
+    asked().code(0);
+    // One that is there and wrong is an answer of the vault's.
+    by("password-command = \"echo wrong\"", "when-unreachable = \"last-known\"");
+    asked().code(1);
+}
+
 /// Whoever is the primary since just now has to promote its copy first, vault or not.
 #[test]
 fn without_the_vault_a_copy_that_is_not_promoted_does_not_serve() {
