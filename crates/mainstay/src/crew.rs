@@ -5,7 +5,7 @@
 //! service; one that goes on longer than it is attended can write there still.
 
 use crate::app::App;
-use crate::failure::{Exit, Failure, Outcome};
+use crate::failure::{Exit, Failure};
 use crate::worker::{SIGNALLED, WORD, pass_on};
 use model::{Class, ServiceName};
 use rustix::fs::MemfdFlags;
@@ -20,7 +20,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// The exit code of what somebody wanted to end.
-const CANCELLED: u8 = 130;
+const CANCELLED: Exit = Exit(130);
 
 /// How often it is looked whether one has ended.
 const TICK: Duration = Duration::from_millis(20);
@@ -41,6 +41,27 @@ struct Report {
     entries: Vec<Value>,
 }
 
+/// How the crew ended.
+pub(crate) struct Ended {
+    /// Each of those that have.
+    exits: Vec<Exit>,
+    /// Whoever attended them was asked to stop.
+    asked: bool,
+}
+
+impl Ended {
+    /// The worst of them, and of what else there was. Somebody may have wanted one of them to end: that is how
+    /// all ended if they were asked to, or nothing else is wrong, and hides no failure of another.
+    pub(crate) fn worst(&self, others: &[Exit]) -> Exit {
+        let all = || self.exits.iter().chain(others).copied();
+        let wrong = all().filter(|exit| *exit != CANCELLED).max().unwrap_or(Exit::DONE);
+        match self.asked || wrong == Exit::DONE {
+            true => all().max().unwrap_or(Exit::DONE),
+            false => wrong,
+        }
+    }
+}
+
 /// Starts the program with these words for each service, and `--service NAME`, and attends them until all
 /// have ended, or for so long. `order` says where an entry of a service's document belongs among those of
 /// the others.
@@ -50,7 +71,7 @@ pub(crate) fn run(
     words: &[&str],
     attend: Option<Duration>,
     order: impl Fn(&ServiceName, usize) -> usize,
-) -> Outcome {
+) -> Result<Ended, Failure> {
     let mut caught = vec![SIGINT, SIGTERM];
     if !crate::signals::hangup_is_ignored() {
         caught.push(SIGHUP);
@@ -71,7 +92,7 @@ pub(crate) fn run(
     while !crew.is_empty() && deadline.is_none_or(|deadline| Instant::now() < deadline) {
         for signal in signals.pending() {
             if signal == SIGHUP {
-                return Ok(Exit(SIGNALLED + 1));
+                return Ok(Ended { exits: vec![Exit(SIGNALLED + 1)], asked });
             }
             if !asked && !app.out.quiet() && !app.out.json {
                 app.out.complain("Stopping; this cleans up first.");
@@ -108,7 +129,7 @@ pub(crate) fn run(
         let entries = vec![json!({ "service": name, "goes-on": true })];
         reports.push(Report { name, exit: Exit::DONE, entries });
     }
-    let worst = reports.iter().map(|report| report.exit).max().unwrap_or(Exit::DONE);
+    let exits = reports.iter().map(|report| report.exit).collect();
     if app.out.json {
         let entries = reports.into_iter().flat_map(|Report { name, entries, .. }| {
             let entries = entries.into_iter().enumerate();
@@ -119,7 +140,7 @@ pub(crate) fn run(
         let entries: Vec<Value> = entries.into_iter().map(|(_, _, value)| value).collect();
         app.out.document(&json!({ "services": entries }))?;
     }
-    Ok(worst)
+    Ok(Ended { exits, asked })
 }
 
 fn start(app: &App, name: &ServiceName, words: &[&str]) -> Result<Member, Failure> {
@@ -166,7 +187,7 @@ fn report(app: &App, member: Member, status: ExitStatus, asked: bool) -> Result<
         let signal = status.signal().unwrap_or_default();
         if asked && (signal == SIGINT || signal == SIGTERM) {
             // It had not begun anything, or it would have cleaned up.
-            return Ok(Report { name, exit: Exit(CANCELLED), entries: Vec::new() });
+            return Ok(Report { name, exit: CANCELLED, entries: Vec::new() });
         }
         let failure =
             Failure::new(Class::Failed, format!("the worker was killed by signal {signal}"))

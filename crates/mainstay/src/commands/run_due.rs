@@ -71,13 +71,13 @@ pub(crate) fn run(app: &App, args: &RunDueArgs) -> Outcome {
         return std::thread::scope(|scope| {
             let tell = || mistakes::tell(app, &site);
             let telling = std::thread::Builder::new().spawn_scoped(scope, tell);
-            let outcome = crew::run(app, &names, &["run-due"], args.attend, order)?;
+            let ended = crew::run(app, &names, &["run-due"], args.attend, order)?;
             let told = match telling {
                 Ok(telling) => telling.join().unwrap_or(Exit::NOT_WELL),
                 // The system grants no thread.
                 Err(_) => tell(),
             };
-            Ok(outcome.max(worst).max(told))
+            Ok(ended.worst(&[worst, told]))
         });
     }
     let mut all: Vec<(Turn, &ServiceName)> = names

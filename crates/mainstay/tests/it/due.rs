@@ -94,6 +94,25 @@ fn a_hook_that_hangs_keeps_no_other_service_from_its_turn() {
     rig.run(&["run-due"]).code(1);
 }
 
+/// The timer's unit takes 130 for success.
+#[test]
+fn a_cancel_of_one_service_hides_no_failure_of_another() {
+    let hook = |service: &str, command: &str| {
+        format!("[service.{service}.hooks]\nbefore-backup = \"{command}\"\n")
+    };
+    for (other, exit) in [("true", 130), ("false", 1)] {
+        let rig = Rig::new();
+        two(&rig, "", &hook("stuck", &hanging(&rig)), &hook("well", other));
+        rig.run(&["init"]).code(0);
+        let mut command = rig.command(&["run-due"]);
+        let mut due = Ended(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        wait_for("one of them is asked to stop", || {
+            rig.run(&["cancel", "stuck"]).out.contains("was asked to stop")
+        });
+        assert_eq!(due.0.wait().unwrap().code(), Some(exit), "{other}");
+    }
+}
+
 #[test]
 fn the_timer_has_its_next_turn_whatever_takes_long() {
     let rig = Rig::new();
