@@ -45,6 +45,9 @@ pub struct Config {
     /// The services this host has a member of, by name.
     #[serde(default)]
     pub service: BTreeMap<ServiceName, Service>,
+    /// The URLs of second vaults whose sections are left out for a mistake: what they hold is there.
+    #[serde(skip)]
+    pub left_out: Vec<String>,
 }
 
 /// This host.

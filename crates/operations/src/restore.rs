@@ -19,6 +19,8 @@ pub use over::Changed;
 
 pub mod part;
 
+mod vaults;
+
 use crate::exchange::{Placement, aside, beside};
 use crate::journal::{Entry, Kind, Outcome, Steps};
 use crate::operation::{Operation, Run};
@@ -248,6 +250,7 @@ impl Plan {
         }
         let mut put_aside = Vec::new();
         for destination in &destinations {
+            vaults::none_in(site, &destination.target)?;
             if over || !placing::occupied(&destination.target)? {
                 put_aside.push(None);
                 continue;

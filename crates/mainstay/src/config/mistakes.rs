@@ -73,6 +73,7 @@ pub(crate) fn tell_unusable(app: &App, why: &Failure) {
         copy: BTreeMap::new(),
         alerts: tellable.alerts,
         service: BTreeMap::new(),
+        left_out: Vec::new(),
     };
     let site = Site::new(config, file);
     let mut teller = Teller::of_host(app, &site);

@@ -128,6 +128,7 @@ impl Rescue {
             vault: Vault { password_file: Some(password_file), ..self.vault.clone() },
             alerts: model::config::Alerts::default(),
             service: BTreeMap::from([(opened.name.clone(), definition)]),
+            left_out: Vec::new(),
         };
         let text = toml::to_string(&crate::config::brief(&config)).map_err(|e| {
             Failure::new(Class::Failed, "cannot write the rescue's configuration").because(&e)

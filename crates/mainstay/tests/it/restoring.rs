@@ -65,6 +65,30 @@ fn a_time_between_two_points_is_the_older_one() {
     assert_ne!(rig.run(&both).code, 0);
 }
 
+/// A second vault in what a service protects is its own mistake, and no reason to lose it.
+#[test]
+fn a_restore_neither_removes_a_vault_nor_puts_it_aside() {
+    let rig = host(1);
+    let file = rig.path("mainstay.toml");
+    let sound = fs::read_to_string(&file).unwrap();
+    let near = rig.path("docs/near");
+    crate::rig::run(std::process::Command::new("cp").arg("-a").arg(rig.path("vault")).arg(&near))
+        .code(0);
+    let section = format!("[copy.near]\nvault = {{ url = \"{}\" }}\n", near.display());
+    fs::write(&file, format!("{sound}\n{section}")).unwrap();
+    for words in [&["--replace"][..], &["--delta"], &["--delta", "--dry-run"]] {
+        let said = rig.run(&[&["restore", "docs"][..], words].concat()).code(1);
+        said.complains("holds the vault").complains("Move the vault elsewhere");
+        assert!(near.join("docs/config").exists());
+    }
+    rig.run(&["backup", "docs"]).code(0);
+    let target = rig.path("target").display().to_string();
+    rig.run(&["restore", "docs", "--target", &target]).code(0);
+    // One of which nobody says that it is one is what the service has there.
+    fs::write(&file, &sound).unwrap();
+    rig.run(&["restore", "docs", "--replace"]).code(0);
+}
+
 /// A name that a service has, here or in the vault, is nobody else's.
 #[test]
 fn a_name_that_is_in_use_is_refused_and_nothing_is_made() {

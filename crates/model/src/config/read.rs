@@ -158,7 +158,11 @@ pub fn read_sound(text: &str, file: &str) -> Result<Checked, ConfigError> {
     }
     let is_sound = |section: &Section| !mistakes.iter().any(|finding| finding.is_of(section));
     config.service.retain(|name, _| is_sound(&Section::Service(name.to_string())));
-    config.copy.retain(|name, _| is_sound(&Section::Copy(name.to_string())));
+    let (sound, spoilt) = std::mem::take(&mut config.copy)
+        .into_iter()
+        .partition(|(name, _)| is_sound(&Section::Copy(name.to_string())));
+    config.copy = sound;
+    config.left_out = spoilt.into_values().map(|copy| copy.vault.url).collect();
     let mut warnings = verdict.warnings;
     let is_used = |section: &Section| *section == Section::Alerts || is_sound(section);
     warnings.retain(|warning| warning.sections.iter().all(is_used));

@@ -1,5 +1,6 @@
 //! What kind of place a vault URL names. The one place that knows the schemes.
 
+use super::Config;
 use std::path::Path;
 
 /// A vault URL, by its scheme.
@@ -37,5 +38,14 @@ pub fn vault_dir(url: &str) -> Option<&Path> {
     match VaultUrl::new(url) {
         VaultUrl::Directory(path) => Some(path),
         VaultUrl::S3(_) | VaultUrl::Served(_) | VaultUrl::Other(_) => None,
+    }
+}
+
+impl Config {
+    /// The directories of all vaults that the file names, also of second ones with a mistake.
+    pub fn vault_dirs(&self) -> impl Iterator<Item = &Path> {
+        let copies = self.copy.values().map(|copy| &copy.vault.url);
+        let urls = std::iter::once(&self.vault.url).chain(copies).chain(&self.left_out);
+        urls.filter_map(|url| vault_dir(url))
     }
 }
